@@ -1,0 +1,1 @@
+"""A service mesh on NATS: services announce themselves, a thin gateway serves them."""

@@ -1,0 +1,270 @@
+"""Everything that can go wrong, as one small tree.
+
+::
+
+    MeshError                    status  reason             executed
+    |-- BadRequest               400     bad_request        no
+    |-- Unauthorized             401     unauthorized       no
+    |-- Forbidden                403     forbidden          no
+    |-- NotFound                 404     not_found          -
+    |-- Conflict                 409     conflict           -
+    |-- TooLarge                 413     too_large          no
+    |-- Invalid                  422     invalid            no
+    |-- TooManyRequests          429     too_many_requests  no
+    |-- RemoteError              as sent as sent            as sent
+    |-- BadReply                 502     bad_reply          unknown
+    |-- Unavailable              503
+    |   |-- NoInstances          503     no_instances       no
+    |   |-- NoResponders         503     no_responders      no
+    |   |-- BusUnavailable       503     bus_unavailable    no | unknown
+    |   |-- InstanceLost         503     instance_lost      unknown
+    |   |-- Overloaded           503     overloaded         no
+    |   `-- Starting             503     starting           no
+    `-- DeadlineExceeded         504     deadline_exceeded  no | unknown
+    DeclarationError             a mistake in a service's code, raised at import
+    ConfigError                  every mistake in the configuration, raised at start
+    BadSubject                   a subject that must never reach the wire
+
+A handler raises one of the first group to answer with that status; a caller catches the same classes.
+Errors of nats-py never leave ``mesh.bus``: they are translated there, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+Executed = Literal["no", "unknown", "yes"]
+
+
+class MeshError(Exception):
+    """Base of every error that has an HTTP status.
+
+    ``detail`` is a sentence for people, ``reason`` a stable word for programs. ``executed`` says whether the
+    handler may have run: ``"no"`` (safe to repeat), ``"unknown"`` or ``"yes"``. ``retry_after`` is in seconds.
+    """
+
+    status: int = 500
+    reason: str = "internal"
+    title: str = "Internal error"
+    executed: Executed = "yes"
+    origin: str = "service"
+    default_retry_after: ClassVar[float | None] = None
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        reason: str | None = None,
+        executed: Executed | None = None,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(detail or self.title)
+        self.detail = detail or self.title
+        if reason is not None:
+            self.reason = reason
+        if executed is not None:
+            self.executed = executed
+        self.retry_after = self.default_retry_after if retry_after is None else retry_after
+        self.headers: dict[str, str] = dict(headers or {})
+        self.extra: dict[str, Any] = extra
+
+    def problem(self, request_id: str = "") -> dict[str, Any]:
+        """This error as an RFC 9457 problem document (a JSON-ready dict)."""
+        document: dict[str, Any] = {
+            "type": "about:blank",
+            "status": self.status,
+            "title": self.title,
+            "detail": self.detail,
+            "reason": self.reason,
+            "origin": self.origin,
+            "executed": self.executed,
+        }
+        if request_id:
+            document["request_id"] = request_id
+        document.update(self.extra)
+        return document
+
+
+class BadRequest(MeshError):
+    status, reason, title, executed = 400, "bad_request", "Bad request", "no"
+
+
+class Unauthorized(MeshError):
+    status, reason, title, executed = 401, "unauthorized", "Not authenticated", "no"
+
+
+class Forbidden(MeshError):
+    status, reason, title, executed = 403, "forbidden", "Not allowed", "no"
+
+
+class NotFound(MeshError):
+    status, reason, title = 404, "not_found", "Not found"
+
+
+class Conflict(MeshError):
+    status, reason, title = 409, "conflict", "Conflict"
+
+
+class TooLarge(MeshError):
+    """A body or message over a limit; refused before anything was published."""
+
+    status, reason, title, executed = 413, "too_large", "Content too large", "no"
+
+
+class Invalid(MeshError):
+    """Arguments that do not fit the handler's types; ``errors`` names each field."""
+
+    status, reason, title, executed = 422, "invalid", "Invalid arguments", "no"
+
+    def __init__(self, detail: str = "", *, errors: Sequence[Mapping[str, str]] = (), **extra: Any) -> None:
+        super().__init__(detail, errors=[dict(e) for e in errors], **extra)
+
+
+class TooManyRequests(MeshError):
+    status, reason, title, executed = 429, "too_many_requests", "Too many requests", "no"
+    default_retry_after = 1.0
+
+
+class RemoteError(MeshError):
+    """An error reply of another service that no class above stands for."""
+
+    title = "Remote error"
+    executed: Executed = "unknown"
+
+    def __init__(self, detail: str = "", *, status: int, title: str = "", **extra: Any) -> None:
+        self.status = status
+        if title:
+            self.title = title
+        super().__init__(detail, **extra)
+
+
+class BadReply(MeshError):
+    """A reply that is unusable: no valid status, or larger than may cross."""
+
+    status, reason, title = 502, "bad_reply", "Unusable reply"
+    executed: Executed = "unknown"
+    origin = "mesh"
+
+
+class Unavailable(MeshError):
+    """Base of the answers that invite a retry; carries ``Retry-After``."""
+
+    status, reason, title, executed = 503, "unavailable", "Unavailable", "no"
+    origin = "mesh"
+    default_retry_after = 1.0
+
+
+class NoInstances(Unavailable):
+    """The route or service is known, and nothing that serves it lives."""
+
+    reason, title = "no_instances", "No live instance"
+
+
+class NoResponders(Unavailable):
+    """NATS says that nobody listens on the subject: the request was never delivered."""
+
+    reason, title = "no_responders", "Nobody is listening"
+
+
+class BusUnavailable(Unavailable):
+    """No connection to NATS. Calls that were in flight have ``executed="unknown"``."""
+
+    reason, title = "bus_unavailable", "The bus is unavailable"
+
+
+class InstanceLost(Unavailable):
+    """The instance died while it had the call."""
+
+    reason, title = "instance_lost", "The instance was lost"
+    executed: Executed = "unknown"
+
+
+class Overloaded(Unavailable):
+    """A concurrency limit and its queue are full, or the write buffer to NATS is."""
+
+    reason, title = "overloaded", "Overloaded"
+
+
+class Starting(Unavailable):
+    """The registry is not synchronised yet."""
+
+    reason, title = "starting", "Starting"
+
+
+class DeadlineExceeded(MeshError):
+    status, reason, title = 504, "deadline_exceeded", "Deadline exceeded"
+    executed: Executed = "unknown"
+    origin = "mesh"
+
+
+class DeclarationError(TypeError):
+    """A service's code declares something that cannot work. Raised at import, with a sentence that names it."""
+
+
+class ConfigError(ValueError):
+    """All mistakes found in the configuration; ``problems`` holds one sentence each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class BadSubject(ValueError):
+    """A subject with a character, token or length that NATS or its clients do not survive."""
+
+
+BY_STATUS: dict[int, type[MeshError]] = {
+    cls.status: cls
+    for cls in (
+        BadRequest,
+        Unauthorized,
+        Forbidden,
+        NotFound,
+        Conflict,
+        TooLarge,
+        Invalid,
+        TooManyRequests,
+        BadReply,
+        Unavailable,
+        DeadlineExceeded,
+    )
+}
+BY_REASON: dict[str, type[MeshError]] = {
+    cls.reason: cls
+    for cls in (NoInstances, NoResponders, BusUnavailable, InstanceLost, Overloaded, Starting, DeadlineExceeded)
+}
+
+
+def from_problem(status: int, document: Mapping[str, Any], default_detail: str = "") -> MeshError:
+    """The typed error for an error reply; the class follows ``reason``, then ``status``.
+
+    ``document`` is the decoded problem document, or an empty mapping where the reply had none.
+    """
+    known = {"type", "status", "title", "detail", "reason", "origin", "executed", "request_id"}
+    detail = str(document.get("detail") or default_detail)
+    reason = document.get("reason")
+    executed = document.get("executed")
+    extra = {str(k): v for k, v in document.items() if k not in known}
+    options: dict[str, Any] = {
+        "reason": reason if isinstance(reason, str) else None,
+        "executed": executed if executed in ("no", "unknown", "yes") else None,
+    }
+    cls = BY_REASON.get(reason) if isinstance(reason, str) else None
+    if cls is None or cls.status != status:
+        cls = BY_STATUS.get(status)
+    error: MeshError
+    if cls is Invalid:
+        errors = extra.pop("errors", [])
+        error = Invalid(detail, errors=[e for e in errors if isinstance(e, dict)], **options)
+    elif cls is not None:
+        error = cls(detail, **options)
+    else:
+        title = document.get("title")
+        error = RemoteError(detail, status=status, title=title if isinstance(title, str) else "", **options)
+    error.extra.update(extra)
+    if isinstance(document.get("origin"), str):
+        error.origin = document["origin"]
+    return error

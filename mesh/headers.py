@@ -1,0 +1,163 @@
+"""NATS header blocks as bytes, and which HTTP headers may cross the bus.
+
+nats-py loses repeated headers and turns latin-1 bytes into U+FFFD; an HTTP proxy may do neither. So the block
+is built and read here, on bytes. An HTTP value is latin-1 text sent as UTF-8, which is reversible: ASCII, nearly
+everything, is left as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+Pairs = list[tuple[bytes, bytes]]
+"""Header names and values as they are in an HTTP message: names lower-case, values latin-1."""
+
+START = b"NATS/1.0\r\n"
+END = b"\r\n"
+NO_RESPONDERS = b"NATS/1.0 503"
+
+REQUEST = b"mesh-request"
+PARAMS = b"mesh-params"
+DEADLINE = b"mesh-deadline"
+SENT = b"mesh-sent"
+ID = b"mesh-id"
+IDENTITY = b"mesh-identity"
+FORWARDED = b"mesh-forwarded"
+STATUS = b"mesh-status"
+TRACEPARENT = b"traceparent"
+TRACESTATE = b"tracestate"
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""RFC 9110 section 7.6.1: meant for one connection, so they end at the gateway."""
+
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class BadHeader(ValueError):
+    """A header that cannot be sent: its name is no token or its value holds a line break or NUL."""
+
+
+def encode(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The header block for ``pairs``; an empty iterable gives an empty block that is still valid.
+
+    Raises `BadHeader` where a name is no RFC 9110 token or a value would break the framing.
+    """
+    lines = [START]
+    for name, value in pairs:
+        if not _NAME.fullmatch(name):
+            raise BadHeader(f"header name {name!r} is not a token (RFC 9110 section 5.6.2)")
+        if b"\r" in value or b"\n" in value or b"\0" in value:
+            raise BadHeader(f"the value of header {name.decode()} holds a line break or NUL")
+        if not value.isascii():
+            value = value.decode("latin-1").encode()
+        lines.append(b"%b: %b\r\n" % (name, value))
+    lines.append(END)
+    return b"".join(lines)
+
+
+def decode(block: bytes) -> Pairs:
+    """The pairs of a header block, names lower-case, repeats kept in order. Lines that are no header are left out.
+
+    Never raises: a block can come from anyone.
+    """
+    pairs: Pairs = []
+    plain = block.isascii()
+    for line in block.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon and name:
+            value = value.strip(b" \t")
+            if not plain and not value.isascii():
+                value = to_latin1(value)
+            pairs.append((name.lower(), value))
+    return pairs
+
+
+def to_latin1(value: bytes) -> bytes:
+    """Undo the UTF-8 form of a latin-1 value; other clients' UTF-8 text that has no latin-1 form stays as it is."""
+    try:
+        return value.decode().encode("latin-1")
+    except UnicodeError:
+        return value
+
+
+def inline_status(block: bytes) -> int:
+    """The status in the block's first line (``NATS/1.0 503``), which only a NATS server writes; 0 without one."""
+    if block[:9] != b"NATS/1.0 ":
+        return 0
+    text = block[9:12]
+    return int(text) if text.isdigit() and len(text) == 3 else 0
+
+
+def find(pairs: Pairs, name: bytes) -> bytes | None:
+    """The first value of a lower-case ``name``."""
+    for key, value in pairs:
+        if key == name:
+            return value
+    return None
+
+
+def crosses(name: bytes) -> bool:
+    """Whether a client's or service's header of that lower-case name may cross the bus.
+
+    ``_`` counts as ``-`` because many frameworks read it so: otherwise ``mesh_identity`` would be a way round.
+    """
+    if name in HOP_BY_HOP:
+        return False
+    folded = name.replace(b"_", b"-") if b"_" in name else name
+    return not (folded.startswith((b"mesh-", b"nats-")) or folded == b"status")
+
+
+def named_by_connection(pairs: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """Names that a ``Connection`` header declares hop-by-hop."""
+    return frozenset(
+        token.strip().lower()
+        for name, value in pairs
+        if name == b"connection"
+        for token in value.split(b",")
+        if token.strip()
+    )
+
+
+def encode_params(params: Iterable[tuple[str, str]]) -> bytes:
+    """Path parameters as ``name=value&...``, RFC 3986 percent-encoded, a space never as ``+``."""
+    return "&".join(
+        f"{quote_from_bytes(name.encode(), safe='')}={quote_from_bytes(value.encode(), safe='')}"
+        for name, value in params
+    ).encode()
+
+
+def decode_params(value: bytes) -> dict[str, str]:
+    """The reverse of `encode_params`; raises ValueError where a part has no ``=`` or is no UTF-8."""
+    params: dict[str, str] = {}
+    if not value:
+        return params
+    for part in value.split(b"&"):
+        name, equals, text = part.partition(b"=")
+        if not equals:
+            raise ValueError(f"path parameter {part!r} has no '='")
+        params[_unquote(name)] = _unquote(text)
+    return params
+
+
+def _unquote(value: bytes) -> str:
+    return (unquote_to_bytes(value) if b"%" in value else value).decode()
+
+
+def is_request_id(value: bytes) -> bool:
+    """Whether a client's request id may be kept: ``[A-Za-z0-9._-]{1,128}``."""
+    return _REQUEST_ID.fullmatch(value) is not None

@@ -1,0 +1,185 @@
+"""The control messages of wire protocol version 1, and their codec.
+
+Unknown fields are ignored and unknown types refused as values, so that a newer peer never breaks an older
+one. `decode` checks what the type system cannot: names, sizes, ranges and endpoint references.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mesh.subjects import QUEUE
+
+State = Literal["starting", "ready", "unready", "draining", "stopped"]
+
+MAX_ANNOUNCEMENT: Final = 512 * 1024
+"""Bytes an encoded announcement may have."""
+MAX_HEARTBEAT: Final = 384
+"""Bytes an encoded heartbeat may have."""
+MIN_HEARTBEAT_MS: Final = 250
+MAX_HEARTBEAT_MS: Final = 30_000
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Revision = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22}$")]
+Count = Annotated[int, Meta(ge=0)]
+
+
+class BadMessage(ValueError):
+    """A control message that does not follow the protocol. Receivers drop it and count it."""
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """A NATS micro endpoint (ADR-32): name, subject, queue group, metadata of strings."""
+
+    name: Name
+    subject: str
+    queue_group: str = QUEUE
+    metadata: dict[str, str] | None = None
+
+
+class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An HTTP route that leads to an endpoint. ``timeout_ms`` 0 means the caller's default."""
+
+    method: Annotated[str, Meta(pattern=r"^([A-Z][A-Z-]{0,31}|\*)$")]
+    path: Annotated[str, Meta(min_length=1, max_length=2048)]
+    endpoint: Name
+    summary: str = ""
+    tags: tuple[str, ...] = ()
+    auth: str = ""
+    timeout_ms: Count = 0
+    try_timeout_ms: Count = 0
+    idempotent: bool = False
+    deprecated: bool = False
+    stream: bool = False
+
+
+class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.announcement"):
+    """The complete state of an instance: ADR-32's INFO fields and what the mesh adds."""
+
+    name: Name
+    id: Name
+    version: str
+    description: str = ""
+    metadata: dict[str, str] | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+    routes: tuple[Route, ...] = ()
+    seq: Count
+    revision: Revision
+    state: State
+    started: str
+    heartbeat_ms: Annotated[int, Meta(ge=MIN_HEARTBEAT_MS, le=MAX_HEARTBEAT_MS)]
+
+
+class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.heartbeat"):
+    """The short, regular message. ``capacity`` 0 means unlimited; ``lag_ms`` is the event loop's lag."""
+
+    name: Name
+    id: Name
+    seq: Count
+    revision: Revision
+    state: State
+    inflight: Count = 0
+    capacity: Count = 0
+    lag_ms: Count = 0
+
+
+class Discover(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.discover"):
+    """Asks instances to announce again, spread at random over ``window_ms``."""
+
+    window_ms: Annotated[int, Meta(ge=0, le=60_000)] = 500
+
+
+class Cancel(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.cancel"):
+    """Names the reply subject of the attempt that nobody waits for any more."""
+
+    reply: str
+
+
+Control = Announcement | Heartbeat
+
+_encoder = msgspec.json.Encoder()
+_control = msgspec.json.Decoder(Control)
+_discover = msgspec.json.Decoder(Discover)
+_cancel = msgspec.json.Decoder(Cancel)
+
+
+def encode(message: Announcement | Heartbeat | Discover | Cancel) -> bytes:
+    """JSON bytes of a control message; raises `BadMessage` over the size limit of its type."""
+    data = _encoder.encode(message)
+    limit = MAX_HEARTBEAT if isinstance(message, Heartbeat) else MAX_ANNOUNCEMENT
+    if len(data) > limit:
+        kind = type(message).__name__.lower()
+        raise BadMessage(f"{kind} of {len(data)} bytes; at most {limit} are allowed")
+    return data
+
+
+def decode(data: bytes, service: str, instance: str) -> Control:
+    """The announcement or heartbeat in ``data``, received on the subject of that service and instance.
+
+    Raises `BadMessage` for anything else: JSON that is no such message, one that speaks for another
+    instance than its subject, one over its size limit, a route without its endpoint.
+    """
+    if len(data) > MAX_ANNOUNCEMENT:
+        raise BadMessage(f"{len(data)} bytes; at most {MAX_ANNOUNCEMENT} are allowed")
+    try:
+        message = _control.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise BadMessage(str(error)) from error
+    if message.name != service or message.id != instance:
+        raise BadMessage(f"speaks for {message.name}.{message.id} on the subject of {service}.{instance}")
+    if isinstance(message, Heartbeat):
+        if len(data) > MAX_HEARTBEAT:
+            raise BadMessage(f"heartbeat of {len(data)} bytes; at most {MAX_HEARTBEAT} are allowed")
+    else:
+        names = {endpoint.name for endpoint in message.endpoints}
+        if len(names) != len(message.endpoints):
+            raise BadMessage("two endpoints have the same name")
+        for route in message.routes:
+            if route.endpoint not in names:
+                raise BadMessage(f"route {route.method} {route.path} leads to no endpoint {route.endpoint!r}")
+    return message
+
+
+def decode_discover(data: bytes) -> Discover:
+    """A discover message; an empty or unreadable body counts as the default, so that people can send one by hand."""
+    try:
+        return _discover.decode(data) if data else Discover()
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return Discover()
+
+
+def decode_cancel(data: bytes) -> Cancel | None:
+    """A cancel message, or None where ``data`` is not one."""
+    try:
+        return _cancel.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def revision_of(name: str, version: str, endpoints: tuple[Endpoint, ...], routes: tuple[Route, ...]) -> str:
+    """22 base64url characters that are equal for equal name, version, endpoints and routes."""
+    content = _encoder.encode((name, version, endpoints, routes))
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()[:16]).rstrip(b"=").decode()
+
+
+__all__ = [
+    "Announcement",
+    "BadMessage",
+    "Cancel",
+    "Control",
+    "Discover",
+    "Endpoint",
+    "Heartbeat",
+    "Route",
+    "State",
+    "decode",
+    "decode_cancel",
+    "decode_discover",
+    "encode",
+    "revision_of",
+]
