@@ -1,1 +1,112 @@
-"""A service mesh on NATS: services announce themselves, a thin gateway serves them."""
+"""A service mesh on NATS: services announce themselves and their routes, a thin gateway serves them.
+
+::
+
+    from mesh import Service
+
+    service = Service("greeter", version="1.0.0")
+
+    @service.get("/greet/{name}")
+    async def greet(name: str) -> dict[str, str]:
+        return {"message": f"Hello, {name}!"}
+
+Names are imported when they are first used, so that ``import mesh`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mesh.errors import (
+        BadReply,
+        BadRequest,
+        BusUnavailable,
+        ConfigError,
+        Conflict,
+        DeadlineExceeded,
+        DeclarationError,
+        Forbidden,
+        Invalid,
+        MeshError,
+        NoInstances,
+        NoResponders,
+        NotFound,
+        Overloaded,
+        RemoteError,
+        TooLarge,
+        TooManyRequests,
+        Unauthorized,
+        Unavailable,
+    )
+    from mesh.service import Body, Context, Cookie, Header, Query, Request, Response, Service
+
+_PLACES = {
+    "mesh.service": ("Body", "Context", "Cookie", "Header", "Query", "Request", "Response", "Service"),
+    "mesh.errors": (
+        "BadReply",
+        "BadRequest",
+        "BusUnavailable",
+        "ConfigError",
+        "Conflict",
+        "DeadlineExceeded",
+        "DeclarationError",
+        "Forbidden",
+        "Invalid",
+        "MeshError",
+        "NoInstances",
+        "NoResponders",
+        "NotFound",
+        "Overloaded",
+        "RemoteError",
+        "TooLarge",
+        "TooManyRequests",
+        "Unauthorized",
+        "Unavailable",
+    ),
+}
+_PLACE = {name: place for place, names in _PLACES.items() for name in names}
+
+__all__ = [
+    "BadReply",
+    "BadRequest",
+    "Body",
+    "BusUnavailable",
+    "ConfigError",
+    "Conflict",
+    "Context",
+    "Cookie",
+    "DeadlineExceeded",
+    "DeclarationError",
+    "Forbidden",
+    "Header",
+    "Invalid",
+    "MeshError",
+    "NoInstances",
+    "NoResponders",
+    "NotFound",
+    "Overloaded",
+    "Query",
+    "RemoteError",
+    "Request",
+    "Response",
+    "Service",
+    "TooLarge",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unavailable",
+]
+
+
+def __getattr__(name: str) -> Any:
+    place = _PLACE.get(name)
+    if place is None:
+        raise AttributeError(f"module 'mesh' has no attribute {name!r}")
+    value = getattr(import_module(place), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

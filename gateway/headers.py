@@ -1,0 +1,69 @@
+"""HTTP headers to bus headers and back: what crosses, and in which form."""
+
+from __future__ import annotations
+
+from mesh import headers
+from mesh.bus import Reply
+from mesh.client import status_of
+from mesh.errors import BadReply
+
+Pairs = list[tuple[bytes, bytes]]
+
+_KNOWN_MAX = 4096
+_NO_BODY = frozenset({204, 304})
+# Who is in front of this gateway is not for a client to say.
+_PROXY = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip"})
+# Written anew from what the gateway knows.
+_REPLACED = frozenset({b"x-request-id", b"traceparent", b"content-length", b"expect"}) | _PROXY
+
+_crossing: dict[bytes, bool] = {}
+
+
+def _crosses(name: bytes) -> bool:
+    """Whether a request header crosses; remembered, because the same names come with every request."""
+    known = _crossing.get(name)
+    if known is None:
+        known = headers.crosses(name) and name not in _REPLACED
+        if len(_crossing) < _KNOWN_MAX:  # a client can send any name: bounded
+            _crossing[name] = known
+    return known
+
+
+def request_lines(pairs: Pairs) -> bytes:
+    """The client's headers as lines of a NATS header block, each ending in CRLF."""
+    lines: list[bytes] = []
+    named: frozenset[bytes] = frozenset()
+    for name, value in pairs:
+        if name == b"connection" and value.lower() not in (b"keep-alive", b"close", b"upgrade"):
+            named = headers.named_by_connection(pairs)
+    for name, value in pairs:
+        if _crosses(name) and name not in named:
+            if not value.isascii():
+                value = value.decode("latin-1").encode()
+            lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
+
+
+def response(reply: Reply, method: str) -> tuple[int, Pairs, bytes]:
+    """Status, headers and body for the client. Raises `BadReply` where the reply has no valid status."""
+    block, body = reply
+    pairs = headers.decode(block)
+    status = status_of(pairs)
+    if status is None:
+        raise BadReply(f"the service replied with the status {headers.find(pairs, headers.STATUS)!r}")
+    out: Pairs = []
+    length: bytes | None = None
+    for name, value in pairs:
+        if name == b"content-length":
+            length = value
+        elif headers.crosses(name):
+            out.append((name, value))
+    if status in _NO_BODY:
+        return status, out, b""
+    if method == "HEAD":
+        # A service that answered the HEAD itself knows the length that a GET would have; otherwise it is the body's.
+        known = length if length is not None and length.isdigit() and not body else b"%d" % len(body)
+        out.append((b"content-length", known))
+        return status, out, b""
+    out.append((b"content-length", b"%d" % len(body)))
+    return status, out, body

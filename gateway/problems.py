@@ -1,0 +1,47 @@
+"""Errors as RFC 9457 problem documents: the one place where the gateway turns an error into a response."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from mesh.errors import MeshError
+
+Pairs = list[tuple[bytes, bytes]]
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+def refuse(status: int, reason: str, detail: str, out: dict[str, str] | None = None, **extra: Any) -> MeshError:
+    """An error of the gateway's own: nothing was published. ``out`` are headers of the response."""
+    error = MeshError(detail, reason=reason, executed="no", headers=out, **extra)
+    error.status = status
+    error.title = HTTPStatus(status).phrase
+    error.origin = "gateway"
+    return error
+
+
+def render(error: MeshError, request_id: str, origin: str, method: str) -> tuple[int, Pairs, bytes]:
+    """Status, headers and body of an error's response."""
+    error.origin = origin
+    body = _encode(error.problem(request_id))
+    out: Pairs = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+    ]
+    if error.retry_after is not None:
+        out.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
+    out += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+    return error.status, out, b"" if method == "HEAD" else body
+
+
+class Problem:
+    """JSON documents of the gateway's own paths."""
+
+    @staticmethod
+    def encode(document: Any) -> tuple[bytes, bytes]:
+        """Body and content type; a document with ``reason`` is a problem."""
+        is_problem = isinstance(document, dict) and "reason" in document
+        return _encode(document), b"application/problem+json" if is_problem else b"application/json"

@@ -1,0 +1,5 @@
+"""``python -m mesh`` is the `mesh` command."""
+
+from mesh.cli.main import main
+
+main()

@@ -1,0 +1,189 @@
+"""Announces one instance: its complete state at every change and when asked, a heartbeat in between.
+
+Everything is published without waiting, so heartbeats never queue behind anything else that this process does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from mesh import messages
+from mesh.bus import Bus, Subscription
+from mesh.errors import MeshError
+from mesh.messages import Announcement, Endpoint, Heartbeat, Route, State
+
+JITTER = 0.2
+"""Part of the heartbeat interval by which it varies, so that instances started together drift apart."""
+ANSWER_GAP_S = 0.1
+"""Least time between two answers to discover messages, whoever asks how often."""
+
+_log = logging.getLogger("mesh.announcer")
+
+
+class Load(NamedTuple):
+    """What a heartbeat says of an instance's work: calls running now, and how many it takes (0: unlimited)."""
+
+    inflight: int = 0
+    capacity: int = 0
+
+
+class Announcer:
+    """Speaks for the instance of its bus (``bus.service``, ``bus.instance``).
+
+    ``load`` is asked at every heartbeat. All of ``description``, ``metadata`` and ``heartbeat_ms`` stay as they are
+    while the instance lives; endpoints, routes and state may change.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        version: str,
+        description: str = "",
+        metadata: dict[str, str] | None = None,
+        endpoints: tuple[Endpoint, ...] = (),
+        routes: tuple[Route, ...] = (),
+        heartbeat_ms: int = 2000,
+        load: Callable[[], Load] = Load,
+    ) -> None:
+        self.state: State = "starting"
+        self.lag_ms = 0
+        self.started = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._bus = bus
+        self._version = version
+        self._description = description
+        self._metadata = dict(metadata or {})
+        self._heartbeat_ms = heartbeat_ms
+        self._load = load
+        self._seq = 0
+        self._set_content(endpoints, routes)
+        subjects = bus.subjects
+        self._announce_to = bus.address(subjects.announce(bus.service, bus.instance))
+        self._heartbeat_to = bus.address(subjects.heartbeat(bus.service, bus.instance))
+        self._subscriptions: list[Subscription] = []
+        self._beating: asyncio.Task[None] | None = None
+        self._answer: asyncio.TimerHandle | None = None
+        self._answered = -ANSWER_GAP_S
+
+    @property
+    def revision(self) -> str:
+        return self._revision
+
+    def _set_content(self, endpoints: tuple[Endpoint, ...], routes: tuple[Route, ...]) -> None:
+        self._endpoints, self._routes = endpoints, routes
+        self._revision = messages.revision_of(self._bus.service, self._version, endpoints, routes)
+
+    async def start(self, state: State = "ready") -> None:
+        """Listen for discover messages, announce ``state``, and beat from now on.
+
+        The caller has flushed its own subscriptions before: whoever hears the announcement may call at once.
+        """
+        bus, subjects = self._bus, self._bus.subjects
+        for subject in (
+            subjects.discover(),
+            subjects.discover(bus.service),
+            subjects.discover(bus.service, bus.instance),
+        ):
+            self._subscriptions.append(await bus.subscribe(subject, self._asked))
+        bus.on_connection(self._reconnected)
+        self.declare(state)
+        self._beating = asyncio.create_task(self._beat(), name="heartbeat")
+
+    def declare(self, state: State) -> None:
+        """Set the state and announce it. While disconnected it is announced with the next connection."""
+        self.state = state
+        self.announce()
+
+    def update(self, endpoints: tuple[Endpoint, ...], routes: tuple[Route, ...]) -> None:
+        """Announce other endpoints and routes."""
+        self._set_content(endpoints, routes)
+        self.announce()
+
+    def announce(self) -> None:
+        """Publish the complete state."""
+        self._seq += 1
+        announcement = Announcement(
+            name=self._bus.service,
+            id=self._bus.instance,
+            version=self._version,
+            description=self._description,
+            metadata=self._metadata,
+            endpoints=self._endpoints,
+            routes=self._routes,
+            seq=self._seq,
+            revision=self._revision,
+            state=self.state,
+            started=self.started,
+            heartbeat_ms=self._heartbeat_ms,
+        )
+        self._publish(self._announce_to, messages.encode(announcement))
+
+    async def aclose(self, *, stopped: bool = True) -> None:
+        """Announce ``stopped`` (final) and stop beating."""
+        if self._answer is not None:
+            self._answer.cancel()
+            self._answer = None
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
+            self._beating = None
+        if stopped and self.state != "stopped":
+            self.declare("stopped")
+        subscriptions, self._subscriptions = self._subscriptions, []
+        await self._bus.unsubscribe(*subscriptions)
+
+    # -- the rest
+
+    def _publish(self, address: bytes, data: bytes) -> None:
+        try:
+            self._bus.publish(address, data)
+        except MeshError as error:  # heals itself: the next connection announces
+            _log.debug("not announced: %s", error)
+
+    def _asked(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+        if self._answer is not None or self.state == "stopped":
+            return
+        loop = asyncio.get_running_loop()
+        window = messages.decode_discover(payload).window_ms / 1000
+        delay = max(random.uniform(0, window), self._answered + ANSWER_GAP_S - loop.time())
+        if delay <= 0:
+            self._respond()
+        else:
+            self._answer = loop.call_later(delay, self._respond)
+
+    def _respond(self) -> None:
+        self._answer = None
+        self._answered = asyncio.get_running_loop().time()
+        self.announce()
+
+    def _reconnected(self, connected: bool) -> None:
+        if connected and self._beating is not None:
+            self.announce()
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            pause = self._heartbeat_ms / 1000 * random.uniform(1 - JITTER, 1)
+            due = loop.time() + pause
+            await asyncio.sleep(pause)
+            self.lag_ms = max(0, round((loop.time() - due) * 1000))
+            if not self._bus.connected:
+                continue
+            self._seq += 1
+            load = self._load()
+            heartbeat = Heartbeat(
+                name=self._bus.service,
+                id=self._bus.instance,
+                seq=self._seq,
+                revision=self._revision,
+                state=self.state,
+                inflight=load.inflight,
+                capacity=load.capacity,
+                lag_ms=self.lag_ms,
+            )
+            self._publish(self._heartbeat_to, messages.encode(heartbeat))

@@ -1,0 +1,456 @@
+"""The bus: publish, subscribe, request, on a connection that heals itself.
+
+The one seam between the mesh and nats-py. Callbacks are plain functions that get bytes; publishing is a plain
+call that either puts the message on its way or raises at once. Nothing waits for a connection that is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from mesh.bus.errors import translate
+from mesh.bus.frames import Deliver
+from mesh.bus.lane import LaneTransport
+from mesh.bus.link import Link
+from mesh.bus.plain import PENDING_BYTES, PENDING_MESSAGES, Repeats, receiver
+from mesh.bus.requests import Pending, Reply, Requests
+from mesh.config import BusSettings
+from mesh.errors import BusUnavailable, Forbidden, MeshError, TooLarge
+from mesh.subjects import Subjects, check_subject, new_id
+
+HELD_REPLIES = 2 * 1024 * 1024
+"""Bytes of replies kept while disconnected, for callers on another server who still wait."""
+
+_log = logging.getLogger("mesh.bus")
+
+
+class Subscription:
+    """Interest in a subject; survives reconnects and rebuilt clients until `Bus.unsubscribe`."""
+
+    __slots__ = ("client", "deliver", "handle", "queue", "subject")
+
+    def __init__(self, subject: str, queue: str, deliver: Deliver) -> None:
+        self.subject = subject
+        self.queue = queue
+        self.deliver = deliver
+        self.client: Client | None = None
+        self.handle: NatsSubscription | None = None
+
+
+class Bus:
+    """A connection of one party (a service instance, a gateway, a client) to one mesh.
+
+    ::
+
+        async with Bus(settings, service="users", instance=new_id()) as bus:
+            await bus.subscribe("mesh.event.hello", lambda subject, reply, block, payload: print(payload))
+            bus.publish(bus.address("mesh.event.hello"), b"hi")
+    """
+
+    def __init__(self, settings: BusSettings, *, service: str = "client", instance: str = "") -> None:
+        self.settings = settings
+        self.subjects = Subjects(settings.prefix)
+        self.service = service
+        self.instance = instance or new_id()
+        self.connected = False
+        self.dropped_replies = 0
+        self._inbox = self.subjects.inbox(service, self.instance, new_id())
+        self.requests: Requests
+        self._link: Link
+        self._lane: LaneTransport | None = None
+        self._client: Client | None = None
+        self._subscriptions: list[Subscription] = []
+        self._watchers: list[Callable[[bool], None]] = []
+        self._is_up = asyncio.Event()
+        self._max_payload = 1024 * 1024
+        self._held: list[tuple[bytes, bytes, bytes]] = []
+        self._held_size = 0
+        self._echoes = 0.0
+        self._background: set[asyncio.Task[None]] = set()
+        self._opened = False
+
+    # -- life
+
+    def open(self) -> None:
+        """Start connecting in the background. Use `wait_connected` where the first connection matters."""
+        assert not self._opened, "a bus is opened once"
+        self._opened = True
+        self.requests = Requests(self._inbox)
+        self._subscriptions.insert(0, Subscription(self._inbox + ".*", "", self.requests.deliver))
+        self._link = Link(self.settings, f"{self.service}.{self.instance}", self)
+        self._link.start()
+
+    async def wait_connected(self, timeout: float) -> None:
+        """Raise `BusUnavailable`, with the reason, when there is no connection within ``timeout`` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._is_up.wait()
+        except TimeoutError:
+            where = ", ".join(_without_secret(url) for url in self.settings.servers)
+            raise BusUnavailable(f"no NATS at {where}: {self._link.last_error or 'no answer'}") from None
+
+    async def aclose(self) -> None:
+        """Close now; what was published before is written first. May be called twice."""
+        if not self._opened:
+            return
+        self._opened = False
+        self.connected = False
+        self.requests.aclose()
+        for task in self._background:
+            task.cancel()
+        await self._link.aclose()
+
+    async def __aenter__(self) -> Self:
+        self.open()
+        try:
+            await self.wait_connected(self.settings.connect_timeout_s)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def on_connection(self, callback: Callable[[bool], None]) -> None:
+        """Call ``callback(True)`` at every (re)connection, after subscriptions are in place, ``(False)`` at a loss."""
+        self._watchers.append(callback)
+
+    # -- facts
+
+    @property
+    def lane(self) -> bool:
+        """Whether messages take the hot lane, rather than plain nats-py."""
+        return self._lane is not None
+
+    @property
+    def last_bytes(self) -> float:
+        """Event-loop time of the last sign of life from the server, in seconds."""
+        return self._lane.last_bytes if self._lane is not None else self._echoes
+
+    @property
+    def last_error(self) -> str:
+        """Why there is no connection, as a sentence; empty while there is one."""
+        return self._link.last_error
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that header block and payload of one message may have together, as the server says."""
+        return self._max_payload
+
+    @property
+    def server(self) -> dict[str, Any]:
+        """The connected server's INFO (``version``, ``server_name``, ``jetstream``, ...); empty when not connected."""
+        client = self._client
+        return dict(getattr(client, "_server_info", {})) if client is not None and self.connected else {}
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait to be written to NATS."""
+        return self._lane.buffered if self._lane is not None else 0
+
+    def statistics(self) -> dict[str, int]:
+        """Counters of this process's connection since it was made."""
+        client, lane = self._client, self._lane
+        stats = dict(client.stats) if client is not None else {}
+        return {
+            "in_msgs": lane.frames.in_msgs if lane else stats.get("in_msgs", 0),
+            "in_bytes": lane.frames.in_bytes if lane else stats.get("in_bytes", 0),
+            "out_msgs": (lane.out_msgs if lane else 0) + stats.get("out_msgs", 0),
+            "reconnects": stats.get("reconnects", 0) + (self._link.restarts if self._opened else 0),
+            "dropped_frames": lane.frames.dropped if lane else 0,
+            "dropped_replies": self.dropped_replies,
+            "pending_requests": len(self.requests) if self._opened else 0,
+        }
+
+    def jetstream_client(self) -> Client:
+        """nats-py's client, for JetStream inside ``mesh.bus`` only. Raises `BusUnavailable` while disconnected."""
+        if self._client is None or not self.connected:
+            raise BusUnavailable("not connected to NATS")
+        return self._client
+
+    # -- messages out
+
+    def address(self, subject: str) -> bytes:
+        """A checked subject to publish to; keep it, the check is not for the hot path. Raises `BadSubject`."""
+        return check_subject(subject).encode()
+
+    def publish(self, address: bytes, payload: bytes, block: bytes = b"", reply: bytes = b"") -> None:
+        """Send one message; ``block`` is a header block of `mesh.headers.encode`.
+
+        Raises `BusUnavailable` while disconnected, `TooLarge` over the server's max_payload (nats-py checks only
+        the payload, and the server closes the connection for the rest), `Overloaded` when NATS does not keep up.
+        """
+        if not self.connected:
+            raise BusUnavailable(self._link.last_error or "not connected to NATS")
+        size = len(payload) + len(block)
+        if size > self._max_payload:
+            raise TooLarge(f"message of {size} bytes; NATS takes {self._max_payload}")
+        lane = self._lane
+        if lane is None:
+            self._publish_plain(address, payload, block, reply)
+        elif block:
+            if reply:
+                lane.send(b"HPUB %b %b %d %d\r\n" % (address, reply, len(block), size), block, payload, b"\r\n")
+            else:
+                lane.send(b"HPUB %b %d %d\r\n" % (address, len(block), size), block, payload, b"\r\n")
+        elif reply:
+            lane.send(b"PUB %b %b %d\r\n" % (address, reply, size), payload, b"\r\n")
+        else:
+            lane.send(b"PUB %b %d\r\n" % (address, size), payload, b"\r\n")
+
+    def reply(self, reply: bytes, payload: bytes, block: bytes) -> None:
+        """Answer to a request's reply subject, which must have passed `Subjects.may_reply`.
+
+        While disconnected the reply is kept (`HELD_REPLIES` bytes at most): its caller may wait on another server
+        of the cluster. Raises `TooLarge` only.
+        """
+        if self.connected:
+            self.publish(reply, payload, block)
+            return
+        size = len(payload) + len(block)
+        if size > self._max_payload:
+            raise TooLarge(f"message of {size} bytes; NATS takes {self._max_payload}")
+        if self._held_size + size > HELD_REPLIES:
+            self.dropped_replies += 1
+            return
+        self._held.append((reply, payload, block))
+        self._held_size += size
+
+    def _publish_plain(self, address: bytes, payload: bytes, block: bytes, reply: bytes) -> None:
+        assert self._client is not None
+        headers = Repeats(block) if block else None
+        coroutine = self._client.publish(address.decode(), payload, reply.decode(), headers)
+        # nats-py's publish only appends to a list here and wakes its flusher: it ends without waiting.
+        task = asyncio.create_task(self._guard(coroutine))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _guard(self, coroutine: Any) -> None:
+        try:
+            await coroutine
+        except Exception as error:
+            _log.debug("publish failed: %s", error)
+
+    # -- messages in
+
+    async def subscribe(self, subject: str, deliver: Deliver, *, queue: str = "") -> Subscription:
+        """Call ``deliver(subject, reply, block, payload)`` for every message on ``subject``, from now on.
+
+        While disconnected the subscription waits for the connection. `flush` tells when the server has it.
+        """
+        check_subject(subject, wildcards=True)
+        subscription = Subscription(subject, queue, deliver)
+        self._subscriptions.append(subscription)
+        if self._client is not None and self._client.is_connected:
+            await self._attach(subscription, self._client, self._lane)
+        return subscription
+
+    async def unsubscribe(self, *subscriptions: Subscription) -> None:
+        """End subscriptions; returns when every message that the server had sent for them has been delivered."""
+        ended: list[NatsSubscription] = []
+        for subscription in subscriptions:
+            if subscription in self._subscriptions:
+                self._subscriptions.remove(subscription)
+            handle, subscription.handle = subscription.handle, None
+            if handle is None or subscription.client is not self._client:
+                continue
+            try:
+                # Without the lane, unsubscribe() would forget what waits in nats-py's queue.
+                await (handle.unsubscribe() if self._lane is not None else handle.drain())
+                ended.append(handle)
+            except Exception as error:
+                _log.debug("unsubscribe %s: %s", subscription.subject, error)
+        if self._lane is not None and ended:
+            try:
+                await self.flush()
+            except MeshError as error:
+                _log.debug("unsubscribe: %s", error)
+            for handle in ended:
+                if self._lane is not None:
+                    self._lane.frames.routes.pop(b"%d" % handle._id, None)
+
+    async def flush(self, timeout: float = 5.0) -> None:
+        """Return when the server has processed everything sent before: a message to our own inbox came back.
+
+        nats-py's own ``flush`` loses its read loop when it times out. Raises `DeadlineExceeded`, `BusUnavailable`.
+        """
+        pending = self.requests.open(timeout, lenient=True)
+        try:
+            if self._client is None or not self.connected:
+                raise BusUnavailable(self._link.last_error or "not connected to NATS")
+            # Through nats-py, behind the SUB and UNSUB commands that it still holds.
+            await self._client.publish(pending.reply.decode(), b"")
+            await pending.future
+        except MeshError:
+            raise
+        except Exception as error:
+            raise translate(error) from error
+        finally:
+            self.requests.close(pending)
+
+    # -- requests
+
+    async def request(
+        self, address: bytes, payload: bytes, block: bytes = b"", *, timeout: float, lenient: bool = False
+    ) -> Reply:
+        """Send a request and wait for its one reply.
+
+        Raises `NoResponders`, `DeadlineExceeded`, `BusUnavailable`, `TooLarge`, `Forbidden` (NATS permissions).
+        """
+        pending = self.send(address, payload, block, timeout, lenient)
+        try:
+            return await pending.future
+        finally:
+            self.requests.close(pending)
+
+    def send(self, address: bytes, payload: bytes, block: bytes, timeout: float, lenient: bool = False) -> Pending:
+        """Like `request`, for a caller that awaits ``pending.future`` and closes the pending request itself."""
+        pending = self.requests.open(timeout, lenient=lenient)
+        pending.address = address
+        try:
+            self.publish(address, payload, block, pending.reply)
+        except BaseException:
+            self.requests.close(pending)
+            raise
+        return pending
+
+    @asynccontextmanager
+    async def gather(self, address: bytes, payload: bytes, block: bytes = b"") -> AsyncIterator[asyncio.Queue[Reply]]:
+        """Publish to many and collect their replies in a queue for as long as the context lasts."""
+        replies: asyncio.Queue[Reply] = asyncio.Queue()
+        token, reply = self.requests.open_stream(lambda block, payload: replies.put_nowait(Reply(block, payload)))
+        try:
+            self.publish(address, payload, block, reply)
+            yield replies
+        finally:
+            self.requests.close_stream(token)
+
+    # -- what the link tells (Owner)
+
+    async def attached(self, client: Client, lane: LaneTransport | None) -> None:
+        fresh = client is not self._client
+        self._client, self._lane = client, lane
+        for subscription in list(self._subscriptions):
+            if subscription.client is not client:
+                await self._attach(subscription, client, lane)
+        if lane is not None and fresh:
+            await self._probe(client)
+
+    async def _attach(self, subscription: Subscription, client: Client, lane: LaneTransport | None) -> None:
+        subscription.client = client
+        try:
+            if lane is None:
+                subscription.handle = await client.subscribe(
+                    subscription.subject,
+                    queue=subscription.queue,
+                    cb=receiver(subscription.deliver),
+                    pending_msgs_limit=PENDING_MESSAGES,
+                    pending_bytes_limit=PENDING_BYTES,
+                )
+            else:
+                subscription.handle = await client.subscribe(subscription.subject, queue=subscription.queue)
+                lane.frames.routes[b"%d" % subscription.handle._id] = subscription.deliver
+        except Exception as error:
+            raise translate(error) from error
+
+    async def _probe(self, client: Client) -> None:
+        """The lane's contract with this nats-py, tried on the real connection before anything relies on it."""
+        answer: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
+        token, reply = self.requests.open_stream(
+            lambda block, payload: answer.done() or answer.set_result((block, payload))  # type: ignore[func-returns-value]
+        )
+        block = b"NATS/1.0\r\na: 1\r\na: 2\r\n\r\n"
+        try:
+            # Published by nats-py, so that it comes behind the subscriptions, then once more by the lane.
+            await client.publish(reply.decode(), b"", headers={"a": "1"})
+            async with asyncio.timeout(2):
+                await answer
+            answer = asyncio.get_running_loop().create_future()
+            assert self._lane is not None
+            self._lane.send(b"HPUB %b %d %d\r\n" % (reply, len(block), len(block) + 2), block, b"ok", b"\r\n")
+            async with asyncio.timeout(2):
+                if await answer == (block, b"ok"):
+                    return
+            why = "a message changed on its way"
+        except TimeoutError:
+            if not client.is_connected:
+                raise
+            why = "a message sent to ourselves did not come back"
+        finally:
+            self.requests.close_stream(token)
+        self._link.plain_because = why
+        _log.error("the hot lane does not work here (%s): using plain nats-py", why)
+        raise BusUnavailable(why)
+
+    def up(self) -> None:
+        assert self._client is not None
+        self._max_payload = self._client.max_payload
+        self._echoes = asyncio.get_running_loop().time()
+        self.connected = True
+        self._is_up.set()
+        held, self._held, self._held_size = self._held, [], 0
+        for reply, payload, block in held:
+            self.publish(reply, payload, block)
+        if self._lane is None:
+            task = asyncio.create_task(self._echo(self._client))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+        self._tell(True)
+
+    def down(self) -> None:
+        if not self.connected:
+            return
+        self.connected = False
+        self._is_up.clear()
+        self.requests.fail_all(lambda: BusUnavailable("the connection to NATS was lost", executed="unknown"))
+        self._tell(False)
+
+    def refused(self, verb: str, subject: str) -> None:
+        if verb == "publish":
+            self.requests.fail_address(
+                subject.encode(),
+                lambda: Forbidden(f"NATS permissions do not allow publishing to {subject}", reason="bus_permission"),
+            )
+
+    async def lame_duck(self) -> None:
+        _log.info("the NATS server is going away: moving to another one")
+        await self._link.move()
+
+    async def _echo(self, client: Client) -> None:
+        """Without the lane nobody sees bytes arrive, so a message to ourselves each second shows life instead."""
+
+        def heard(block: bytes, payload: bytes) -> None:
+            self._echoes = asyncio.get_running_loop().time()
+
+        token, reply = self.requests.open_stream(heard)
+        try:
+            while self.connected and self._client is client:
+                self.publish(reply, b"")
+                await asyncio.sleep(1)
+        except BusUnavailable:
+            pass
+        finally:
+            self.requests.close_stream(token)
+
+    def _tell(self, connected: bool) -> None:
+        for watcher in list(self._watchers):
+            try:
+                watcher(connected)
+            except Exception:
+                _log.exception("a connection callback failed")
+
+
+def _without_secret(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"

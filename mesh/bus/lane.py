@@ -1,0 +1,256 @@
+"""The hot lane: a nats-py transport that takes the mesh's own messages out of the stream.
+
+nats-py keeps what it is good at: connecting, authentication, TLS, pings, reconnecting, replaying
+subscriptions, JetStream. Its regex parser, queue hop and header decoding cost more than everything else on the
+path of a request, and they lose repeated headers, so messages of registered subscriptions go from the socket
+to a callback in one step, and publishes from a list to the socket in one write per turn of the event loop.
+
+The seam is nats-py's own abstract class ``nats.aio.transport.Transport``; the only private names used are
+``Client._transport`` (set before connecting) and ``Subscription._id``. `check_contract` looks at both, and the
+link sends itself a message through the lane after connecting, before anything relies on it (ADR 1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import ParseResult
+
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+from nats.aio.transport import Transport
+
+from mesh.bus.frames import FrameReader
+from mesh.errors import Overloaded
+
+MAX_BUFFER = 64 * 1024 * 1024
+"""Bytes that may wait for a slow NATS server before publishing is refused."""
+
+_TRANSPORT_METHODS = frozenset(
+    [
+        "connect",
+        "connect_tls",
+        "write",
+        "writelines",
+        "read",
+        "readline",
+        "drain",
+        "wait_closed",
+        "close",
+        "at_eof",
+        "__bool__",
+    ]
+)
+
+
+def check_contract() -> str:
+    """Why the lane cannot work with the installed nats-py; empty when it can."""
+    methods = set(getattr(Transport, "__abstractmethods__", ()))
+    if methods != _TRANSPORT_METHODS:
+        return f"nats.aio.transport.Transport has other methods: {sorted(methods ^ _TRANSPORT_METHODS)}"
+    if getattr(Client(), "_transport", Client) is not None:
+        return "nats.aio.client.Client has no _transport that starts as None"
+    if "_id" not in vars(Subscription(Client(), 7, "contract")):
+        return "nats.aio.subscription.Subscription has no _id"
+    return ""
+
+
+class LaneTransport(Transport):
+    """One TCP or TLS connection to a NATS server; used again for every reconnect of its client.
+
+    ``on_lost`` is called at once when the connection breaks, so that calls in flight need not wait for nats-py.
+    """
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        self.frames = FrameReader(self._pass_on)
+        self.last_bytes = 0.0
+        self.out_msgs = 0
+        self.out_bytes = 0
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._protocol: _LaneProtocol | None = None
+        self._cold: deque[bytes] = deque()  # bytes for nats-py's reader
+        self._cold_ready = asyncio.Event()
+        self._eof = True
+        self._out: list[bytes] = []
+        self._out_size = 0
+        self._writable = asyncio.Event()
+        self._closed = asyncio.Event()
+
+    # -- towards the socket
+
+    def send(self, *parts: bytes) -> None:
+        """Queue a frame; everything queued in one turn of the event loop leaves in one write.
+
+        Raises `Overloaded` when the server reads so slowly that `MAX_BUFFER` bytes wait.
+        """
+        out = self._out
+        if not out:
+            self._loop.call_soon(self._write_out)
+        out.extend(parts)
+        self.out_msgs += 1
+        if not self._writable.is_set():
+            self._out_size += sum(map(len, parts))
+            if self._out_size > MAX_BUFFER:
+                del out[-len(parts) :]
+                self._out_size -= sum(map(len, parts))
+                raise Overloaded("NATS reads slower than this process writes")
+
+    def _write_out(self) -> None:
+        # Paused: the socket's buffer is above its high-water mark. Hold here, where it can be counted.
+        if self._out and self._writable.is_set():
+            data = b"".join(self._out)
+            self._out.clear()
+            self._out_size = 0
+            self.out_bytes += len(data)
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.write(data)
+
+    def pause(self) -> None:
+        self._writable.clear()
+
+    def resume(self) -> None:
+        self._writable.set()
+        self._write_out()
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait to be written, here and in the event loop's transport."""
+        below = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self._out_size + below
+
+    # -- from the socket
+
+    def received(self, data: bytes) -> None:
+        self.last_bytes = self._loop.time()
+        self.frames.feed(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        self._cold.append(data)
+        self._cold_ready.set()
+
+    def lost(self, protocol: _LaneProtocol) -> None:
+        """The connection of ``protocol`` broke; a call for an older connection changes nothing."""
+        if protocol is not self._protocol:
+            return
+        self._eof = True
+        self._out.clear()
+        self._out_size = 0
+        self._cold_ready.set()
+        self._writable.set()
+        self._closed.set()
+        self._on_lost()
+
+    # -- nats-py's Transport
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        protocol = self._start()
+        async with asyncio.timeout(connect_timeout):
+            await self._loop.create_connection(lambda: protocol, uri.hostname, uri.port)
+
+    async def connect_tls(
+        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
+    ) -> None:
+        assert self._transport is not None, "connect comes first"
+        plain, protocol = self._transport, self._start()
+        host = uri if isinstance(uri, str) else uri.hostname
+        async with asyncio.timeout(connect_timeout):
+            upgraded = await self._loop.start_tls(plain, protocol, ssl_context, server_hostname=host)
+        # start_tls need not call connection_made of the new protocol.
+        if upgraded is not None:
+            self._transport = upgraded
+
+    def _start(self) -> _LaneProtocol:
+        protocol = self._protocol = _LaneProtocol(self)
+        self.frames.reset()
+        self._cold.clear()
+        self._cold_ready.clear()
+        self._out.clear()
+        self._out_size = 0
+        self._eof = False
+        self._closed.clear()
+        self._writable.set()
+        self.last_bytes = self._loop.time()
+        return protocol
+
+    def made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def write(self, payload: bytes) -> None:
+        self.send(payload)
+        self.out_msgs -= 1  # what nats-py writes are not messages, mostly
+
+    def writelines(self, payload: list[bytes]) -> None:
+        self.write(b"".join(payload))
+
+    async def drain(self) -> None:
+        self._write_out()
+        await self._writable.wait()
+        if self._eof:
+            raise ConnectionResetError("the connection to NATS was lost")
+
+    async def read(self, buffer_size: int) -> bytes:
+        while not self._cold:
+            if self._eof:
+                return b""
+            self._cold_ready.clear()
+            await self._cold_ready.wait()
+        data = b"".join(self._cold) if len(self._cold) > 1 else self._cold[0]
+        self._cold.clear()
+        return data
+
+    async def readline(self) -> bytes:
+        while not self._cold:
+            if self._eof:
+                return b""
+            self._cold_ready.clear()
+            await self._cold_ready.wait()
+        return self._cold.popleft()  # always a whole line: see FrameReader
+
+    def at_eof(self) -> bool:
+        return self._eof and not self._cold
+
+    def close(self) -> None:
+        self._write_out()
+        if self._transport is not None:
+            self._transport.close()
+
+    async def wait_closed(self) -> None:
+        # A frozen server never reads what is still to be written, and closing waits for that: bounded.
+        try:
+            async with asyncio.timeout(0.5):
+                await self._closed.wait()
+        except TimeoutError:
+            self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection now, with what was not written yet."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def __bool__(self) -> bool:
+        return True  # tells the client to use this transport rather than make one
+
+
+class _LaneProtocol(asyncio.Protocol):
+    """Bound to one connection, so that a late event of an old one cannot disturb its successor."""
+
+    def __init__(self, lane: LaneTransport) -> None:
+        self._lane = lane
+        self.data_received = lane.received  # type: ignore[method-assign]
+
+    def connection_made(self, transport: Any) -> None:
+        self._lane.made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lane.lost(self)
+
+    def pause_writing(self) -> None:
+        self._lane.pause()
+
+    def resume_writing(self) -> None:
+        self._lane.resume()

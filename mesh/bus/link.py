@@ -1,0 +1,248 @@
+"""One supervised connection to NATS: it comes back whatever happens to it.
+
+nats-py reconnects after an ordinary loss and replays its subscriptions. Everything else is added here: jitter
+between attempts, a new client when the old one was closed for good (any -ERR of the server does that), a
+reconnect when the server has gone silent, and the choice between hot lane and plain nats-py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from typing import Any, Protocol
+
+from nats.aio.client import Client, Server
+
+from mesh.bus.errors import explain, forbidden_subject
+from mesh.bus.lane import LaneTransport, check_contract
+from mesh.config import BusSettings
+
+SILENCE_S = 4.0
+"""Seconds without a byte after which the connection is replaced; the server's and our pings come each second."""
+
+_log = logging.getLogger("mesh.bus")
+
+
+class Owner(Protocol):
+    """What a link tells its bus."""
+
+    async def attached(self, client: Client, lane: LaneTransport | None) -> None:
+        """A new client is connected: subscribe everything on it. Raises to have it replaced."""
+
+    def up(self) -> None:
+        """Subscriptions are in place (again)."""
+
+    def down(self) -> None:
+        """The connection is lost; more than one call for one loss is possible."""
+
+    def refused(self, verb: str, subject: str) -> None:
+        """The server refused a publish or subscription for lack of permission."""
+
+    async def lame_duck(self) -> None:
+        """The server says that it will close this connection soon."""
+
+
+class Link:
+    """Keeps one client connected until `aclose`."""
+
+    def __init__(self, settings: BusSettings, name: str, owner: Owner) -> None:
+        self.client: Client | None = None
+        self.lane: LaneTransport | None = None
+        self.last_error = ""
+        self.plain_because = "MESH_LANE is plain" if settings.lane == "plain" else check_contract()
+        if not self.plain_because and settings.servers[0].startswith(("ws://", "wss://")):
+            self.plain_because = "NATS is reached over WebSocket"
+        self.restarts = 0
+        self._settings = settings
+        self._name = name
+        self._owner = owner
+        self._closing = False
+        self._gone = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin connecting in the background; the owner hears ``up`` and ``down``."""
+        self._tasks = [
+            asyncio.create_task(self._supervise(), name="nats link"),
+            asyncio.create_task(self._watch_silence(), name="nats silence watch"),
+        ]
+
+    async def aclose(self) -> None:
+        """End the connection after what was published before has been written."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._discard()
+
+    async def restart(self, why: str) -> None:
+        """Replace the client: for a connection that is open but of no use."""
+        _log.warning("connecting to NATS anew: %s", why)
+        self.restarts += 1
+        if self.lane is not None:
+            self.lane.abort()
+        self._gone.set()
+
+    async def move(self) -> None:
+        """Reconnect to another server of the pool, keeping the client."""
+        if self.client is not None:
+            await self.client.force_reconnect()
+
+    # -- the life of clients
+
+    async def _supervise(self) -> None:
+        pause = 0.0
+        while not self._closing:
+            if pause:
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(1.0, pause * 2 or 0.05)
+            self._gone.clear()
+            try:
+                await self._connect()
+                assert self.client is not None
+                await self._owner.attached(self.client, self.lane)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                self._note(error)
+                await self._discard()
+                continue
+            pause = 0.0
+            self._announce_up(self.client)
+            await self._gone.wait()
+            self._owner.down()
+            await self._discard()
+
+    def _announce_up(self, client: Client) -> None:
+        if client is self.client and client.is_connected:
+            self.last_error = ""
+            self._owner.up()
+
+    async def _connect(self) -> None:
+        client = self.client = Client()
+        self.lane = None
+        if not self.plain_because:
+            self.lane = LaneTransport(self._owner.down)
+            client._transport = self.lane
+        await client.connect(**self._options(client))
+
+    def _options(self, client: Client) -> dict[str, Any]:
+        settings = self._settings
+
+        # An old client's callbacks must not speak for its successor.
+        async def disconnected() -> None:
+            if client is self.client:
+                self._owner.down()
+
+        async def reconnected() -> None:
+            if client is self.client:
+                await self._owner.attached(client, self.lane)  # what was subscribed while disconnected
+                self._announce_up(client)
+
+        async def closed() -> None:
+            if client is self.client:
+                self._gone.set()
+
+        async def lame_duck() -> None:
+            if client is self.client:
+                await self._owner.lame_duck()
+
+        options: dict[str, Any] = {
+            "servers": list(settings.servers),
+            "name": self._name,
+            "allow_reconnect": True,
+            "max_reconnect_attempts": -1,
+            # Only the first connect waits this long between attempts; afterwards `_next_server` decides.
+            "reconnect_time_wait": random.uniform(0.1, 0.3),
+            "connect_timeout": settings.connect_timeout_s,
+            "ping_interval": 1,
+            "max_outstanding_pings": 2,
+            # Nothing is kept for later while disconnected: its caller would be gone when it is delivered.
+            "pending_size": 0,
+            "error_cb": self._on_error,
+            "disconnected_cb": disconnected,
+            "reconnected_cb": reconnected,
+            "closed_cb": closed,
+            "lame_duck_mode_cb": lame_duck,
+            "reconnect_to_server_handler": _Backoff(),
+        }
+        if settings.credentials:
+            options["user_credentials"] = str(settings.credentials)
+        if settings.nkey:
+            options["nkeys_seed"] = str(settings.nkey)
+        if settings.token:
+            options["token"] = settings.token
+        if settings.user:
+            options["user"], options["password"] = settings.user, settings.password or ""
+        context = tls_context(settings)
+        if context is not None:
+            options["tls"] = context
+        return options
+
+    async def _discard(self) -> None:
+        client, self.client = self.client, None
+        lane, self.lane = self.lane, None
+        if client is None:
+            return
+        try:
+            async with asyncio.timeout(2):
+                await client.close()
+        except Exception as error:
+            _log.debug("closing an old NATS client: %s", error)
+        finally:
+            if lane is not None:
+                lane.abort()
+
+    # -- nats-py's callbacks
+
+    async def _on_error(self, error: Exception) -> None:
+        refused = forbidden_subject(error)
+        if refused:
+            _log.error("NATS permissions do not allow %s to %s", *refused)
+            self._owner.refused(*refused)
+            return
+        self._note(error)
+
+    def _note(self, error: BaseException) -> None:
+        text = explain(error)
+        if text != self.last_error:  # a server that is down is reported once, not at every attempt
+            self.last_error = text
+            _log.warning("%s", text)
+
+    async def _watch_silence(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            client, lane = self.client, self.lane
+            if client is None or lane is None or not client.is_connected:
+                continue
+            if asyncio.get_running_loop().time() - lane.last_bytes > SILENCE_S:
+                await self.restart(f"no byte from the server for {SILENCE_S:g} s")
+
+
+class _Backoff:
+    """Which server next, and after how many seconds: at random, and with jitter, so that a restarted server is not
+    met by all its clients in one instant. The first attempt is immediate where there is another server."""
+
+    def __init__(self) -> None:
+        self._attempts = 0
+        self._servers: list[str] = []
+
+    def __call__(self, servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
+        tried = sum(server.reconnects for server in servers)
+        self._attempts = self._attempts + 1 if tried else 0
+        fewest = min(server.reconnects for server in servers)
+        choice = random.choice([server for server in servers if server.reconnects == fewest])
+        longest = min(0.5, 0.02 * 2 ** min(self._attempts, 8))
+        return choice, random.uniform(0, longest)
+
+
+def tls_context(settings: BusSettings) -> ssl.SSLContext | None:
+    """The TLS context that the settings ask for; None leaves nats-py's default."""
+    if not (settings.tls_ca or settings.tls_cert):
+        return None
+    context = ssl.create_default_context(cafile=str(settings.tls_ca) if settings.tls_ca else None)
+    if settings.tls_cert:
+        context.load_cert_chain(str(settings.tls_cert), str(settings.tls_key) if settings.tls_key else None)
+    return context

@@ -1,0 +1,52 @@
+"""The fallback: the bus on plain nats-py, by its public interface only.
+
+Slower, and repeated headers arrive as one: nats-py keeps headers in a dictionary. Everything else behaves alike,
+and one test table runs on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from nats.aio.msg import Msg
+
+from mesh import headers
+from mesh.bus.frames import Deliver
+
+# nats-py's own bound is 524,288 messages of any size; past ours it drops and reports a slow consumer.
+PENDING_MESSAGES = 65_536
+PENDING_BYTES = 64 * 1024 * 1024
+
+
+def receiver(deliver: Deliver) -> Callable[[Msg], Awaitable[None]]:
+    """A nats-py callback that calls ``deliver`` as the hot lane would."""
+
+    async def receive(msg: Msg) -> None:
+        deliver(msg.subject.encode(), msg.reply.encode(), _block(msg), msg.data)
+
+    return receive
+
+
+def _block(msg: Msg) -> bytes:
+    if not msg.headers:
+        return b""
+    if not msg.data and msg.headers.get("Status") == "503" and "Mesh-Status" not in msg.headers:
+        return headers.NO_RESPONDERS + b"\r\n\r\n"
+    lines = [headers.START]
+    for name, value in msg.headers.items():
+        # nats-py's own "Description" of an inline status spans lines; it is no header of the message.
+        if "\n" not in value:
+            lines.append(f"{name}: {value}\r\n".encode())
+    return b"".join([*lines, headers.END])
+
+
+class Repeats(dict[str, str]):
+    """Headers for nats-py's publish, which sends what ``items()`` gives, repeats included."""
+
+    def __init__(self, block: bytes) -> None:
+        pairs = [line.partition(b":") for line in block.split(b"\r\n")[1:] if b":" in line]
+        self._pairs = [(name.decode(), value.strip().decode()) for name, _, value in pairs]
+        super().__init__(self._pairs)
+
+    def items(self) -> list[tuple[str, str]]:  # type: ignore[override]
+        return self._pairs

@@ -1,0 +1,185 @@
+"""Requests that wait for replies: one wildcard inbox, unguessable tokens, one deadline sweep.
+
+No timer and no subscription per request. Whatever happens (reply, no responders, deadline, lost connection,
+cancelled caller) the entry is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from mesh import headers
+from mesh.errors import BusUnavailable, DeadlineExceeded, MeshError, NoResponders
+
+SWEEP_S = 0.01
+"""Grain of the deadlines, in seconds: a request is failed at most this much late."""
+
+_STATUS = b"Mesh-Status:"
+
+
+class Reply(NamedTuple):
+    """A reply as it came: header block and payload."""
+
+    block: bytes
+    payload: bytes
+
+
+class Pending:
+    """One request that waits. Await ``future``, and give it to `Requests.close` whatever happened."""
+
+    __slots__ = ("address", "bucket", "future", "lenient", "reply", "token")
+
+    def __init__(self, token: bytes, reply: bytes, future: asyncio.Future[Reply], lenient: bool) -> None:
+        self.token = token
+        self.reply = reply
+        self.future = future
+        self.lenient = lenient
+        self.address = b""
+        self.bucket: dict[bytes, Pending] | None = None
+
+
+class Requests:
+    """All pending requests of one bus. ``inbox`` is the subject prefix that its wildcard subscription covers."""
+
+    __slots__ = (
+        "_buckets",
+        "_inbox",
+        "_loop",
+        "_pending",
+        "_streams",
+        "_ticks",
+        "_timer",
+        "_tokens",
+        "ignored",
+        "late",
+    )
+
+    def __init__(self, inbox: str) -> None:
+        self._inbox = inbox.encode() + b"."
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[bytes, Pending] = {}
+        self._streams: dict[bytes, Callable[[bytes, bytes], None]] = {}
+        # Deadlines by tick; a request is in exactly one bucket and leaves it when it ends.
+        self._buckets: dict[int, dict[bytes, Pending]] = {}
+        self._ticks: list[int] = []  # a heap of the buckets' keys
+        self._timer: asyncio.TimerHandle | None = None
+        self._tokens: list[bytes] = []
+        self.ignored = 0
+        self.late = 0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def new_token(self) -> bytes:
+        """12 unguessable characters; the system's random source is asked once for many."""
+        if not self._tokens:
+            text = os.urandom(6 * 512).hex().encode()
+            self._tokens = [text[i : i + 12] for i in range(0, len(text), 12)]
+        return self._tokens.pop()
+
+    def open(self, timeout: float, *, lenient: bool = False) -> Pending:
+        """A new pending request that fails with `DeadlineExceeded` after ``timeout`` seconds.
+
+        ``lenient`` takes any reply; otherwise one without ``Mesh-Status`` is ignored (a JetStream
+        acknowledgement of a stream laid over the subject, say), as the protocol asks.
+        """
+        loop = self._loop
+        token = self.new_token()
+        pending = Pending(token, self._inbox + token, loop.create_future(), lenient)
+        self._pending[token] = pending
+        tick = int((loop.time() + timeout) / SWEEP_S) + 1
+        bucket = self._buckets.get(tick)
+        if bucket is None:
+            bucket = self._buckets[tick] = {}
+            heappush(self._ticks, tick)
+        bucket[token] = pending
+        pending.bucket = bucket
+        if self._timer is None:
+            self._timer = loop.call_later(SWEEP_S, self._sweep)
+        return pending
+
+    def close(self, pending: Pending) -> None:
+        """Forget a request; harmless when it has ended already."""
+        if self._pending.pop(pending.token, None) is not None and pending.bucket is not None:
+            pending.bucket.pop(pending.token, None)
+        if not pending.future.done():
+            pending.future.cancel()
+
+    def open_stream(self, deliver: Callable[[bytes, bytes], None]) -> tuple[bytes, bytes]:
+        """A token for any number of replies, until `close_stream`; returns it and its reply subject."""
+        token = self.new_token()
+        self._streams[token] = deliver
+        return token, self._inbox + token
+
+    def close_stream(self, token: bytes) -> None:
+        self._streams.pop(token, None)
+
+    def deliver(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+        """The inbox subscription's callback."""
+        token = subject[len(self._inbox) :]
+        pending = self._pending.get(token)
+        if pending is None:
+            stream = self._streams.get(token)
+            if stream is not None:
+                stream(block, payload)
+            else:
+                self.late += 1
+            return
+        if not pending.lenient and _STATUS not in block and _STATUS.lower() not in block.lower():
+            if not payload and block.startswith(headers.NO_RESPONDERS):
+                self._end(pending, NoResponders("nobody listens on the subject"))
+            else:
+                self.ignored += 1
+            return
+        if pending.lenient and not payload and block.startswith(headers.NO_RESPONDERS):
+            self._end(pending, NoResponders("nobody listens on the subject"))
+            return
+        self._end(pending, Reply(block, payload))
+
+    def fail_all(self, make_error: Callable[[], MeshError]) -> None:
+        """End every pending request with an error of its own: the connection is gone."""
+        for pending in list(self._pending.values()):
+            self._end(pending, make_error())
+
+    def fail_address(self, address: bytes, make_error: Callable[[], MeshError]) -> None:
+        """End the requests to one subject, compared without case (nats-py lower-cases the server's message)."""
+        for pending in list(self._pending.values()):
+            if pending.address.lower() == address:
+                self._end(pending, make_error())
+
+    def fail_prefix(self, prefix: bytes, make_error: Callable[[], MeshError]) -> None:
+        """End the requests to subjects that start so: an instance died."""
+        for pending in list(self._pending.values()):
+            if pending.address.startswith(prefix):
+                self._end(pending, make_error())
+
+    def aclose(self) -> None:
+        """End everything and stop the sweep."""
+        self.fail_all(lambda: BusUnavailable("the bus was closed", executed="unknown"))
+        self._streams.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self, pending: Pending, outcome: Reply | MeshError) -> None:
+        self._pending.pop(pending.token, None)
+        if pending.bucket is not None:
+            pending.bucket.pop(pending.token, None)
+        future = pending.future
+        if not future.done():
+            if isinstance(outcome, Reply):
+                future.set_result(outcome)
+            else:
+                future.set_exception(outcome)
+
+    def _sweep(self) -> None:
+        now = int(self._loop.time() / SWEEP_S)
+        ticks = self._ticks
+        while ticks and ticks[0] <= now:
+            for pending in list(self._buckets.pop(heappop(ticks)).values()):
+                self._end(pending, DeadlineExceeded("no reply before the deadline"))
+        self._timer = self._loop.call_later(SWEEP_S, self._sweep) if self._buckets else None

@@ -1,0 +1,81 @@
+"""The `mesh` command: a group whose commands are imported when they are used, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from mesh.version import VERSION
+
+COMMANDS = {
+    "up": ("mesh.cli.up", "Run a whole mesh here: NATS, gateway and example services."),
+    "run": ("mesh.cli.run", "Run a service: module:service."),
+    "gateway": ("mesh.cli.gateway", "Run the HTTP gateway."),
+    "tail": ("mesh.cli.tail", "Show who joins, changes and leaves, live."),
+}
+
+NO_NATS = 75
+"""Exit code without a connection to NATS (EX_TEMPFAIL of sysexits.h)."""
+
+
+class LazyGroup(click.Group):
+    """Knows its commands' names and summaries without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION, prog_name="mesh")
+def mesh() -> None:
+    """A service mesh on NATS: services announce their routes, a thin gateway serves them.
+
+    \b
+    Examples:
+      mesh up                            a whole mesh on this machine
+      mesh run users:service             one instance of the service in users.py
+      mesh gateway --port 8080           the gateway
+      mesh tail                          watch what happens
+
+    NATS is found through NATS_URL (nats://127.0.0.1:4222 by default).
+    """
+
+
+def main() -> None:
+    """Entry point of `mesh`."""
+    mesh(prog_name="mesh")
+
+
+def tail_main() -> None:
+    """Entry point of `mesh-tail`."""
+    from mesh.cli.tail import command
+
+    command(prog_name="mesh-tail")
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """Say on standard error what went wrong and exit."""
+    click.echo(f"error: {text}", err=True)
+    sys.exit(code)

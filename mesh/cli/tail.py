@@ -1,0 +1,235 @@
+"""`mesh-tail`: the mesh, live. It watches as a gateway does, so it needs none."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+import msgspec
+
+from mesh.bus import Bus
+from mesh.cli.main import NO_NATS, fail
+from mesh.cli.settings import load
+from mesh.cli.terminal import Terminal, clean
+from mesh.config import BusSettings
+from mesh.directory import Directory
+from mesh.errors import BusUnavailable
+from mesh.registry import Change, Instance
+from mesh.routes import Conflict
+from mesh.watcher import Watcher
+
+MARKS = {
+    "joined": ("+", "green"),
+    "present": ("=", "dim"),
+    "changed": ("~", "cyan"),
+    "state": ("~", "yellow"),
+    "suspect": ("?", "yellow"),
+    "recovered": ("+", "green"),
+    "lost": ("!", "red"),
+    "left": ("-", "blue"),
+    "conflict": ("!", "red"),
+    "conflict over": ("+", "green"),
+    "disconnected": ("!", "red"),
+    "connected": ("+", "green"),
+}
+
+
+@click.command("tail", context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--service", "services", multiple=True, metavar="NAME", help="Only this service; may be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line (the default when not on a terminal).")
+@click.option("--text", "as_text", is_flag=True, help="Text for people, also into a pipe.")
+@click.option("--raw", is_flag=True, help="The announcements and heartbeats themselves, as they arrive.")
+@click.option("--once", is_flag=True, help="Print the present state and exit.")
+def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, once: bool) -> None:
+    """Show who is there, then who joins, changes, turns unready, goes suspect, is lost or leaves, until Ctrl-C.
+
+    \b
+    Examples:
+      mesh-tail
+      mesh-tail --service users
+      mesh-tail --json | jq 'select(.kind == "lost")'
+      mesh-tail --raw
+
+    Data goes to standard output, the rest to standard error. Exit codes: 0, 2 for wrong usage, 75 without NATS.
+    """
+    if as_json and as_text:
+        raise click.UsageError("--json and --text exclude each other")
+    (settings,) = load(BusSettings)
+    terminal = Terminal()
+    text = as_text or (not as_json and (sys.stdout.isatty() or terminal.colour))
+    tail = Tail(settings, terminal, frozenset(services), text)
+    try:
+        asyncio.run(tail.run(raw=raw, once=once))
+    except BusUnavailable as error:
+        fail(f"{error.detail}\nhint: set NATS_URL, or start a mesh with 'mesh up'", NO_NATS)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone, as `head` does
+
+
+class Tail:
+    """Prints the mesh's events. ``services`` empty means all."""
+
+    def __init__(self, settings: BusSettings, terminal: Terminal, services: frozenset[str], text: bool) -> None:
+        self._settings = settings
+        self._terminal = terminal
+        self._services = services
+        self._text = text
+        self._live = False
+        self._broken: asyncio.Future[None] | None = None
+
+    async def run(self, *, raw: bool, once: bool) -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        self._broken = asyncio.get_running_loop().create_future()
+        async with Bus(self._settings) as bus:
+            if raw:
+                await self._raw(bus)
+                await self._until(stop)
+                return
+            watcher = Watcher(bus)
+            watcher.on_change(self._changes)
+            directory = Directory(watcher, on_conflict=self._conflict)
+            await watcher.start()
+            if await self._until(stop, watcher.synchronised):
+                self._present(watcher, directory)
+                self._live = True
+                bus.on_connection(self._connection)
+                if not once:
+                    await self._until(stop)
+            await watcher.aclose()
+
+    async def _until(self, stop: asyncio.Event, other: asyncio.Event | None = None) -> bool:
+        """Wait for ``other``; False when it was ``stop``, or the reader of our output, that ended the wait."""
+        assert self._broken is not None
+        waits = [asyncio.ensure_future(stop.wait())]
+        if other is not None:
+            waits.append(asyncio.ensure_future(other.wait()))
+        await asyncio.wait([*waits, self._broken], return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if self._broken.done():
+            raise BrokenPipeError
+        return not stop.is_set()
+
+    # -- events
+
+    def _present(self, watcher: Watcher, directory: Directory) -> None:
+        instances = [i for i in watcher.registry.instances() if self._wanted(i.service)]
+        for instance in sorted(instances, key=lambda i: (i.service, i.id)):
+            self._print(
+                "present",
+                service=instance.service,
+                instance=instance.id,
+                version=instance.content.version,
+                state="suspect" if instance.suspect else instance.state,
+                routes=routes_of(instance),
+            )
+        for conflict in directory.conflicts:
+            self._conflict(conflict, True, always=True)
+        if self._text:
+            services = len({i.service for i in instances})
+            note = f"{len(instances)} instances of {services} services; watching, Ctrl-C ends"
+            click.echo(note, err=True)
+
+    def _changes(self, changes: Sequence[Change]) -> None:
+        if not self._live:
+            return
+        for change in changes:
+            if not self._wanted(change.service):
+                continue
+            facts: dict[str, Any] = {
+                "service": change.service,
+                "instance": change.instance,
+                "version": change.version,
+                "state": change.state,
+            }
+            if change.kind == "state":
+                facts["previous"] = change.previous
+            if change.kind == "joined":
+                facts["routes"] = list(change.added)
+            elif change.added or change.removed:
+                facts.update(added=list(change.added), removed=list(change.removed))
+            self._print(change.kind, **facts)
+
+    def _conflict(self, conflict: Conflict, begins: bool, always: bool = False) -> None:
+        if self._live or always:
+            parties = {conflict.winner, *conflict.losers}
+            if not self._services or parties & self._services:
+                kind = "conflict" if begins else "conflict over"
+                self._print(kind, **msgspec.to_builtins(conflict))
+
+    def _connection(self, connected: bool) -> None:
+        self._print("connected" if connected else "disconnected")
+
+    def _wanted(self, service: str) -> bool:
+        return not self._services or service in self._services
+
+    async def _raw(self, bus: Bus) -> None:
+        def show(subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+            party = bus.subjects.party(subject)
+            if party is None or not self._wanted(party.service):
+                return
+            text, body = subject.decode("ascii", "replace"), payload.decode("utf-8", "replace")
+            if self._text:
+                self._emit(f"{_clock()} {self._terminal.paint(clean(text), 'cyan')} {clean(body)}")
+            else:
+                try:
+                    content: Any = msgspec.json.decode(payload)
+                except (msgspec.MsgspecError, RecursionError):
+                    content = body
+                self._emit(msgspec.json.encode({"time": _now(), "subject": text, "message": content}).decode())
+
+        for subject in (bus.subjects.announce_all, bus.subjects.heartbeat_all):
+            await bus.subscribe(subject, show)
+
+    # -- output
+
+    def _print(self, kind: str, **facts: Any) -> None:
+        if not self._text:
+            self._emit(msgspec.json.encode({"time": _now(), "kind": kind, **facts}).decode())
+            return
+        mark, colour = MARKS[kind]
+        self._emit(f"{_clock()} {self._terminal.paint(f'{mark} {kind:<9}', colour)} {_describe(kind, facts)}")
+
+    def _emit(self, line: str) -> None:
+        try:
+            self._terminal.line(line)
+        except (BrokenPipeError, ValueError):
+            if self._broken is not None and not self._broken.done():
+                self._broken.set_result(None)
+
+
+def routes_of(instance: Instance) -> list[str]:
+    """An instance's routes as "GET /path"."""
+    return [f"{route.method} {route.path}" for route in instance.content.routes]
+
+
+def _describe(kind: str, facts: dict[str, Any]) -> str:
+    if kind in ("connected", "disconnected"):
+        return "to NATS" if kind == "connected" else "from NATS; the last known state stays until it is back"
+    if "winner" in facts:
+        losers = ", ".join(facts["losers"])
+        return clean(f"{facts['method']} {facts['path']} is served by {facts['winner']}, claimed by {losers} too")
+    words = [f"{facts['service']}.{facts['instance']}", facts["version"]]
+    if kind == "state":
+        words.append(f"{facts['previous']} -> {facts['state']}")
+    elif kind in ("present", "joined") or facts["state"] != "ready":
+        words.append(facts["state"])
+    words += [f"+[{route}]" for route in facts.get("added", ())]
+    words += [f"-[{route}]" for route in facts.get("removed", ())]
+    words += [f"[{route}]" for route in facts.get("routes", ())]
+    return clean(" ".join(words))
+
+
+def _clock() -> str:
+    return datetime.now().strftime("%H:%M:%S.%f")[:-3]
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")

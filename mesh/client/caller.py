@@ -1,0 +1,217 @@
+"""One call to one service: pick an instance, send, retry where that is safe, account for the outcome.
+
+The gateway and ``ctx.call`` both come through here, so there is one set of policies. Decisions are the
+balancer's; this module does the waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, Protocol
+
+from mesh import messages
+from mesh.balancer import Balancer, Outcome, Peer
+from mesh.bus import Bus, Pending, Reply
+from mesh.errors import (
+    BusUnavailable,
+    DeadlineExceeded,
+    InstanceLost,
+    MeshError,
+    NoInstances,
+    NoResponders,
+    Starting,
+)
+from mesh.messages import Cancel
+from mesh.registry import Change
+from mesh.watcher import Watcher
+
+MAX_ATTEMPTS = 8
+"""Instances tried for one call. Only no-responders leads on without a declared retry, so more is never useful."""
+STOPPED_GRACE_S = 0.25
+"""A last reply may be overtaken by the ``stopped`` announcement: calls in flight are failed this much later."""
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+_log = logging.getLogger("mesh.client")
+
+
+class Destination(Protocol):
+    """Where a call goes, once the instance is known: revisions may name endpoints and parameters differently."""
+
+    service: str
+    revisions: Collection[str] | None
+    """Only instances of these revisions; None for all."""
+    queued: str
+    """The subject on which NATS balances, for a caller that does not know the instances yet; empty for none."""
+
+    def endpoint(self, revision: str) -> tuple[bytes, bytes]:
+        """The endpoint's name at that revision, and header lines of its own (each ending in CRLF)."""
+
+
+class Answer(NamedTuple):
+    """A reply and how it came about."""
+
+    reply: Reply
+    instance: str
+    attempts: int
+
+
+class NamedEndpoint:
+    """A destination that is the same at every revision. ``subject`` is the endpoint's own."""
+
+    __slots__ = ("_name", "queued", "revisions", "service")
+
+    def __init__(self, service: str, endpoint: str, subject: str) -> None:
+        self.service = service
+        self.queued = subject
+        self.revisions: Collection[str] | None = None
+        self._name = endpoint.encode()
+
+    def endpoint(self, revision: str) -> tuple[bytes, bytes]:
+        return self._name, b""
+
+
+class Caller:
+    """Calls services over ``bus``, knowing their instances from ``watcher``."""
+
+    def __init__(self, bus: Bus, watcher: Watcher, rng: random.Random | None = None) -> None:
+        self._bus = bus
+        self._watcher = watcher
+        self._rng = rng or random.Random()
+        self._balancers: dict[str, Balancer] = {}
+        watcher.on_change(self._changed)
+        watcher.on_heard(self._heard)
+
+    def peers(self, service: str) -> Sequence[Peer]:
+        """What this caller knows of the instances of a service, its own calls in flight included."""
+        balancer = self._balancers.get(service)
+        return list(balancer.peers()) if balancer is not None else []
+
+    async def call(self, destination: Destination, common: bytes, payload: bytes, timeout: float) -> Answer:
+        """The answer of one instance within ``timeout`` seconds.
+
+        ``common`` are header lines, each ending in CRLF, that go with every attempt. Raises `NoInstances`,
+        `NoResponders`, `Starting`, `BusUnavailable`, `InstanceLost`, `DeadlineExceeded`, `TooLarge`. When the caller
+        is cancelled, the instance is told.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        balancer = self._balancers.get(destination.service)
+        tried: list[Peer] = []
+        while True:
+            now = loop.time()
+            left = deadline - now
+            if left <= 0:
+                raise DeadlineExceeded("no instance could be reached before the deadline", executed="no")
+            peer = balancer.pick(now, destination.revisions, tried) if balancer is not None else None
+            if peer is None:
+                if destination.queued and not tried and not self._watcher.knows(destination.service):
+                    return await self._queued(destination, common, payload, left)
+                raise self._nobody(destination.service, tried)
+            name, lines = destination.endpoint(peer.revision)
+            block = _block(left, lines, common)
+            assert balancer is not None
+            tried.append(peer)
+            try:
+                reply = await self._attempt(balancer, peer, peer.address + name, block, payload, left)
+            except NoResponders:
+                if len(tried) < MAX_ATTEMPTS:
+                    continue
+                raise
+            return Answer(reply, peer.id, len(tried))
+
+    async def _queued(self, destination: Destination, common: bytes, payload: bytes, timeout: float) -> Answer:
+        """The first calls of a caller that is still learning who lives: NATS balances over the queue group."""
+        block = _block(timeout, b"", common)
+        pending = self._bus.send(self._bus.address(destination.queued), payload, block, timeout)
+        try:
+            return Answer(await pending.future, "", 1)
+        except (DeadlineExceeded, asyncio.CancelledError):
+            self._cancel(destination.service, "", pending)
+            raise
+        finally:
+            self._bus.requests.close(pending)
+
+    async def _attempt(
+        self, balancer: Balancer, peer: Peer, address: bytes, block: bytes, payload: bytes, timeout: float
+    ) -> Reply:
+        loop = asyncio.get_running_loop()
+        pending = self._bus.send(address, payload, block, timeout)
+        balancer.started(peer)
+        outcome = Outcome.CANCELLED
+        try:
+            reply = await pending.future
+            outcome = Outcome.ANSWERED
+            return reply
+        except NoResponders:
+            outcome = Outcome.NO_RESPONDERS
+            raise
+        except DeadlineExceeded:
+            outcome = Outcome.TIMEOUT if timeout >= 1 else Outcome.SHORT_TIMEOUT
+            self._cancel(peer.service, peer.id, pending)
+            raise
+        except (BusUnavailable, InstanceLost) as error:
+            # A lost bus says nothing about the instance.
+            outcome = Outcome.LOST if isinstance(error, InstanceLost) else Outcome.CANCELLED
+            raise
+        except asyncio.CancelledError:
+            self._cancel(peer.service, peer.id, pending)
+            raise
+        finally:
+            balancer.finished(peer, outcome, loop.time())
+            self._bus.requests.close(pending)
+
+    def _cancel(self, service: str, instance: str, pending: Pending) -> None:
+        subject = self._bus.subjects.control("cancel", service, instance)
+        try:
+            self._bus.publish(self._bus.address(subject), messages.encode(Cancel(reply=pending.reply.decode())))
+        except MeshError as error:
+            _log.debug("not cancelled: %s", error)
+
+    def _nobody(self, service: str, tried: Sequence[Peer]) -> MeshError:
+        if not self._bus.connected:
+            return BusUnavailable(self._bus.last_error or "not connected to NATS")
+        if not self._watcher.knows(service):
+            return Starting("the registry is not synchronised yet")
+        if tried:
+            return NoResponders(f"none of the instances of {service} that were tried is listening")
+        return NoInstances(f"no live instance of {service}")
+
+    # -- from the watcher
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        for service in {change.service for change in changes}:
+            balancer = self._balancers.get(service)
+            if balancer is None:
+                balancer = self._balancers[service] = Balancer(service, self._rng, self._bus.subjects.prefix)
+            balancer.sync(self._watcher.registry.instances(service))
+            if not balancer.peers():
+                del self._balancers[service]
+        for change in changes:
+            if change.kind == "lost":
+                self._fail(change.service, change.instance)
+            elif change.kind == "left":
+                loop = asyncio.get_running_loop()
+                loop.call_later(STOPPED_GRACE_S, self._fail, change.service, change.instance)
+
+    def _heard(self, service: str, instance: str) -> None:
+        balancer = self._balancers.get(service)
+        if balancer is not None:
+            balancer.heard(instance)
+
+    def _fail(self, service: str, instance: str) -> None:
+        prefix = self._bus.subjects.to(service, instance, "").encode()
+        self._bus.requests.fail_prefix(prefix, lambda: InstanceLost(f"{service}.{instance} died while it had the call"))
+
+
+def _block(left: float, lines: bytes, common: bytes) -> bytes:
+    """The header block of one attempt with ``left`` seconds to go."""
+    return b"NATS/1.0\r\nMesh-Deadline: %d\r\nMesh-Sent: %d\r\n%b%b\r\n" % (
+        max(1, int(left * 1000)),
+        int(time.clock_gettime(CLOCK) * 1000),
+        lines,
+        common,
+    )

@@ -1,0 +1,107 @@
+"""Typed calls to endpoints by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from mesh import headers
+from mesh.bus import Bus
+from mesh.client.caller import Answer, Caller, NamedEndpoint
+from mesh.errors import BadReply, MeshError, from_problem
+from mesh.watcher import Watcher
+
+DEFAULT_TIMEOUT_S = 10.0
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Calls:
+    """Calls other services over a bus; watches only those that it calls, from their first call on."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._watcher: Watcher | None = None
+        self._caller: Caller | None = None
+
+    async def aclose(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            await watcher.aclose()
+
+    async def call(
+        self,
+        service: str,
+        endpoint: str,
+        arguments: Mapping[str, Any],
+        *,
+        returns: Any = Any,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        carried: bytes = b"",
+    ) -> Any:
+        """The decoded result of one call. ``carried`` are header lines to pass on, each ending in CRLF.
+
+        Raises the `mesh.errors` class of an error reply, `BadReply` where the result is not of type ``returns``.
+        """
+        answer = await self._send(service, endpoint, _encode(arguments), timeout, carried)
+        return read_answer(answer, returns, f"{service}.{endpoint}")
+
+    async def _send(self, service: str, endpoint: str, payload: bytes, timeout: float, carried: bytes) -> Answer:
+        if self._watcher is None or self._caller is None:
+            self._watcher = Watcher(self._bus, everything=False)
+            self._caller = Caller(self._bus, self._watcher)
+            await self._watcher.start()
+        await self._watcher.watch(service)
+        return await self._caller.call(
+            NamedEndpoint(service, endpoint, self._bus.subjects.request(service, endpoint)), carried, payload, timeout
+        )
+
+
+def read_answer(answer: Answer, returns: Any, what: str) -> Any:
+    """The value in a reply, or the error that it stands for."""
+    block, payload = answer.reply
+    pairs = headers.decode(block)
+    status = status_of(pairs)
+    if status is None:
+        raise BadReply(f"{what} replied with the status {headers.find(pairs, headers.STATUS)!r}")
+    if status >= 400:
+        raise remote_error(status, pairs, payload, what)
+    if returns is bytes:
+        return payload
+    if not payload and status in (204, 202, 200):
+        return None
+    try:
+        return msgspec.json.decode(payload, type=returns)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadReply(f"{what} replied with something else than asked for: {error}", executed="yes") from error
+
+
+def status_of(pairs: headers.Pairs) -> int | None:
+    """The HTTP status of a reply: ``Mesh-Status``, else ADR-32's error code, else 200; None where it is invalid."""
+    text = headers.find(pairs, headers.STATUS)
+    if text is None:
+        code = headers.find(pairs, b"nats-service-error-code")
+        if code is None:
+            return 200
+        return int(code) if code.isdigit() and len(code) == 3 and 400 <= int(code) <= 599 else 500
+    if len(text) != 3 or not text.isdigit() or not 200 <= int(text) <= 599:
+        return None
+    return int(text)
+
+
+def remote_error(status: int, pairs: headers.Pairs, payload: bytes, what: str) -> MeshError:
+    """The typed error of an error reply."""
+    document: dict[str, Any] = {}
+    if (headers.find(pairs, b"content-type") or b"").startswith(b"application/problem+json"):
+        try:
+            document = msgspec.json.decode(payload, type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            document = {}
+    text = headers.find(pairs, b"nats-service-error")
+    error = from_problem(status, document, text.decode("latin-1") if text else f"{what} answered {status}")
+    after = headers.find(pairs, b"retry-after")
+    if after and after.isdigit():
+        error.retry_after = float(after)
+    return error

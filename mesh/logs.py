@@ -1,0 +1,88 @@
+"""Logging: standard `logging` underneath, JSON lines or readable text, request id and trace in every line.
+
+Nothing that a request carried (bodies, header values, query strings) is ever put into a record by the mesh.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import msgspec
+
+_STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+Facts = Callable[[], dict[str, str]]
+_sources: list[Facts] = []
+
+
+def add_source(facts: Facts) -> None:
+    """Have ``facts()`` (request id and trace of the running handler, say) added to every record from now on."""
+    if facts not in _sources:
+        _sources.append(facts)
+
+
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record says besides its message: the sources' facts and the call's ``extra``."""
+    found: dict[str, Any] = {}
+    for source in _sources:
+        found.update(source())
+    found.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
+    return found
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (RFC 3339, UTC), level, logger, message, fields, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return _encode(line).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """For people: time, level, message, then the fields as ``key=value``."""
+
+    _COLOURS: ClassVar[dict[str, str]] = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31;1m", "DEBUG": "\x1b[2m"}
+
+    def __init__(self, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        extra = "".join(f" {key}={value}" for key, value in fields(record).items())
+        text = f"{clock} {record.levelname.lower():<7} {record.name}: {record.getMessage()}{extra}"
+        start = self._COLOURS.get(record.levelname, "") if self._colour else ""
+        text = f"{start}{text}\x1b[0m" if start else text
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def configure(level: str = "INFO", format: str = "auto") -> None:
+    """Send all records to standard error. ``format``: ``json``, ``text``, or ``auto`` (text on a terminal)."""
+    terminal = sys.stderr.isatty()
+    formatter: logging.Formatter
+    if format == "json" or (format == "auto" and not terminal):
+        formatter = JsonFormatter()
+    else:
+        formatter = TextFormatter(terminal and not os.environ.get("NO_COLOR"))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Of no use to somebody who runs a service: every reconnect attempt and each selector choice.
+    for name in ("asyncio", "nats", "nats.aio.client"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

@@ -1,0 +1,107 @@
+"""The context of one request: who asks, how long there is, and the way to other services."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from mesh import headers
+from mesh.service.http import Request
+
+if TYPE_CHECKING:
+    from mesh.client.calls import Calls
+
+current: ContextVar[Context | None] = ContextVar("mesh_context", default=None)
+"""The context of the running handler; log records take request id and trace from it."""
+
+
+class Context:
+    """Given to a handler that declares a parameter of this type.
+
+    ``deadline`` is a moment of the event loop's clock in seconds; ``remaining`` the time left.
+    """
+
+    __slots__ = ("_calls", "_cancelled", "deadline", "instance", "request", "request_id", "service")
+
+    def __init__(
+        self, request: Request, request_id: str, deadline: float, service: str, instance: str, calls: Calls
+    ) -> None:
+        self.request = request
+        self.request_id = request_id
+        self.deadline = deadline
+        self.service = service
+        self.instance = instance
+        self._calls = calls
+        self._cancelled: asyncio.Event | None = None
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the deadline; not below 0."""
+        return max(0.0, self.deadline - asyncio.get_running_loop().time())
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The request's headers, names lower-case, the first of each name."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(self.request.pairs)}
+
+    @property
+    def trace(self) -> str:
+        """The W3C ``traceparent``, or an empty string."""
+        value = self.request.raw_header(headers.TRACEPARENT)
+        return value.decode("latin-1") if value else ""
+
+    @property
+    def identity(self) -> str:
+        """The gateway's signed token for the caller, or an empty string; forwarded by `call`."""
+        value = self.request.raw_header(headers.IDENTITY)
+        return value.decode("latin-1") if value else ""
+
+    @property
+    def cancelled(self) -> asyncio.Event:
+        """Set when nobody waits for the answer any more."""
+        if self._cancelled is None:
+            self._cancelled = asyncio.Event()
+        return self._cancelled
+
+    @property
+    def log(self) -> logging.Logger:
+        """The service's logger; its lines carry this request's id and trace."""
+        return logging.getLogger(f"service.{self.service}")
+
+    async def call(
+        self, service: str, endpoint: str, *, returns: Any = Any, timeout: float | None = None, **arguments: Any
+    ) -> Any:
+        """Call another service's endpoint; deadline, request id, trace and identity go along.
+
+        ``returns`` is the type of the result. Raises the `mesh.errors` class that stands for an error reply.
+        """
+        left = self.remaining if timeout is None else min(timeout, self.remaining)
+        return await self._calls.call(
+            service, endpoint, arguments, returns=returns, timeout=left, carried=self._carried()
+        )
+
+    def _carried(self) -> bytes:
+        lines = [b"Mesh-Id: %b\r\n" % self.request_id.encode()]
+        for name, wire in (
+            (headers.TRACEPARENT, b"traceparent"),
+            (headers.TRACESTATE, b"tracestate"),
+            (headers.IDENTITY, b"Mesh-Identity"),
+        ):
+            value = self.request.raw_header(name)
+            if value:
+                lines.append(b"%b: %b\r\n" % (wire, value))
+        return b"".join(lines)
+
+
+def log_facts() -> dict[str, str]:
+    """Request id and trace of the running handler, for every log line that it causes."""
+    context = current.get()
+    if context is None:
+        return {}
+    facts = {"request_id": context.request_id}
+    if context.trace:
+        facts["trace"] = context.trace
+    return facts

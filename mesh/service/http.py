@@ -1,0 +1,176 @@
+"""What a handler may take and give besides plain typed values: `Request` and `Response`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from mesh import headers
+from mesh.errors import BadRequest, Invalid
+
+_json = msgspec.json.Encoder()
+
+
+class Request:
+    """One request as it came: method, target, headers with their repeats, body as bytes.
+
+    Everything is read from the message when first asked for. For a call without ``Mesh-Request`` (``nats req``, or
+    another service) ``is_http`` is False, ``method`` is ``"CALL"`` and ``target`` empty.
+    """
+
+    __slots__ = ("_cookies", "_pairs", "_params", "_query", "block", "body", "is_http", "method", "target")
+
+    def __init__(self, block: bytes, body: bytes) -> None:
+        self.block = block
+        self.body = body
+        self._pairs: headers.Pairs | None = None
+        self._params: dict[str, str] | None = None
+        self._query: dict[str, list[str]] | None = None
+        self._cookies: dict[str, str] | None = None
+        line = self.raw_header(headers.REQUEST)
+        self.is_http = line is not None
+        method, _, target = (line or b"CALL ").partition(b" ")
+        self.method = method.decode("ascii", "replace")
+        self.target = target.decode("latin-1")
+
+    @property
+    def pairs(self) -> headers.Pairs:
+        """All headers in order, names lower-case, as bytes."""
+        if self._pairs is None:
+            self._pairs = headers.decode(self.block)
+        return self._pairs
+
+    def raw_header(self, name: bytes) -> bytes | None:
+        """The first value of a lower-case name, as bytes."""
+        return headers.find(self.pairs, name)
+
+    def header(self, name: str, default: str | None = None) -> str | None:
+        """The first value of a header, whatever the case of its name."""
+        value = self.raw_header(name.lower().encode())
+        return default if value is None else value.decode("latin-1")
+
+    def header_values(self, name: str) -> list[str]:
+        """Every value of a repeated header."""
+        wanted = name.lower().encode()
+        return [value.decode("latin-1") for key, value in self.pairs if key == wanted]
+
+    @property
+    def path_params(self) -> dict[str, str]:
+        """Path parameters, decoded. Raises `BadRequest` where the caller sent an unreadable list."""
+        if self._params is None:
+            try:
+                self._params = headers.decode_params(self.raw_header(headers.PARAMS) or b"")
+            except ValueError as error:
+                raise BadRequest(f"Mesh-Params: {error}") from error
+        return self._params
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """Query parameters: every name with all its values in order; blank values are kept."""
+        if self._query is None:
+            query: dict[str, list[str]] = {}
+            text = self.target.partition("?")[2]
+            if text:
+                try:
+                    for name, value in parse_qsl(text, keep_blank_values=True, max_num_fields=1000):
+                        query.setdefault(name, []).append(value)
+                except ValueError as error:
+                    raise BadRequest(f"query string: {error}") from error
+            self._query = query
+        return self._query
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """Cookies by name; a malformed cookie header counts as none."""
+        if self._cookies is None:
+            jar: SimpleCookie = SimpleCookie()
+            try:
+                for value in self.header_values("cookie"):
+                    jar.load(value)
+            except CookieError:
+                jar.clear()
+            self._cookies = {name: morsel.value for name, morsel in jar.items()}
+        return self._cookies
+
+    def json(self, type: Any = Any) -> Any:
+        """The body as JSON of ``type``. Raises `Invalid` (422) naming the field, `BadRequest` for broken JSON."""
+        return decode_json(msgspec.json.Decoder(type), self.body)
+
+
+def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """Decode or raise: `BadRequest` for what is no JSON, `Invalid` for JSON of another shape."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise invalid("body", error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    except RecursionError as error:  # msgspec's own answer to very deep nesting
+        raise BadRequest("the body is nested too deeply") from error
+
+
+def field_error(place: str, error: Exception) -> dict[str, str]:
+    """One entry of an `Invalid` error: where (``body.name``), and what is wrong."""
+    text, _, path = str(error).partition(" - at `$")
+    field = path.rstrip("`").lstrip(".")
+    where = f"{place}.{field}" if field and not field.startswith("[") else f"{place}{field}"
+    return {"field": where, "message": text}
+
+
+def invalid(place: str, error: Exception) -> Invalid:
+    entry = field_error(place, error)
+    return Invalid(f"{entry['field']}: {entry['message']}", errors=[entry])
+
+
+class Response:
+    """A response in full: status, headers (repeats allowed), body.
+
+    ``body`` is bytes, text, or any value that msgspec encodes as JSON; None is empty. ``headers`` is a mapping or a
+    list of pairs, for repeated names.
+    """
+
+    __slots__ = ("body", "pairs", "status")
+
+    def __init__(
+        self,
+        body: Any = None,
+        status: int = 200,
+        headers: Mapping[str, str] | list[tuple[str, str]] | None = None,
+        content_type: str = "",
+    ) -> None:
+        if not 100 <= status <= 599:
+            raise ValueError(f"status {status} is not between 100 and 599")
+        self.status = status
+        given = headers.items() if isinstance(headers, Mapping) else headers or ()
+        self.pairs: list[tuple[bytes, bytes]] = [(_name(name), value.encode("latin-1")) for name, value in given]
+        if isinstance(body, bytes | bytearray | memoryview):
+            self.body, kind = bytes(body), "application/octet-stream"
+        elif isinstance(body, str):
+            self.body, kind = body.encode(), "text/plain; charset=utf-8"
+        elif body is None:
+            self.body, kind = b"", ""
+        else:
+            self.body, kind = _json.encode(body), "application/json"
+        kind = content_type or kind
+        if kind and not any(name == b"content-type" for name, _ in self.pairs):
+            self.pairs.append((b"content-type", kind.encode("latin-1")))
+
+    def add_header(self, name: str, value: str) -> None:
+        """Add a header, beside others of the same name."""
+        self.pairs.append((_name(name), value.encode("latin-1")))
+
+    def set_cookie(self, name: str, value: str, **attributes: Any) -> None:
+        """Add a ``Set-Cookie``; attributes as in `http.cookies`: path, domain, max_age, secure, httponly, samesite."""
+        jar: SimpleCookie = SimpleCookie()
+        jar[name] = value
+        for key, setting in attributes.items():
+            jar[name][key.replace("_", "-")] = setting
+        self.add_header("set-cookie", jar[name].OutputString())
+
+
+def _name(name: str) -> bytes:
+    return name.lower().encode("latin-1")

@@ -1,0 +1,148 @@
+"""One running copy of a service: from connecting to the last flush."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from mesh import messages
+from mesh.announcer import Announcer, Load
+from mesh.bus import Bus, Subscription
+from mesh.client import Calls
+from mesh.config import BusSettings, ServiceSettings
+from mesh.errors import MeshError
+from mesh.service.dispatch import Dispatcher
+from mesh.service.micro import MicroResponder
+from mesh.service.service import Service
+from mesh.subjects import new_id
+
+_log = logging.getLogger("mesh.service")
+
+
+class ServiceInstance:
+    """Runs a service; ``async with`` starts it and drains it, `stop_requested` is what a signal sets.
+
+    Start: connect, startup hooks, subscriptions, flush, announce. Stop, in an order in which nothing is lost:
+    announce ``draining``, keep serving while callers move away, unsubscribe, await the handlers (bounded), announce
+    ``stopped``, flush, close.
+    """
+
+    def __init__(self, service: Service, bus: BusSettings, settings: ServiceSettings, instance: str = "") -> None:
+        self.service = service
+        self.id = instance or new_id()
+        self.stop_requested = asyncio.Event()
+        self.bus = Bus(bus, service=service.name, instance=self.id)
+        self.calls = Calls(self.bus)
+        self.dispatcher = Dispatcher(self.bus, service.endpoints, self.calls, settings.concurrency, settings.queue)
+        self.announcer = Announcer(
+            self.bus,
+            version=service.version,
+            description=service.description,
+            metadata=service.metadata,
+            endpoints=service.announced_endpoints(self.bus.subjects),
+            routes=service.announced_routes(),
+            heartbeat_ms=settings.heartbeat_ms,
+            load=lambda: Load(self.dispatcher.inflight, self.dispatcher.capacity),
+        )
+        self.micro = MicroResponder(self.bus, service, self.announcer.started)
+        self._settings = settings
+        self._requests: list[Subscription] = []
+        self._control: list[Subscription] = []
+        self._closed = False
+
+    async def start(self) -> None:
+        """Start. NATS may still be down: everything is put in place with the first connection."""
+        self.bus.open()
+        for hook in self.service.startup_hooks:
+            await hook()
+        bus, subjects, name = self.bus, self.bus.subjects, self.service.name
+        for endpoint in self.service.announced_endpoints(subjects):
+            self._requests.append(
+                await bus.subscribe(endpoint.subject, self.dispatcher.receive, queue=endpoint.queue_group)
+            )
+        # The instance's own queue group: should its id ever exist twice, a request still runs once.
+        self._requests.append(
+            await bus.subscribe(subjects.to(name, self.id, "*"), self.dispatcher.receive, queue=self.id)
+        )
+        for subject in (subjects.control("*", name), subjects.control("*", name, self.id)):
+            self._control.append(await bus.subscribe(subject, self._controlled))
+        await self.micro.start()
+        if bus.connected:
+            await bus.flush()
+        await self.announcer.start("ready")
+
+    async def wait_stop(self) -> None:
+        """Return when a stop was asked for: a signal, ``mesh drain``, or `stop_requested` set by code."""
+        await self.stop_requested.wait()
+
+    async def drain(self, hurry: asyncio.Event | None = None) -> None:
+        """Stop without losing a request. ``hurry`` (a second Ctrl-C) ends the waits early. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        hurry = hurry or asyncio.Event()
+        settings = self._settings
+        steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+            # Callers that heard this pick others; those that did not yet are served for a while longer.
+            ("announce draining", lambda: self._declare_draining(hurry)),
+            ("unsubscribe", lambda: self.bus.unsubscribe(*self._requests)),
+            ("await handlers", lambda: self._finish(0.0 if hurry.is_set() else settings.drain_s)),
+            ("stop control", self.micro.aclose),
+            *[("shutdown hook", hook) for hook in reversed(self.service.shutdown_hooks)],
+            # After the last reply was written: callers that hear this give up on calls in flight.
+            ("announce stopped", self.announcer.aclose),
+            ("unsubscribe control", lambda: self.bus.unsubscribe(*self._control)),
+            ("flush", self._flush),
+            ("close calls", self.calls.aclose),
+            ("close bus", self.bus.aclose),
+        ]
+        for what, step in steps:
+            try:
+                await step()
+            except Exception:
+                _log.exception("stopping: %s failed", what)  # one failing step never stops the next
+
+    async def __aenter__(self) -> ServiceInstance:
+        try:
+            await self.start()
+        except BaseException:
+            await self.bus.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.drain()
+
+    # -- steps
+
+    async def _declare_draining(self, hurry: asyncio.Event) -> None:
+        self.announcer.declare("draining")
+        if not self.bus.connected:
+            return
+        try:
+            async with asyncio.timeout(self._settings.linger_ms / 1000):
+                await hurry.wait()
+        except TimeoutError:
+            pass
+
+    async def _finish(self, timeout: float) -> None:
+        cut = await self.dispatcher.finish(timeout)
+        if cut:
+            _log.warning("stopped %d handlers that were still running after %g s", cut, timeout)
+
+    async def _flush(self) -> None:
+        if self.bus.connected:
+            try:
+                await self.bus.flush(2)
+            except MeshError as error:
+                _log.warning("the last messages may not have been delivered: %s", error.detail)
+
+    def _controlled(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+        verb = subject[subject.rindex(b".") + 1 :]
+        if verb == b"cancel":
+            cancel = messages.decode_cancel(payload)
+            if cancel is not None:
+                self.dispatcher.cancel(cancel.reply.encode())
+        elif verb == b"drain":
+            self.stop_requested.set()

@@ -1,0 +1,274 @@
+"""From a handler's signature to a function that turns a request into its arguments.
+
+Everything that can be wrong with a signature is found when the handler is declared. What can be wrong with a
+request becomes one `Invalid` error that names every field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Annotated, Any, NamedTuple, Union
+
+import msgspec
+
+from mesh.errors import BadRequest, DeclarationError, Invalid, MeshError
+from mesh.service.context import Context
+from mesh.service.http import Request, decode_json, field_error
+
+_MISSING: Any = object()
+
+
+class Header(NamedTuple):
+    """``Annotated[str, Header("X-Api-Key")]``: from a request header; by default the parameter's name with dashes."""
+
+    name: str = ""
+
+
+class Cookie(NamedTuple):
+    """``Annotated[str, Cookie()]``: from a cookie."""
+
+    name: str = ""
+
+
+class Query(NamedTuple):
+    """``Annotated[str, Query("page-size")]``: from the query string under another name."""
+
+    name: str = ""
+
+
+class Body(NamedTuple):
+    """``Annotated[int, Body()]``: the JSON body, for a type that would be read from the query otherwise."""
+
+
+class Source(NamedTuple):
+    """One parameter: where it comes from and what it becomes."""
+
+    parameter: str
+    place: str  # path, query, header, cookie, body, context, request
+    key: str  # its name in that place
+    type: Any
+    default: Any
+    many: bool  # takes every value of a repeated name
+    decoder: msgspec.json.Decoder[Any] | None
+
+    def take(self, request: Request) -> Any:
+        """The raw value in a request: text, a list of texts, or `_MISSING`."""
+        if self.place == "path":
+            return request.path_params.get(self.key, _MISSING)
+        if self.place == "query":
+            values = request.query.get(self.key)
+        elif self.place == "header":
+            values = request.header_values(self.key) or None
+        else:
+            value = request.cookies.get(self.key)
+            values = None if value is None else [value]
+        if values is None:
+            return _MISSING
+        return values if self.many else values[-1]
+
+
+class Binder:
+    """Builds the keyword arguments of one handler."""
+
+    def __init__(self, handler: Callable[..., Any], path_names: Sequence[str], method: str, where: str) -> None:
+        self.sources = _analyse(handler, path_names, method, where)
+        self._context = [s.parameter for s in self.sources if s.place == "context"]
+        self._request = [s.parameter for s in self.sources if s.place == "request"]
+        self._body = next((s for s in self.sources if s.place == "body"), None)
+        self._texts = [s for s in self.sources if s.place in ("path", "query", "header", "cookie")]
+
+    def bind(self, request: Request, context: Context) -> dict[str, Any]:
+        """The arguments for ``request``. Raises `Invalid` (422), `BadRequest` (400)."""
+        arguments = self._from_http(request) if request.is_http else self._from_object(request)
+        for parameter in self._context:
+            arguments[parameter] = context
+        for parameter in self._request:
+            arguments[parameter] = request
+        return arguments
+
+    def _from_http(self, request: Request) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        errors: list[dict[str, str]] = []
+        for source in self._texts:
+            value = source.take(request)
+            if value is _MISSING:
+                if source.default is _MISSING:
+                    errors.append({"field": f"{source.place}.{source.key}", "message": "is required"})
+                else:
+                    arguments[source.parameter] = source.default
+                continue
+            if source.type is str:
+                arguments[source.parameter] = value
+                continue
+            try:
+                arguments[source.parameter] = msgspec.convert(value, source.type, strict=False)
+            except msgspec.ValidationError as error:
+                errors.append(field_error(f"{source.place}.{source.key}", error))
+        body = self._body
+        if body is not None:
+            if request.body or body.default is _MISSING:
+                try:
+                    arguments[body.parameter] = self._read_body(body, request)
+                except Invalid as error:
+                    errors += error.extra["errors"]
+            else:
+                arguments[body.parameter] = body.default
+        if errors:
+            raise Invalid("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors)
+        return arguments
+
+    @staticmethod
+    def _read_body(source: Source, request: Request) -> Any:
+        if source.decoder is None:
+            return request.body
+        if not request.body:
+            raise Invalid("body is required", errors=[{"field": "body", "message": "is required"}])
+        kind = request.header("content-type")
+        if kind is not None:
+            media = kind.partition(";")[0].strip().lower()
+            if media != "application/json" and not media.endswith("+json"):
+                raise _unsupported(media)
+        return decode_json(source.decoder, request.body)
+
+    def _from_object(self, request: Request) -> dict[str, Any]:
+        """Arguments of a plain call: a JSON object keyed by parameter names, the body's included."""
+        given = decode_json(_OBJECT, request.body) if request.body else {}
+        arguments: dict[str, Any] = {}
+        errors: list[dict[str, str]] = []
+        for source in self.sources:
+            if source.place in ("context", "request"):
+                continue
+            value = given.pop(source.parameter, _MISSING)
+            if value is _MISSING:
+                if source.default is _MISSING:
+                    errors.append({"field": source.parameter, "message": "is required"})
+                else:
+                    arguments[source.parameter] = source.default
+                continue
+            try:
+                if source.type is bytes and isinstance(value, str):
+                    arguments[source.parameter] = value.encode()
+                else:
+                    arguments[source.parameter] = msgspec.convert(value, source.type, strict=False)
+            except msgspec.ValidationError as error:
+                errors.append(field_error(source.parameter, error))
+        errors += [{"field": name, "message": "is no parameter of this endpoint"} for name in given]
+        if errors:
+            raise Invalid("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors)
+        return arguments
+
+
+_OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
+
+
+def _unsupported(media: str) -> MeshError:
+    error = BadRequest(f"the body is {media}; this endpoint reads application/json", reason="unsupported_media_type")
+    error.status, error.title = 415, "Unsupported media type"
+    return error
+
+
+def _analyse(handler: Callable[..., Any], path_names: Sequence[str], method: str, where: str) -> tuple[Source, ...]:
+    try:
+        signature = inspect.signature(handler)
+        hints = typing.get_type_hints(handler, include_extras=True)
+    except (NameError, TypeError, ValueError) as error:
+        raise DeclarationError(f"{where}: its annotations cannot be read: {error}") from error
+    sources: list[Source] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise DeclarationError(f"{where}: parameter {parameter.name!r} must be an ordinary named parameter")
+        default = _MISSING if parameter.default is parameter.empty else parameter.default
+        sources.append(_source(parameter.name, hints.get(parameter.name, str), default, path_names, method, where))
+    for name in path_names:
+        if not any(s.place == "path" and s.key == name for s in sources):
+            if any(s.place == "request" for s in sources):
+                continue  # a handler of raw requests reads path_params itself
+            raise DeclarationError(f"{where}: the path names {{{name}}}, but the handler has no parameter {name!r}")
+    bodies = [s.parameter for s in sources if s.place == "body"]
+    if len(bodies) > 1:
+        raise DeclarationError(f"{where}: {' and '.join(bodies)} would both be the body; there is only one")
+    return tuple(sources)
+
+
+def _source(name: str, annotation: Any, default: Any, path_names: Sequence[str], method: str, where: str) -> Source:
+    marker: Any = None
+    if typing.get_origin(annotation) is Annotated:
+        kind, *extras = typing.get_args(annotation)
+        marker = next((e for e in extras if isinstance(e, Header | Cookie | Query | Body)), None)
+        marker = marker or next((e() for e in extras if e in (Header, Cookie, Query, Body)), None)
+        kept = tuple(e for e in extras if isinstance(e, msgspec.Meta))
+        annotation = Annotated[(kind, *kept)] if kept else kind  # type: ignore[assignment]
+    if annotation is Context:
+        return Source(name, "context", name, annotation, default, False, None)
+    if annotation is Request:
+        return Source(name, "request", name, annotation, default, False, None)
+    if name in path_names:
+        if marker is not None:
+            raise DeclarationError(f"{where}: {name!r} is a path parameter and cannot be {type(marker).__name__} too")
+        place, key = "path", name
+    elif isinstance(marker, Body) or (marker is None and _is_body(annotation)):
+        if method in ("GET", "HEAD") and marker is None:
+            raise DeclarationError(
+                f"{where}: {name!r} of type {_show(annotation)} would be the body of a {method} request; "
+                "take single values from the query, or use another method"
+            )
+        place, key = "body", "body"
+    elif isinstance(marker, Header):
+        place, key = "header", (marker.name or name.replace("_", "-")).lower()
+    elif isinstance(marker, Cookie):
+        place, key = "cookie", marker.name or name
+    else:
+        place, key = "query", (marker.name if isinstance(marker, Query) and marker.name else name)
+    try:
+        decoder = None if annotation is bytes else msgspec.json.Decoder(annotation)
+    except TypeError as error:
+        raise DeclarationError(f"{where}: {name!r} of type {_show(annotation)} cannot be read: {error}") from error
+    many = place in ("query", "header") and _is_many(annotation)
+    return Source(name, place, key, annotation, default, many, decoder if place == "body" else None)
+
+
+def _bare(annotation: Any) -> Any:
+    """Without Annotated and None: ``Annotated[int, ...] | None`` is ``int``."""
+    if typing.get_origin(annotation) is Annotated:
+        return _bare(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        members = [a for a in typing.get_args(annotation) if a is not type(None)]
+        if len(members) == 1:
+            return _bare(members[0])
+    return annotation
+
+
+def _is_body(annotation: Any) -> bool:
+    """Whether a type is one that bodies have: objects, mappings, bytes, collections and unions of those."""
+    bare = _bare(annotation)
+    origin = typing.get_origin(bare)
+    if origin in (Union, types.UnionType):
+        return any(_is_body(member) for member in typing.get_args(bare))
+    if origin in (list, tuple, set, frozenset):
+        return any(_is_body(member) for member in typing.get_args(bare) if member is not Ellipsis)
+    kind = origin or bare
+    if not isinstance(kind, type):
+        return False
+    if issubclass(kind, Enum):
+        return False
+    return (
+        issubclass(kind, msgspec.Struct | dict | bytes)
+        or dataclasses.is_dataclass(kind)
+        or typing.is_typeddict(kind)
+        or hasattr(kind, "__attrs_attrs__")
+        or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
+    )
+
+
+def _is_many(annotation: Any) -> bool:
+    bare = _bare(annotation)
+    return (typing.get_origin(bare) or bare) in (list, tuple, set, frozenset)
+
+
+def _show(annotation: Any) -> str:
+    return getattr(annotation, "__name__", None) or str(annotation)

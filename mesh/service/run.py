@@ -1,0 +1,60 @@
+"""Runs a service as a process: settings, logging, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from mesh.config import BusSettings, ServiceSettings, load_all
+from mesh.errors import ConfigError
+from mesh.logs import configure
+from mesh.service.instance import ServiceInstance
+from mesh.service.service import Service
+
+_log = logging.getLogger("mesh.service")
+
+
+def run(service: Service) -> None:
+    """Run until SIGTERM or Ctrl-C. Exits with 2 where the configuration is wrong."""
+    try:
+        bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=Path("mesh.toml"))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(2) from None
+    configure(settings.log_level, settings.log_format)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(serve(service, bus, settings))
+
+
+def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.Loop
+
+
+async def serve(service: Service, bus: BusSettings, settings: ServiceSettings) -> None:
+    """Run one instance until a signal or ``mesh drain`` asks it to stop; a second signal hurries."""
+    instance = ServiceInstance(service, bus, settings)
+    hurry = asyncio.Event()
+
+    def asked() -> None:
+        (hurry if instance.stop_requested.is_set() else instance.stop_requested).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked)
+    await instance.start()
+    _log.info("%s %s runs as %s", service.name, service.version, instance.id)
+    try:
+        await instance.wait_stop()
+    finally:
+        await instance.drain(hurry)
+    _log.info("%s stopped", service.name)
