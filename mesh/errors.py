@@ -152,7 +152,8 @@ class BadReply(MeshError):
 class Unavailable(MeshError):
     """Base of the answers that invite a retry; carries ``Retry-After``."""
 
-    status, reason, title, executed = 503, "unavailable", "Unavailable", "no"
+    status, reason, title = 503, "unavailable", "Unavailable"
+    executed: Executed = "no"
     origin = "mesh"
     default_retry_after = 1.0
 

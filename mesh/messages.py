@@ -127,7 +127,7 @@ def decode(data: bytes, service: str, instance: str) -> Control:
     if len(data) > MAX_ANNOUNCEMENT:
         raise BadMessage(f"{len(data)} bytes; at most {MAX_ANNOUNCEMENT} are allowed")
     try:
-        message = _control.decode(data)
+        message: Control = _control.decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise BadMessage(str(error)) from error
     if message.name != service or message.id != instance:

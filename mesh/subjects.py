@@ -19,6 +19,8 @@ QUEUE = "q"
 # share that line, so each of the two gets less than half of it.
 MAX_SUBJECT = 1900
 _UNSAFE = re.compile(r"[\x00-\x20\x7f]|^\.|\.$|\.\.")
+# A subject with other bytes than these disconnects whoever receives it.
+_REPLY = re.compile(rb"(?!\$)[!-~]{1,%d}" % MAX_SUBJECT)
 
 
 class Party(NamedTuple):
@@ -107,6 +109,6 @@ class Subjects:
         under the mesh's own prefix, or under ``$``, would let a caller forge announcements with them.
         """
         own, inbox = self.reply_guard
-        if reply.startswith(own):
-            return reply.startswith(inbox)
-        return bool(reply) and not reply.startswith(b"$") and len(reply) <= MAX_SUBJECT
+        if reply.startswith(own) and not reply.startswith(inbox):
+            return False
+        return _REPLY.fullmatch(reply) is not None

@@ -1,0 +1,100 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh import headers
+
+names = st.from_regex(rb"[a-z0-9!#$%&'*+.^_`|~-]{1,20}", fullmatch=True)
+values = st.binary(max_size=60).filter(lambda v: not set(v) & set(b"\r\n\0") and v == v.strip(b" \t"))
+
+
+@given(st.lists(st.tuples(names, values)))
+def test_pairs_survive_the_bus(pairs):
+    assert headers.decode(headers.encode(pairs)) == pairs
+
+
+@given(st.binary(max_size=300))
+def test_a_block_from_anyone_is_read_without_raising(block):
+    for name, value in headers.decode(block):
+        assert name
+        assert b"\r\n" not in value
+
+
+def test_repeats_keep_their_order():
+    pairs = [(b"set-cookie", b"a=1"), (b"x", b"y"), (b"set-cookie", b"b=2")]
+    assert headers.decode(headers.encode(pairs)) == pairs
+
+
+def test_latin_1_travels_as_utf_8():
+    block = headers.encode([(b"x-name", b"caf\xe9")])
+    assert "café".encode() in block
+    assert headers.decode(block) == [(b"x-name", b"caf\xe9")]
+
+
+def test_text_beyond_latin_1_from_other_clients_is_left_alone():
+    assert headers.decode("NATS/1.0\r\nx: €\r\n\r\n".encode()) == [(b"x", "€".encode())]
+
+
+@pytest.mark.parametrize("name", [b"", b"a b", b"a:b", b"a\r\n", b"\xe9"])
+def test_a_name_must_be_a_token(name):
+    with pytest.raises(headers.BadHeader, match="token"):
+        headers.encode([(name, b"v")])
+
+
+@pytest.mark.parametrize("value", [b"a\rb", b"a\nMesh-Status: 200", b"\0"])
+def test_a_value_cannot_break_the_framing(value):
+    with pytest.raises(headers.BadHeader, match="line break"):
+        headers.encode([(b"x", value)])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"proxy-authorization"]
+    + [b"mesh-identity", b"mesh_identity", b"mesh-request", b"nats-service-error", b"nats_msg_id", b"status"],
+)
+def test_what_never_crosses(name):
+    assert not headers.crosses(name)
+
+
+@pytest.mark.parametrize("name", [b"cookie", b"authorization", b"range", b"etag", b"status-code", b"x-mesh-a"])
+def test_what_crosses(name):
+    assert headers.crosses(name)
+
+
+def test_names_that_connection_lists_are_hop_by_hop():
+    assert headers.named_by_connection([(b"connection", b"close, X-Once"), (b"x-once", b"1")]) == {b"close", b"x-once"}
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.text()), unique_by=lambda p: p[0]))
+def test_params_survive(params):
+    try:
+        encoded = headers.encode_params(params)
+    except UnicodeEncodeError:
+        return  # lone surrogates have no UTF-8 form
+    assert b"+" not in encoded
+    assert encoded.isascii()
+    assert headers.decode_params(encoded) == dict(params)
+
+
+def test_a_param_without_equals_is_refused():
+    with pytest.raises(ValueError, match="no '='"):
+        headers.decode_params(b"abc")
+
+
+@pytest.mark.parametrize(
+    ("block", "status"),
+    [
+        (b"NATS/1.0 503\r\n\r\n", 503),
+        (b"NATS/1.0 404 No Messages\r\n\r\n", 404),
+        (b"NATS/1.0\r\nStatus: 503\r\n\r\n", 0),  # only the server writes the first line
+        (b"", 0),
+        (b"NATS/1.0 5x3\r\n", 0),
+    ],
+)
+def test_inline_status(block, status):
+    assert headers.inline_status(block) == status
+
+
+@pytest.mark.parametrize(("text", "good"), [(b"a-1._", True), (b"", False), (b"a b", False), (b"x" * 129, False)])
+def test_request_ids(text, good):
+    assert headers.is_request_id(text) is good
