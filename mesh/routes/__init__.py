@@ -1,0 +1,29 @@
+"""Routes: from a request's target to the service, endpoint and values that answer it. No I/O, no clock."""
+
+from mesh.routes.claims import Binding, Content, Entry, Rejected
+from mesh.routes.leaf import Conflict
+from mesh.routes.table import REMEMBERED, Gone, Match, NoRoute, NotAllowed, RouteTable
+from mesh.routes.target import MAX_TARGET, Refusal, Target, parse_target
+from mesh.routes.template import BadTemplate, Template, mount, parse_template
+
+__all__ = [
+    "MAX_TARGET",
+    "REMEMBERED",
+    "BadTemplate",
+    "Binding",
+    "Conflict",
+    "Content",
+    "Entry",
+    "Gone",
+    "Match",
+    "NoRoute",
+    "NotAllowed",
+    "Refusal",
+    "Rejected",
+    "RouteTable",
+    "Target",
+    "Template",
+    "mount",
+    "parse_target",
+    "parse_template",
+]

@@ -1,0 +1,91 @@
+"""The routes that a mistyped path may have meant, for the text of a 404.
+
+The work is bounded whatever the table and the path are: anyone can ask for paths that do not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from itertools import islice
+from typing import Final
+
+from mesh.routes.leaf import Leaf
+from mesh.routes.trie import Node
+
+MAX_NODES: Final = 1000
+"""Nodes that are looked at, those that follow the path first."""
+MAX_LITERALS: Final = 4000
+"""Literals that are looked at, over all nodes."""
+MAX_COMPARED: Final = 40
+"""Leaves that are compared with care."""
+MAX_LENGTH: Final = 200
+"""Characters that are compared."""
+CUTOFF: Final = 0.6
+"""Likeness (0 to 1) below which a route is no help."""
+
+
+def nearest(root: Node, path: str, limit: int = 3) -> list[str]:
+    """Live routes like ``GET /users/{user_id}``, the most alike first."""
+    path = path[:MAX_LENGTH]
+    segments = path.removeprefix("/").split("/")
+    found = [(_filled(leaf, segments), leaf) for leaf in _near(root, segments) if leaf.live]
+    found.sort(key=lambda pair: _roughly(pair[0], path))
+    matcher = SequenceMatcher(b=path, autojunk=False)
+    ranked = []
+    for text, leaf in found[:MAX_COMPARED]:
+        matcher.set_seq1(text)
+        likeness = matcher.ratio()
+        if likeness >= CUTOFF:
+            ranked += [(-likeness, entry.template, method) for method, entry in leaf.live.items()]
+    return [f"{method} {template}" for _, template, method in sorted(ranked)[:limit]]
+
+
+def _near(root: Node, segments: list[str]) -> Iterator[Leaf]:
+    """Leaves, those first whose way follows the path; children alike to a segment before others."""
+    stack = [(root, 0)]
+    literals_left = MAX_LITERALS
+    for _ in range(MAX_NODES):
+        if not stack:
+            return
+        node, place = stack.pop()
+        if node.leaf is not None:
+            yield node.leaf
+        if node.tail is not None:
+            yield node.tail
+        segment = segments[place] if place < len(segments) else ""
+        others = [literal for literal in islice(node.literals, literals_left) if literal != segment]
+        literals_left -= len(others)
+        others.sort(key=lambda literal: _roughly(literal, segment), reverse=True)
+        stack += [(node.literals[literal], place + 1) for literal in others]
+        if node.param is not None:
+            stack.append((node.param, place + 1))
+        if segment in node.literals:
+            stack.append((node.literals[segment], place + 1))
+
+
+def _filled(leaf: Leaf, segments: list[str]) -> str:
+    """The leaf's path with the asked path's own segments as its values, as any value is as good as another."""
+    shape, tail = leaf.shape
+    own = [
+        (segments[place] if place < len(segments) else "") if segment is None else segment
+        for place, segment in enumerate(shape)
+    ]
+    if tail:
+        own += segments[len(shape) :]
+    return ("/" + "/".join(own))[:MAX_LENGTH]
+
+
+def _roughly(text: str, other: str) -> tuple[int, str]:
+    """A sort key, the more alike the smaller; cheap, and cruder than a comparison. The text itself breaks ties."""
+    start = _shared(text, other)
+    end = _shared(text[start:][::-1], other[start:][::-1])
+    return max(len(text), len(other)) - start - end, text
+
+
+def _shared(text: str, other: str) -> int:
+    """How many characters both begin with."""
+    for count, (mine, its) in enumerate(zip(text, other, strict=False)):
+        if mine != its:
+            return count
+    return min(len(text), len(other))

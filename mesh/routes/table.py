@@ -1,0 +1,208 @@
+"""The route table: an immutable value that a receiver swaps in one reference.
+
+It is a function of what the live services announce and of what is remembered: every replica that knows the
+same decides alike, in whatever order it learned it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Final, NamedTuple, TypeVar
+
+from mesh.routes.claims import NOTHING, Content, Entry, Holding, Key, Rejected, Rules, by_revision, hold
+from mesh.routes.leaf import Conflict, with_head
+from mesh.routes.nearest import nearest
+from mesh.routes.trie import Edit, Node, leaves, matching
+
+REMEMBERED: Final = 600.0
+"""Seconds for which the routes of a service without instances are remembered."""
+
+
+class Match(NamedTuple):
+    """A live route, and the values of its parameters in the order of each `Binding`'s names."""
+
+    entry: Entry
+    values: tuple[str, ...]
+
+
+class Gone(NamedTuple):
+    """A remembered route: it is known, and nothing that serves it lives."""
+
+    entry: Entry
+    values: tuple[str, ...]
+
+
+class NotAllowed(NamedTuple):
+    """The path is known, with other methods: those of the ``Allow`` header, sorted."""
+
+    allow: tuple[str, ...]
+
+
+class NoRoute(NamedTuple):
+    """No such path."""
+
+
+_NO_ROUTE = NoRoute()
+Value = TypeVar("Value")
+
+
+class RouteTable:
+    """Routes by path and method. ``RouteTable(owners, reserved)`` is an empty one; see `Rules`."""
+
+    __slots__ = ("_conflicts", "_holdings", "_remembered", "_root", "_rules", "_size")
+
+    def __init__(self, owners: Mapping[str, str] | None = None, reserved: Collection[str] = ()) -> None:
+        self._rules = Rules(owners or {}, reserved)
+        self._root = Node()
+        self._holdings: dict[str, Holding] = {}
+        self._remembered: dict[str, float] = {}
+        self._conflicts: dict[Key, Conflict] = {}
+        self._size = 0
+
+    def replace(self, service: str, contents: Iterable[Content], now: float) -> RouteTable:
+        """The table with these as all the distinct contents of the service's live instances; ``now`` in seconds.
+
+        Without any, the service's live routes are remembered until ``now`` + 600 s. Gives self when nothing
+        changed. Never raises for what a service announces: see `rejected`.
+        """
+        routes = by_revision(contents)
+        before = self._holdings.get(service, NOTHING)
+        if routes:
+            if before.is_of(routes):
+                return self
+            return self._with(service, hold(service, routes, self._rules, before))
+        if before is NOTHING or before.due is not None:
+            return self
+        return self._with(service, before.remember(now + REMEMBERED))
+
+    def expire(self, now: float) -> RouteTable:
+        """The table without the remembered routes that are due; self when there are none."""
+        table = self
+        for service in [service for service, due in self._remembered.items() if due <= now]:
+            table = table._with(service, NOTHING)
+        return table
+
+    def match(self, method: str, segments: tuple[str, ...]) -> Match | Gone | NotAllowed | NoRoute:
+        """What serves a request with that method for a path of these decoded segments (see `parse_target`)."""
+        # Straight down by the best child of each node. If that ends at a leaf with the method, no search could
+        # find a better one; else the search begins anew and takes every turn.
+        node = self._root
+        for segment in segments:
+            child = node.literals.get(segment)
+            if child is None:
+                child = node.param
+                if child is None or not segment:
+                    leaf = node.tail
+                    break
+            node = child
+        else:
+            leaf = node.leaf
+        if leaf is not None:
+            entry = leaf.serves.get(method) or leaf.serves_any
+            if entry is not None:
+                return Match(entry, leaf.capture(segments))
+        return self._search(method, segments)
+
+    def _search(self, method: str, segments: tuple[str, ...]) -> Match | Gone | NotAllowed | NoRoute:
+        remembered: Gone | None = None
+        methods: set[str] = set()
+        for leaf in matching(self._root, segments):
+            entry = leaf.serves.get(method) or leaf.serves_any
+            if entry is not None:
+                return Match(entry, leaf.capture(segments))
+            if remembered is None and leaf.gone:
+                entry = with_head(leaf.gone).get(method) or leaf.gone.get("*")
+                if entry is not None:
+                    remembered = Gone(entry, leaf.capture(segments))
+            methods.update(leaf.live, leaf.gone)
+        if remembered is not None:
+            return remembered
+        if not methods:
+            return _NO_ROUTE
+        if "GET" in methods:
+            methods.add("HEAD")
+        methods.add("OPTIONS")
+        return NotAllowed(tuple(sorted(methods)))
+
+    @property
+    def services(self) -> frozenset[str]:
+        """The services with a live instance, whether or not they have routes."""
+        return frozenset(service for service, holding in self._holdings.items() if holding.due is None)
+
+    @property
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """Routes that others than their winner announce, by path and method."""
+        return tuple(sorted(self._conflicts.values(), key=lambda conflict: (conflict.path, conflict.method)))
+
+    @property
+    def rejected(self) -> tuple[Rejected, ...]:
+        """Announced routes that cannot be one, sorted."""
+        readings = (reading for holding in self._holdings.values() for reading in holding.readings.values())
+        return tuple(sorted({rejected for reading in readings for rejected in reading.rejected}))
+
+    def entries(self) -> Iterator[Entry]:
+        """The live routes that serve, by path and method."""
+        return iter(sorted((entry for leaf in leaves(self._root) for entry in leaf.live.values()), key=_place))
+
+    def remembered(self) -> Iterator[Entry]:
+        """The remembered routes, by path and method."""
+        return iter(sorted((entry for leaf in leaves(self._root) for entry in leaf.gone.values()), key=_place))
+
+    def nearest(self, path: str, limit: int = 3) -> list[str]:
+        """Live routes that a request for ``path`` may have meant, like ``GET /users/{user_id}``, best first."""
+        return nearest(self._root, path, limit)
+
+    def __len__(self) -> int:
+        return self._size
+
+    # An empty table is a table: `table or default` must not replace it.
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<RouteTable of {self._size} routes, {len(self._conflicts)} conflicts>"
+
+    def _with(self, service: str, after: Holding) -> RouteTable:
+        """This table with that holding; the work is the service's claims that differ."""
+        before = self._holdings.get(service, NOTHING)
+        table: RouteTable = object.__new__(RouteTable)
+        table._rules = self._rules
+        table._holdings = _but(self._holdings, service, after if after.claims or after.readings else None)
+        table._remembered = self._remembered
+        if before.due is not None or after.due is not None:
+            table._remembered = _but(self._remembered, service, after.due if after.claims else None)
+        table._root, table._conflicts, table._size = self._root, self._conflicts, self._size
+        changed = [key for key in before.claims.keys() | after.claims.keys() if _differ(before, after, key)]
+        if not changed:
+            return table
+        edit = Edit(self._root)
+        conflicts: dict[Key, Conflict | None] = {}
+        for key in changed:
+            old, new = edit.change(key, service, after.claims.get(key))
+            table._size += (len(new.live) if new else 0) - (len(old.live) if old else 0)
+            conflict = new.conflict(key.method) if new else None
+            if conflict != self._conflicts.get(key):
+                conflicts[key] = conflict
+        table._root = edit.root
+        if conflicts:
+            merged = {**self._conflicts, **conflicts}
+            table._conflicts = {key: conflict for key, conflict in merged.items() if conflict is not None}
+        return table
+
+
+def _differ(before: Holding, after: Holding, key: Key) -> bool:
+    return before.claims.get(key) is not after.claims.get(key)
+
+
+def _but(mapping: dict[str, Value], key: str, value: Value | None) -> dict[str, Value]:
+    """A copy with that value, or without the key where it is None."""
+    copy = mapping.copy()
+    if value is None:
+        copy.pop(key, None)
+    else:
+        copy[key] = value
+    return copy
+
+
+def _place(entry: Entry) -> tuple[str, str, str]:
+    return entry.template, entry.method, entry.service
