@@ -145,7 +145,7 @@ def test_the_root_may_be_owned() -> None:
 
 def test_the_gateways_own_paths_win() -> None:
     table = table_of(
-        {"a": ["GET /health", "* /docs/x", "GET /docs", "GET /docs/{p:path}", "GET /healthy", "GET /health/{p:path}", "GET /{x}", "GET /",
+        {"a": ["GET /health", "* /docs/x", "GET /docs", "GET /docs/{p:path}", "GET /healthy", "GET /{x}", "GET /",
                "GET /{p:path}"], "b": ["GET /health", "GET /docs/"]},
         reserved=("/health", "/docs/", "/"), owners={"/health": "b"},
     )  # fmt: skip
@@ -163,6 +163,11 @@ def test_the_gateways_own_paths_win() -> None:
         Conflict("GET", "/docs/{p:path}", "gateway", ("a",), "reserved"),
         Conflict("GET", "/health", "gateway", ("a", "b"), "reserved"),
     )
+
+
+def test_a_reserved_path_leaves_what_is_below_it() -> None:
+    table = table_of({"a": ["GET /health/{p:path}", "GET /health/", "GET /health/x"]}, reserved=("/health",))
+    assert (len(table), table.conflicts) == (3, ())
 
 
 @pytest.mark.parametrize(
