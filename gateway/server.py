@@ -123,7 +123,7 @@ class Gateway:
         )
         self._ops_app = ops.build(self.bus, self.watcher, self.directory, self.health, self.metrics, facts)
         self._listeners: list[Listener] = []
-        self._expiring: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._control: list[Any] = []
 
     @property
@@ -152,8 +152,11 @@ class Gateway:
             listener = Listener(app, sock, settings.drain_s)
             self._listeners.append(listener)
             await listener.start()
-        await self.announcer.start("ready")
-        self._expiring = asyncio.create_task(self._expire(), name="route memory")
+        await self.announcer.start("starting")
+        self._tasks = [
+            asyncio.create_task(self._become_ready(), name="readiness"),
+            asyncio.create_task(self._expire(), name="route memory"),
+        ]
         _log.info("gateway %s listens on %s:%d", self.id, settings.host, self.port)
 
     async def drain(self) -> None:
@@ -161,8 +164,8 @@ class Gateway:
         self.health.draining = self.forwarder.draining = True
         if self.bus.connected:
             self.announcer.declare("draining")
-        if self._expiring is not None:
-            self._expiring.cancel()
+        for task in self._tasks:
+            task.cancel()
         for listener in self._listeners:
             await listener.aclose()
         await self.announcer.aclose()
@@ -187,6 +190,10 @@ class Gateway:
 
     def _asked_to_drain(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         self.stop_requested.set()
+
+    async def _become_ready(self) -> None:
+        await self.watcher.synchronised.wait()
+        self.announcer.declare("ready")
 
     async def _expire(self) -> None:
         while True:

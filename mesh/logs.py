@@ -84,5 +84,5 @@ def configure(level: str = "INFO", format: str = "auto") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # Of no use to somebody who runs a service: every reconnect attempt and each selector choice.
-    for name in ("asyncio", "nats", "nats.aio.client"):
+    for name in ("asyncio", "nats", "nats.aio.client", "uvicorn", "uvicorn.error", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

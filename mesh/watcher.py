@@ -66,9 +66,10 @@ class Watcher:
 
     # -- life
 
-    def on_change(self, listener: Callable[[Sequence[Change]], None]) -> None:
-        """Call ``listener`` with every batch of changes."""
+    def on_change(self, listener: Callable[[Sequence[Change]], None]) -> Callable[[], None]:
+        """Call ``listener`` with every batch of changes; returns a function that ends it."""
         self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def on_heard(self, hearer: Callable[[str, str], None]) -> None:
         """Call ``hearer(service, instance)`` for every accepted message of an instance."""
@@ -178,7 +179,7 @@ class Watcher:
             if isinstance(item, Ask):
                 self._discover(self._bus.subjects.discover(item.service, item.instance), 0)
         if changes:
-            for listener in self._listeners:
+            for listener in list(self._listeners):
                 try:
                     listener(changes)
                 except Exception:

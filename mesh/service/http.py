@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -13,6 +14,7 @@ from mesh import headers
 from mesh.errors import BadRequest, Invalid
 
 _json = msgspec.json.Encoder()
+_MISSING_FIELD = re.compile(r"^Object missing required field `([^`]+)`$")
 
 
 class Request:
@@ -117,6 +119,9 @@ def field_error(place: str, error: Exception) -> dict[str, str]:
     """One entry of an `Invalid` error: where (``body.name``), and what is wrong."""
     text, _, path = str(error).partition(" - at `$")
     field = path.rstrip("`").lstrip(".")
+    missing = _MISSING_FIELD.search(text)
+    if missing:  # msgspec names the object that lacks the field; people look for the field
+        field, text = f"{field}.{missing[1]}".lstrip("."), "is required"
     where = f"{place}.{field}" if field and not field.startswith("[") else f"{place}{field}"
     return {"field": where, "message": text}
 

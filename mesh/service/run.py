@@ -21,7 +21,7 @@ _log = logging.getLogger("mesh.service")
 def run(service: Service) -> None:
     """Run until SIGTERM or Ctrl-C. Exits with 2 where the configuration is wrong."""
     try:
-        bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=Path("mesh.toml"))
+        bus, settings = load_all([BusSettings, ServiceSettings], environ=os.environ, file=Path("mesh.toml"))
     except ConfigError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)

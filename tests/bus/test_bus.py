@@ -1,0 +1,386 @@
+"""The bus against a real server, on the hot lane and on plain nats-py alike."""
+
+import asyncio
+import contextlib
+import socket
+from urllib.parse import urlparse
+
+import pytest
+
+from mesh.bus import Bus
+from mesh.config import BusSettings
+from mesh.embedded import NatsServer
+from mesh.errors import BadSubject, BusUnavailable, DeadlineExceeded, NoResponders, TooLarge
+
+OK = b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n"
+
+
+@pytest.fixture(params=["auto", "plain"])
+def lane(request):
+    return request.param
+
+
+def bus_on(url, lane="auto", prefix="mesh", **options):
+    return Bus(BusSettings(servers=(url,), lane=lane, prefix=prefix), **options)
+
+
+async def echo(bus, subject, queue=""):
+    """A responder that answers with what it got."""
+
+    def respond(subject, reply, block, payload):
+        if bus.subjects.may_reply(reply):
+            bus.reply(reply, payload, OK if b"Mesh-Status" not in block else block)
+
+    subscription = await bus.subscribe(subject, respond, queue=queue)
+    await bus.flush()
+    return subscription
+
+
+class Raw:
+    """A NATS client of bare bytes, for what no library would send."""
+
+    def __init__(self, url):
+        self._url = urlparse(url)
+
+    async def __aenter__(self):
+        self._reader, self._writer = await asyncio.open_connection(self._url.hostname, self._url.port)
+        await self._reader.readline()
+        self._writer.write(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\n')
+        await self.flush()
+        return self
+
+    async def __aexit__(self, *_):
+        self._writer.close()
+        with contextlib.suppress(OSError):  # the server may have closed it first
+            await self._writer.wait_closed()
+
+    async def send(self, data):
+        self._writer.write(data)
+        await self.flush()
+
+    async def flush(self):
+        """Wait until the server has taken, or refused, what was sent."""
+        self._writer.write(b"PING\r\n")
+        while await self._reader.readline() not in (b"PONG\r\n", b""):
+            pass
+
+
+async def test_the_lane_is_what_was_asked_for(nats_url, lane):
+    async with bus_on(nats_url, lane) as bus:
+        assert bus.lane is (lane == "auto")
+
+
+async def test_request_and_reply(nats_url, prefix, lane):
+    async with bus_on(nats_url, lane) as caller, bus_on(nats_url, lane) as responder:
+        await echo(responder, f"{prefix}.echo")
+        address = caller.address(f"{prefix}.echo")
+        for size in (0, 1, 1000, 100_000, 1_000_000):
+            reply = await caller.request(address, b"x" * size, timeout=5)
+            assert reply.payload == b"x" * size
+        assert len(caller.requests) == 0
+
+
+async def test_nobody_listens_is_known_at_once(nats_url, prefix, lane):
+    async with bus_on(nats_url, lane) as bus:
+        began = asyncio.get_running_loop().time()
+        for lenient in (False, True):
+            with pytest.raises(NoResponders):
+                await bus.request(bus.address(f"{prefix}.nobody"), b"", timeout=30, lenient=lenient)
+        assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_repeated_headers_survive_the_lane(nats_url, prefix):
+    async with bus_on(nats_url) as bus:
+        await echo(bus, f"{prefix}.echo")
+        block = b"NATS/1.0\r\nMesh-Status: 200\r\nset-cookie: a\r\nset-cookie: b\r\nx: caf\xc3\xa9\r\n\r\n"
+        reply = await bus.request(bus.address(f"{prefix}.echo"), b"", block, timeout=5)
+        assert reply.block == block
+
+
+async def test_too_large_is_refused_before_the_server_closes_the_connection(nats_url, prefix, lane):
+    """nats-py checks the payload only; headers and payload over max_payload close the client for good."""
+    async with bus_on(nats_url, lane) as bus:
+        await echo(bus, f"{prefix}.echo")
+        address = bus.address(f"{prefix}.echo")
+        exact = bus.max_payload - len(OK)
+        assert len((await bus.request(address, b"x" * exact, OK, timeout=5)).payload) == exact
+        with pytest.raises(TooLarge, match=str(bus.max_payload)):
+            await bus.request(address, b"x" * (exact + 1), OK, timeout=5)
+        assert len(bus.requests) == 0
+        assert (await bus.request(address, b"still here", timeout=5)).payload == b"still here"
+
+
+async def test_subjects_are_checked_before_publishing(nats_url):
+    async with bus_on(nats_url) as bus:
+        for subject in ("a b", "a\x0bb", "x" * 4090, "a..b", "", "a.>"):
+            with pytest.raises(BadSubject):
+                bus.address(subject)
+        with pytest.raises(BadSubject):
+            await bus.subscribe("a\x0cb", lambda *_: None)
+
+
+async def test_messages_of_a_queue_group_go_to_one(nats_url, prefix, lane):
+    async with bus_on(nats_url, lane) as bus:
+        counts = [0, 0]
+
+        def take(which):
+            def deliver(subject, reply, block, payload):
+                counts[which] += 1
+                bus.reply(reply, b"", OK)
+
+            return deliver
+
+        for which in (0, 1):
+            await bus.subscribe(f"{prefix}.work", take(which), queue="q")
+        await bus.flush()
+        address = bus.address(f"{prefix}.work")
+        await asyncio.gather(*(bus.request(address, b"", timeout=5) for _ in range(200)))
+        assert sum(counts) == 200
+        assert min(counts) > 20
+
+
+async def test_unsubscribe_returns_after_the_last_message(nats_url, prefix, lane):
+    async with bus_on(nats_url, lane) as sender, bus_on(nats_url, lane) as receiver:
+        got = []
+        subscription = await receiver.subscribe(f"{prefix}.s", lambda s, r, b, payload: got.append(payload))
+        await receiver.flush()
+        for i in range(1000):
+            sender.publish(sender.address(f"{prefix}.s"), b"%d" % i)
+        await sender.flush()
+        await receiver.unsubscribe(subscription)
+        assert len(got) == 1000
+        sender.publish(sender.address(f"{prefix}.s"), b"after")
+        await sender.flush()
+        await receiver.flush()
+        assert len(got) == 1000
+
+
+async def test_a_callback_that_fails_harms_nobody(nats_url, prefix, lane):
+    async with bus_on(nats_url, lane) as bus:
+        got = []
+
+        def fail(subject, reply, block, payload):
+            got.append(payload)
+            raise RuntimeError("boom")
+
+        await bus.subscribe(f"{prefix}.fail", fail)
+        await echo(bus, f"{prefix}.echo")
+        for _ in range(3):
+            bus.publish(bus.address(f"{prefix}.fail"), b"x")
+        assert (await bus.request(bus.address(f"{prefix}.echo"), b"y", timeout=5)).payload == b"y"
+        await bus.flush()
+        assert got == [b"x"] * 3
+
+
+async def test_calls_in_flight_fail_when_the_server_dies_and_the_bus_comes_back(nats, prefix, lane):
+    async with bus_on(nats.url, lane) as bus:
+        kept = await echo(bus, f"{prefix}.echo")
+        await bus.subscribe(f"{prefix}.silent", lambda *_: None)
+        await bus.flush()
+        states = []
+        bus.on_connection(states.append)
+        loop = asyncio.get_running_loop()
+        waiting = [asyncio.ensure_future(bus.request(bus.address(f"{prefix}.silent"), b"", timeout=30)) for _ in range(5)]
+        await bus.flush()
+        began = loop.time()
+        await nats.kill()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(r) for r in results] == [BusUnavailable] * 5
+        assert {r.executed for r in results} == {"unknown"}
+        assert loop.time() - began < 5
+        with pytest.raises(BusUnavailable):  # at once, nothing is kept for later
+            bus.publish(bus.address(f"{prefix}.echo"), b"never")
+        missed = []
+        await bus.subscribe(f"{prefix}.new", lambda *m: missed.append(m))  # while disconnected
+        await nats.start()
+        await bus.wait_connected(10)
+        assert states == [False, True]
+        assert kept.handle is not None
+        assert (await bus.request(bus.address(f"{prefix}.echo"), b"back", timeout=5)).payload == b"back"
+        bus.publish(bus.address(f"{prefix}.new"), b"heard")
+        await bus.flush()
+        assert [m[3] for m in missed] == [b"heard"]
+
+
+async def test_unsubscribing_while_disconnected_holds_after_the_reconnect(nats, prefix):
+    async with bus_on(nats.url) as bus:
+        got = []
+        subscription = await bus.subscribe(f"{prefix}.s", lambda *m: got.append(m))
+        await nats.kill()
+        while bus.connected:
+            await asyncio.sleep(0)
+        await bus.unsubscribe(subscription)
+        await nats.start()
+        await bus.wait_connected(10)
+        bus.publish(bus.address(f"{prefix}.s"), b"x")
+        await bus.flush()
+        assert got == []
+
+
+async def test_replies_are_kept_for_a_moment_and_bounded(nats, prefix):
+    async with bus_on(nats.url) as bus:
+        await nats.kill()
+        while bus.connected:
+            await asyncio.sleep(0)
+        for _ in range(5):
+            bus.reply(b"_INBOX.x", b"x" * 500_000, OK)
+        assert bus.dropped_replies == 1
+        with pytest.raises(TooLarge):
+            bus.reply(b"_INBOX.x", b"x" * 2_000_000, OK)
+
+
+async def test_no_server_is_an_error_that_says_so(lane):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    bus = Bus(BusSettings(servers=(f"nats://user:hush@127.0.0.1:{port}",), lane=lane, connect_timeout_s=0.3))
+    with pytest.raises(BusUnavailable, match=f"no NATS at nats://127.0.0.1:{port}: .*refused") as caught:
+        async with bus:
+            pass
+    assert "hush" not in str(caught.value)
+
+
+async def test_a_bus_opened_before_its_server_connects_when_it_comes(lane):
+    server = NatsServer()
+    await server.start()
+    url = server.url
+    await server.kill()
+    bus = bus_on(url, lane)
+    bus.open()
+    with pytest.raises(BusUnavailable):
+        await bus.wait_connected(0.05)
+    began = asyncio.get_running_loop().time()
+    await server.start()
+    await bus.wait_connected(10)
+    assert asyncio.get_running_loop().time() - began < 2
+    await bus.aclose()
+    await server.stop()
+
+
+async def test_bytes_from_a_hostile_client_leave_the_lane_working(nats_url, prefix):
+    """Each of these ends nats-py's read loop, some without is_connected ever becoming false."""
+    async with bus_on(nats_url) as bus:
+        subject = prefix.encode()
+        await echo(bus, f"{prefix}.>")
+        for hostile in (
+            b"HPUB %b.a 8 8\r\nNATS/1.0\r\n" % subject,
+            b"HPUB %b.a 14 14\r\nNATS/1.0 \xff\xff\xff\r\n\r\n" % subject,
+            b"HPUB %b.a 30 30\r\nNATS/1.0\r\n: no name\r\n\xff\xfe: x\r\n\r\n" % subject,
+            b"PUB %b.\xff\xfe 1\r\nx\r\n" % subject,
+            b"PUB %b.a\x0bb 1\r\nx\r\n" % subject,
+            b"PUB %b.a \xff\xfe 1\r\nx\r\n" % subject,
+            b"PUB %b.a re\x0bply 1\r\nx\r\n" % subject,
+        ):
+            async with Raw(nats_url) as raw:
+                await raw.send(hostile)
+            assert (await bus.request(bus.address(f"{prefix}.ok"), b"alive", timeout=5)).payload == b"alive"
+        assert bus.statistics()["reconnects"] == 0
+
+
+async def test_hostile_bytes_for_nats_pys_own_subscriptions_are_dropped(nats_url, prefix):
+    """JetStream and the like still use nats-py's reader: what would end it never gets there."""
+    async with bus_on(nats_url) as bus, Raw(nats_url) as raw:
+        await bus.jetstream_client().subscribe(f"{prefix}.cold.*")
+        await bus.flush()
+        await raw.send(b"HPUB %b.cold.a 8 8\r\nNATS/1.0\r\n" % prefix.encode())
+        await raw.send(b"PUB %b.cold.a\x0bb 1\r\nx\r\n" % prefix.encode())
+        await bus.flush()
+        await bus.flush()
+        assert bus.statistics()["dropped_frames"] == 2
+        assert bus.statistics()["reconnects"] == 0
+
+
+async def test_a_server_error_that_closes_nats_py_is_survived(nats_url, prefix, lane):
+    """Any -ERR but a few closes nats-py for good, without a reconnect."""
+    async with bus_on(nats_url, lane) as bus:
+        await echo(bus, f"{prefix}.echo")
+        states = []
+        back = asyncio.Event()
+        bus.on_connection(lambda up: (states.append(up), up and back.set()))
+        await bus.jetstream_client()._send_command(b"NONSENSE\r\n")
+        await bus.jetstream_client()._flush_pending()
+        await asyncio.wait_for(back.wait(), 10)
+        assert states == [False, True]
+        assert (await bus.request(bus.address(f"{prefix}.echo"), b"anew", timeout=5)).payload == b"anew"
+
+
+async def test_a_frozen_server_is_noticed_and_survived(nats, prefix):
+    async with bus_on(nats.url) as bus:
+        await echo(bus, f"{prefix}.echo")
+        down, up = asyncio.Event(), asyncio.Event()
+        bus.on_connection(lambda connected: (up if connected else down).set())
+        nats.pause()
+        await asyncio.wait_for(down.wait(), 15)
+        nats.resume()
+        await asyncio.wait_for(up.wait(), 15)
+        assert (await bus.request(bus.address(f"{prefix}.echo"), b"thawed", timeout=5)).payload == b"thawed"
+
+
+async def test_a_flush_that_times_out_leaves_the_connection_alive(nats, prefix, lane):
+    async with bus_on(nats.url, lane) as bus:
+        await echo(bus, f"{prefix}.echo")
+        nats.pause()
+        with pytest.raises(DeadlineExceeded):
+            await bus.flush(0.1)
+        nats.resume()
+        await bus.flush(10)
+        assert (await bus.request(bus.address(f"{prefix}.echo"), b"ok", timeout=5)).payload == b"ok"
+
+
+async def test_a_permission_violation_fails_its_request_at_once(lane):
+    config = 'authorization { users = [ {user: a, password: b, permissions: { publish: ["mesh.>"], subscribe: [">"] } } ] }'
+    async with NatsServer(extra_config=config) as server:
+        url = server.url.replace("nats://", "nats://a:b@")
+        async with bus_on(url, lane) as bus:
+            began = asyncio.get_running_loop().time()
+            from mesh.errors import Forbidden
+
+            with pytest.raises(Forbidden, match="permissions"):
+                await bus.request(bus.address("Other.Subject"), b"", timeout=30)
+            assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_wrong_credentials_are_named(lane):
+    async with NatsServer(extra_config='authorization { user: a, password: b }') as server:
+        bus = Bus(BusSettings(servers=(server.url,), lane=lane, connect_timeout_s=0.5))
+        with pytest.raises(BusUnavailable, match="credentials"):
+            async with bus:
+                pass
+
+
+async def test_a_broken_contract_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
+    monkeypatch.setattr("mesh.bus.link.check_contract", lambda: "nats-py is another one")
+    async with bus_on(nats_url) as bus:
+        assert not bus.lane
+        await echo(bus, f"{prefix}.echo")
+        assert (await bus.request(bus.address(f"{prefix}.echo"), b"x", timeout=5)).payload == b"x"
+
+
+async def test_a_lane_that_does_not_deliver_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
+    """The check after connecting: here the lane mangles what it reads."""
+    from mesh.bus import lane as module
+
+    original = module.LaneTransport.received
+    monkeypatch.setattr(
+        module.LaneTransport, "received", lambda self, data: original(self, data.replace(b"a: 2", b"a: 9"))
+    )
+    async with bus_on(nats_url) as bus:
+        assert not bus.lane
+        await echo(bus, f"{prefix}.echo")
+        assert (await bus.request(bus.address(f"{prefix}.echo"), b"x", timeout=5)).payload == b"x"
+    assert "using plain nats-py" in caplog.text
+
+
+async def test_a_closed_bus_leaves_no_task_and_ends_its_requests(nats_url, prefix, lane):
+    before = len(asyncio.all_tasks())
+    bus = bus_on(nats_url, lane)
+    async with bus:
+        await bus.subscribe(f"{prefix}.silent", lambda *_: None)
+        await bus.flush()
+        waiting = asyncio.ensure_future(bus.request(bus.address(f"{prefix}.silent"), b"", timeout=30))
+        await bus.flush()
+    with pytest.raises(BusUnavailable):
+        await waiting
+    await bus.aclose()
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) <= before
