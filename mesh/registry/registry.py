@@ -1,0 +1,370 @@
+"""The registry: messages and the passing of time in, changes and asks out.
+
+The rules of wire protocol 1:
+
+- Content is ordered by ``seq`` among announcements, state and load by ``seq`` among all messages. So a late
+  announcement may still bring content, but only a message above the highest ``seq`` shows that the instance lives.
+- A heartbeat that speaks of content the registry does not have makes it ask that one instance, until it has it.
+- Silence makes an instance suspect, then lost. A lost one leaves a tombstone with its ``seq``: only more revives.
+- ``stopped`` is the last word, whatever its ``seq`` and whenever it arrives: no other order could be agreed upon by
+  two receivers who heard the same messages differently.
+
+Times are liveness time in seconds (`mesh.registry.Liveness`) and never go back.
+"""
+
+from __future__ import annotations
+
+import random
+from heapq import heappop, heappush
+from typing import Final
+
+from mesh.messages import MAX_HEARTBEAT_MS, Announcement, Control, Heartbeat, State
+from mesh.registry.contents import same
+from mesh.registry.questions import Question
+from mesh.registry.records import Ask, Change, Content, Instance, Kind, labels
+from mesh.registry.table import Table
+from mesh.registry.tombstones import Key, Tombstones
+
+SUSPECT_AFTER: Final = 1.5
+"""Heartbeat intervals of silence that make an instance suspect."""
+LOST_AFTER: Final = 4.0
+"""Heartbeat intervals of silence after which an instance is lost."""
+TOMBSTONE_S: Final = 600.0
+ASK_LIMIT: Final = 16_384
+TOMBSTONE_LIMIT: Final = 131_072
+FORGET_S: Final = LOST_AFTER * MAX_HEARTBEAT_MS / 1000
+"""Silence after which an instance that never announced is forgotten: the longest that any may keep."""
+
+Outcome = list[Change | Ask]
+
+
+class Registry(Table):
+    """The instances that one receiver knows.
+
+    ``ask_limit`` bounds the unknown instances that are being asked; one more is asked once there is room. ``rng``
+    spreads repeated asks. Not thread-safe; nothing here blocks or raises on any decoded message.
+    """
+
+    def __init__(
+        self,
+        ask_limit: int = ASK_LIMIT,
+        tombstone_s: float = TOMBSTONE_S,
+        rng: random.Random | None = None,
+        *,
+        tombstone_limit: int = TOMBSTONE_LIMIT,
+    ) -> None:
+        super().__init__()
+        self._ask_limit = ask_limit
+        self._rng = rng or random.Random()
+        self._unknown: dict[Key, Question] = {}
+        self._tombstones = Tombstones(tombstone_s, tombstone_limit)
+        # Checks to make, soonest first. A heartbeat leaves its instance's check where it is: the check finds out
+        # that it came too early and moves itself. An entry counts only while its item still names that time.
+        self._checks: list[tuple[float, int, Instance | Question]] = []
+        self._serial = 0
+        self._late = self._duplicate = self._final = self._asks = self._refused = 0
+
+    # -- facts
+
+    def unknown(self) -> list[Key]:
+        """Service and id of those who beat but have not announced yet."""
+        return list(self._unknown)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Totals since the start: what was dropped (and why), asked, refused, found to clash."""
+        return {
+            "late": self._late,
+            "duplicate": self._duplicate,
+            "after_stopped": self._final,
+            "revision_clashes": self._contents.clashes,
+            "asks": self._asks,
+            "asks_refused": self._refused,
+            "tombstones_evicted": self._tombstones.evicted,
+        }
+
+    def next_due(self) -> float | None:
+        """No call of `expire` before this time has anything to say; None while nothing is waited for."""
+        times = [self._checks[0][0]] if self._checks else []
+        tombstone = self._tombstones.next_due()
+        return min(times, default=tombstone) if tombstone is None else min([*times, tombstone])
+
+    # -- messages
+
+    def apply(self, message: Control, now: float) -> Outcome:
+        """Take in one decoded message, received at ``now``."""
+        if isinstance(message, Heartbeat):
+            return self._heartbeat(message, now)
+        return self._announcement(message, now)
+
+    def _heartbeat(self, message: Heartbeat, now: float) -> Outcome:
+        siblings = self._live.get(message.name)
+        instance = None if siblings is None else siblings.get(message.id)
+        if message.state == "stopped":
+            return self._stopped(message, instance, now)
+        if instance is None:
+            return self._unknown_heartbeat(message, now)
+        if message.seq <= instance.seq:
+            self._drop(message.seq == instance.seq)
+            return []
+        instance.inflight = message.inflight
+        instance.capacity = message.capacity
+        instance.lag_ms = message.lag_ms
+        outcome: Outcome = []
+        self._heard(instance, message, now, outcome)
+        self._compare(instance, now, outcome)
+        return outcome
+
+    def _unknown_heartbeat(self, message: Heartbeat, now: float) -> Outcome:
+        key = (message.name, message.id)
+        if self._buried(key, message.seq):
+            return []
+        question = self._unknown.get(key)
+        if question is not None:
+            latest = question.latest
+            if latest is not None and message.seq <= latest.seq:
+                self._drop(message.seq == latest.seq)
+            else:
+                question.latest = message
+                question.seen = now
+            return []
+        if len(self._unknown) >= self._ask_limit:
+            self._refused += 1
+            return []
+        question = self._unknown[key] = Question(*key, now, message)
+        return [self._ask(question, now)]
+
+    def _announcement(self, message: Announcement, now: float) -> Outcome:
+        instance = self.get(message.name, message.id)
+        if message.state == "stopped":
+            return self._stopped(message, instance, now)
+        if instance is None:
+            return self._join(message, now)
+        if message.seq <= instance.announced:
+            self._drop(message.seq == instance.announced)
+            return []
+        outcome: Outcome = []
+        content = self._renew(instance, message)
+        instance.announced = message.seq
+        news: Outcome = []
+        if message.seq > instance.seq:
+            self._heard(instance, message, now, news)
+        else:
+            self._late += 1  # it brings content all the same
+        if content is not None:
+            old, new = labels(content), labels(instance.content)
+            outcome.append(
+                self._change(instance, "changed", added=tuple(sorted(new - old)), removed=tuple(sorted(old - new)))
+            )
+        self._compare(instance, now, news)
+        return outcome + news
+
+    def _join(self, message: Announcement, now: float) -> Outcome:
+        key = (message.name, message.id)
+        if self._buried(key, message.seq):
+            return []
+        instance = Instance(message, self._contents.take(message), now)
+        instance.suspect_s = SUSPECT_AFTER * message.heartbeat_ms / 1000
+        instance.lost_s = LOST_AFTER * message.heartbeat_ms / 1000
+        question = self._unknown.pop(key, None)
+        instance.question = question
+        if question is not None and question.latest is not None:
+            if question.latest.seq > message.seq:
+                # The heartbeat overtook the announcement: its state is the newer one, and so is its time.
+                latest = question.latest
+                instance.seq, instance.state, instance.told = latest.seq, latest.state, latest.revision
+                instance.inflight, instance.capacity, instance.lag_ms = latest.inflight, latest.capacity, latest.lag_ms
+                instance.seen = question.seen
+            question.latest = None
+        back = self._tombstones.get(key) is not None
+        self._tombstones.remove(key)
+        self._add(instance)
+        self._check(instance, instance.seen + instance.suspect_s)
+        outcome: Outcome = [
+            Change(
+                kind="joined",
+                service=instance.service,
+                instance=instance.id,
+                version=instance.version,
+                state=instance.state,
+                added=tuple(sorted(labels(instance.content))),
+                reason="back after it was lost" if back else "",
+            )
+        ]
+        self._compare(instance, now, outcome)
+        return outcome
+
+    def _stopped(self, message: Control, instance: Instance | None, now: float) -> Outcome:
+        key = (message.name, message.id)
+        stone = self._tombstones.get(key)
+        if stone is not None and stone.final:
+            self._final += 1
+            return []
+        question = self._unknown.pop(key, None)
+        if question is not None:
+            question.open = False
+        seq = message.seq if instance is None else max(message.seq, instance.seq)
+        self._tombstones.set(key, seq, final=True, now=now)
+        if instance is None:
+            return []
+        self._end(instance)
+        previous, instance.state, instance.seq = instance.state, "stopped", seq
+        return [self._change(instance, "left", previous, removed=tuple(sorted(labels(instance.content))))]
+
+    # -- what messages have in common
+
+    def _buried(self, key: Key, seq: int) -> bool:
+        """Whether a tombstone forbids that message, which is then counted as dropped."""
+        stone = self._tombstones.get(key)
+        if stone is None:
+            return False
+        if stone.final:
+            self._final += 1
+            return True
+        if seq <= stone.seq:
+            self._drop(seq == stone.seq)
+            return True
+        return False
+
+    def _drop(self, duplicate: bool) -> None:
+        if duplicate:
+            self._duplicate += 1
+        else:
+            self._late += 1
+
+    def _heard(self, instance: Instance, message: Control, now: float, outcome: Outcome) -> None:
+        """A message above the highest ``seq``: it lives, and this is its state."""
+        instance.seq = message.seq
+        instance.seen = now
+        instance.told = message.revision
+        previous = instance.state
+        if instance.suspect:
+            instance.suspect = False
+            # Its check waits for the loss, which is later than the next suspicion.
+            self._check(instance, now + instance.suspect_s)
+            outcome.append(self._change(instance, "recovered"))
+        if previous != message.state:
+            instance.state = message.state
+            outcome.append(self._change(instance, "state", previous))
+
+    def _compare(self, instance: Instance, now: float, outcome: Outcome) -> None:
+        """Ask while the newest message speaks of another revision than the last announcement."""
+        question = instance.question
+        if instance.told == instance.content.revision:
+            if question is not None:
+                question.open = False
+                instance.question = None
+        elif question is None:
+            question = instance.question = Question(instance.service, instance.id, now)
+            outcome.append(self._ask(question, now))
+
+    def _renew(self, instance: Instance, message: Announcement) -> Content | None:
+        """Give the instance the announced content; the content before, or None where nothing changed."""
+        before = instance.content
+        if same(before, message):
+            return None
+        # Take before releasing: content that only this instance holds is never freed in between.
+        instance.content = self._contents.take(message)
+        self._contents.release(before)
+        return before
+
+    def _change(
+        self,
+        instance: Instance,
+        kind: Kind,
+        previous: State | None = None,
+        *,
+        added: tuple[str, ...] = (),
+        removed: tuple[str, ...] = (),
+        reason: str = "",
+    ) -> Change:
+        return Change(
+            kind=kind,
+            service=instance.service,
+            instance=instance.id,
+            version=instance.content.version,
+            state=instance.state,
+            previous=previous or instance.state,
+            added=added,
+            removed=removed,
+            reason=reason,
+        )
+
+    def _end(self, instance: Instance) -> None:
+        self._remove(instance)
+        if instance.question is not None:
+            instance.question.open = False
+            instance.question = None
+
+    # -- time
+
+    def _check(self, item: Instance | Question, due: float) -> None:
+        item.due = due
+        self._serial += 1  # breaks ties, so that items are never compared
+        heappush(self._checks, (due, self._serial, item))
+
+    def _ask(self, question: Question, now: float) -> Ask:
+        self._asks += 1
+        self._check(question, question.next(now, self._rng))
+        return Ask(question.service, question.id)
+
+    def expire(self, now: float) -> Outcome:
+        """What silence means by ``now``: suspicions, losses, repeated asks. Call it about every 100 ms."""
+        outcome: Outcome = []
+        checks = self._checks
+        while checks and checks[0][0] <= now:
+            due, _, item = heappop(checks)
+            if item.due != due:
+                continue
+            if isinstance(item, Question):
+                self._expire_question(item, now, outcome)
+            elif item.live:
+                self._expire_instance(item, now, outcome)
+        self._tombstones.expire(now)
+        return outcome
+
+    def _expire_instance(self, instance: Instance, now: float, outcome: Outcome) -> None:
+        lost_at = instance.seen + instance.lost_s
+        if lost_at <= now:
+            self._end(instance)
+            self._tombstones.set((instance.service, instance.id), instance.seq, final=False, now=now)
+            removed = tuple(sorted(labels(instance.content)))
+            outcome.append(self._change(instance, "lost", removed=removed, reason=_silent(instance, now)))
+            return
+        suspect_at = instance.seen + instance.suspect_s
+        if instance.suspect:
+            self._check(instance, lost_at)
+        elif suspect_at <= now:
+            instance.suspect = True
+            self._check(instance, lost_at)
+            outcome.append(self._change(instance, "suspect", reason=_silent(instance, now)))
+        else:
+            self._check(instance, suspect_at)
+
+    def _expire_question(self, question: Question, now: float, outcome: Outcome) -> None:
+        if not question.open:
+            return
+        if question.latest is not None and question.seen + FORGET_S <= now:
+            question.open = False
+            del self._unknown[question.service, question.id]
+            return
+        outcome.append(self._ask(question, now))
+
+    def restart(self, now: float) -> None:
+        """Begin all waits anew at ``now``, after a time in which nothing could be heard.
+
+        Nothing is judged by a silence before ``now``. Suspicion stays until the instance is heard, since nothing
+        speaks against it yet; tombstones keep their time.
+        """
+        questions = list(self._unknown.values())
+        for instance in self:
+            instance.seen = now
+            if instance.question is not None:
+                questions.append(instance.question)
+        for question in questions:
+            question.restart(now)
+            self._check(question, question.next(now, self._rng))
+
+
+def _silent(instance: Instance, now: float) -> str:
+    return f"silent for {now - instance.seen:.1f} s"

@@ -1,0 +1,65 @@
+"""Instances that are gone, remembered so that their late messages do not bring them back."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+Key = tuple[str, str]
+
+
+class Tombstone(NamedTuple):
+    """One instance that is gone."""
+
+    until: float
+    """Liveness time in seconds."""
+    seq: int
+    """The highest seen; a message above it revives, unless ``final``."""
+    final: bool
+    """Whether it said ``stopped``; otherwise it fell silent."""
+
+
+class Tombstones:
+    """Tombstones by service and instance, each for ``lifetime_s`` seconds, at most ``limit`` of them.
+
+    All live equally long, so the order in which they were set is the order in which they end.
+    """
+
+    __slots__ = ("_lifetime_s", "_limit", "_stones", "evicted")
+
+    def __init__(self, lifetime_s: float, limit: int) -> None:
+        self.evicted = 0
+        """How many ended early because there were too many."""
+        self._lifetime_s = lifetime_s
+        self._limit = limit
+        self._stones: OrderedDict[Key, Tombstone] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._stones)
+
+    def get(self, key: Key) -> Tombstone | None:
+        return self._stones.get(key)
+
+    def set(self, key: Key, seq: int, *, final: bool, now: float) -> None:
+        """Remember that the instance is gone; a later tombstone never knows less than an earlier one."""
+        before = self._stones.pop(key, None)
+        if before is not None:
+            seq = max(seq, before.seq)
+            final = final or before.final
+        self._stones[key] = Tombstone(now + self._lifetime_s, seq, final)
+        if len(self._stones) > self._limit:
+            self._stones.popitem(last=False)
+            self.evicted += 1
+
+    def remove(self, key: Key) -> None:
+        self._stones.pop(key, None)
+
+    def expire(self, now: float) -> None:
+        while self._stones:
+            key = next(iter(self._stones))
+            if self._stones[key].until > now:
+                return
+            self._stones.popitem(last=False)
+
+    def next_due(self) -> float | None:
+        return next(iter(self._stones.values())).until if self._stones else None
