@@ -27,7 +27,7 @@ class Change(Struct, frozen=True, kw_only=True):
 
     ``joined``, ``left`` (said ``stopped``) and ``lost`` (fell silent) come and go; ``changed`` is new content,
     ``state`` a new declared state, ``suspect`` and ``recovered`` what the receiver concludes. A message that does
-    several things gives several changes.
+    several things gives several changes, each of which takes up where the one before ended.
     """
 
     kind: Kind

@@ -144,20 +144,18 @@ class Registry(Table):
             self._drop(message.seq == instance.announced)
             return []
         outcome: Outcome = []
-        content = self._renew(instance, message)
+        before = self._renew(instance, message)
         instance.announced = message.seq
-        news: Outcome = []
+        if before is not None:
+            old, new = labels(before), labels(instance.content)
+            added, removed = tuple(sorted(new - old)), tuple(sorted(old - new))
+            outcome.append(self._change(instance, "changed", added=added, removed=removed))
         if message.seq > instance.seq:
-            self._heard(instance, message, now, news)
+            self._heard(instance, message, now, outcome)
         else:
-            self._late += 1  # it brings content all the same
-        if content is not None:
-            old, new = labels(content), labels(instance.content)
-            outcome.append(
-                self._change(instance, "changed", added=tuple(sorted(new - old)), removed=tuple(sorted(old - new)))
-            )
-        self._compare(instance, now, news)
-        return outcome + news
+            self._late += 1  # it brought content all the same
+        self._compare(instance, now, outcome)
+        return outcome
 
     def _join(self, message: Announcement, now: float) -> Outcome:
         key = (message.name, message.id)
