@@ -52,8 +52,20 @@ class ServiceInstance:
         self._closed = False
 
     async def start(self) -> None:
-        """Start. NATS may still be down: everything is put in place with the first connection."""
+        """Start. NATS may still be down: everything is put in place with the first connection.
+
+        When a startup hook fails, its exception is raised after everything was closed again.
+        """
         self.bus.open()
+        try:
+            await self._start()
+        except BaseException:
+            self._closed = True
+            await self.calls.aclose()
+            await self.bus.aclose()
+            raise
+
+    async def _start(self) -> None:
         for hook in self.service.startup_hooks:
             await hook()
         bus, subjects, name = self.bus, self.bus.subjects, self.service.name
@@ -104,11 +116,7 @@ class ServiceInstance:
                 _log.exception("stopping: %s failed", what)  # one failing step never stops the next
 
     async def __aenter__(self) -> ServiceInstance:
-        try:
-            await self.start()
-        except BaseException:
-            await self.bus.aclose()
-            raise
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:

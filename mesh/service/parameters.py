@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Annotated, Any, NamedTuple, Union
 
 import msgspec
+import msgspec.inspect
 
 from mesh.errors import BadRequest, DeclarationError, Invalid, MeshError
 from mesh.service.context import Context
@@ -226,6 +227,8 @@ def _source(name: str, annotation: Any, default: Any, path_names: Sequence[str],
         place, key = "query", (marker.name if isinstance(marker, Query) and marker.name else name)
     try:
         decoder = None if annotation is bytes else msgspec.json.Decoder(annotation)
+        if isinstance(msgspec.inspect.type_info(_bare(annotation)), msgspec.inspect.CustomType):
+            raise TypeError("msgspec does not know it")
     except TypeError as error:
         raise DeclarationError(f"{where}: {name!r} of type {_show(annotation)} cannot be read: {error}") from error
     many = place in ("query", "header") and _is_many(annotation)
