@@ -161,8 +161,8 @@ class Forwarder:
         except Exception:
             _log.exception("answering a request failed", extra={"request_id": entry.request_id})
             entry.status, entry.reason, entry.origin = 500, "internal", "gateway"
-            error = MeshError("the gateway failed; the request id leads to its log")
-            status, out, body = render(error, entry.request_id, "gateway", entry.method)
+            failed = MeshError("the gateway failed; the request id leads to its log")
+            status, out, body = render(failed, entry.request_id, "gateway", entry.method)
             await send({"type": "http.response.start", "status": status, "headers": out})
             await send({"type": "http.response.body", "body": body})
         finally:
@@ -291,7 +291,7 @@ class Forwarder:
         if self._settings.show_routes != "auto":
             return self._settings.show_routes == "always"
         client = scope.get("client")
-        return client is None or client[0].startswith(LOOPBACK)
+        return client is None or bool(client[0].startswith(LOOPBACK))
 
     # -- the request's body
 

@@ -55,7 +55,12 @@ class JsonFormatter(logging.Formatter):
 class TextFormatter(logging.Formatter):
     """For people: time, level, message, then the fields as ``key=value``."""
 
-    _COLOURS: ClassVar[dict[str, str]] = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31;1m", "DEBUG": "\x1b[2m"}
+    _COLOURS: ClassVar[dict[str, str]] = {
+        "WARNING": "\x1b[33m",
+        "ERROR": "\x1b[31m",
+        "CRITICAL": "\x1b[31;1m",
+        "DEBUG": "\x1b[2m",
+    }
 
     def __init__(self, colour: bool) -> None:
         super().__init__()

@@ -267,7 +267,7 @@ class Bus:
                 continue
             try:
                 # Without the lane, unsubscribe() would forget what waits in nats-py's queue.
-                await (handle.unsubscribe() if self._lane is not None else handle.drain())
+                await (handle.unsubscribe() if self._lane is not None else handle.drain())  # type: ignore[no-untyped-call]
                 ended.append(handle)
             except Exception as error:
                 _log.debug("unsubscribe %s: %s", subscription.subject, error)
@@ -367,9 +367,12 @@ class Bus:
     async def _probe(self, client: Client) -> None:
         """The lane's contract with this nats-py, tried on the real connection before anything relies on it."""
         answer: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
-        token, reply = self.requests.open_stream(
-            lambda block, payload: answer.done() or answer.set_result((block, payload))  # type: ignore[func-returns-value]
-        )
+
+        def arrived(block: bytes, payload: bytes) -> None:
+            if not answer.done():
+                answer.set_result((block, payload))
+
+        token, reply = self.requests.open_stream(arrived)
         block = b"NATS/1.0\r\na: 1\r\na: 2\r\n\r\n"
         try:
             # Published by nats-py, so that it comes behind the subscriptions, then once more by the lane.

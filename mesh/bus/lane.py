@@ -149,8 +149,9 @@ class LaneTransport(Transport):
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         protocol = self._start()
+        host, port = uri.hostname or "", uri.port or 4222
         async with asyncio.timeout(connect_timeout):
-            await self._loop.create_connection(lambda: protocol, uri.hostname, uri.port)
+            await self._loop.create_connection(lambda: protocol, host, port)
 
     async def connect_tls(
         self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int

@@ -107,7 +107,7 @@ class Tail:
     async def _until(self, stop: asyncio.Event, other: asyncio.Event | None = None) -> bool:
         """Wait for ``other``; False when it was ``stop``, or the reader of our output, that ended the wait."""
         assert self._broken is not None
-        waits = [asyncio.ensure_future(stop.wait())]
+        waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
         if other is not None:
             waits.append(asyncio.ensure_future(other.wait()))
         await asyncio.wait([*waits, self._broken], return_when=asyncio.FIRST_COMPLETED)

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -18,6 +20,7 @@ from mesh.cli.terminal import Terminal
 from mesh.config import BusSettings, GatewaySettings
 from mesh.embedded import NatsServer, ServerError, Supervisor, free_port
 from mesh.errors import BusUnavailable
+from mesh.settings import redact
 from mesh.watcher import Watcher
 
 SERVICES = (("hello-1", "services.hello"), ("hello-2", "services.hello"), ("jokes", "services.jokes"))
@@ -67,24 +70,80 @@ async def _up(bus: BusSettings, gateway: GatewaySettings, quiet: bool) -> int:
             nats_note = "embedded, JetStream in a temporary folder"
             if nats_port != 4222:
                 notes.append(f"port 4222 is busy: NATS listens on {server.port}")
-        ports = {}
-        for name, wanted in (("gateway", gateway.port), ("operator's plane", gateway.ops_port)):
-            ports[name] = free_port(wanted)
-            if ports[name] != wanted:
-                notes.append(f"port {wanted} is busy: the {name} listens on {ports[name]}")
+        ports = [free_port(gateway.port, gateway.host), free_port(gateway.ops_port, gateway.ops_host)]
+        for what, wanted, port in zip(
+            ("gateway", "operator's plane"), (gateway.port, gateway.ops_port), ports, strict=True
+        ):
+            if port != wanted:
+                notes.append(f"port {wanted} is busy: the {what} listens on {port}")
         supervisor = await stack.enter_async_context(Supervisor(sys.stderr if not quiet else None))
         supervisor.on_exit(lambda name, code: _report(name, code, stop))
         mesh = [sys.executable, "-m", "mesh"]
         environment = {"NATS_URL": ",".join(bus.servers), "MESH_WINDOW_MS": "50", "PYTHONUNBUFFERED": "1"}
-        address = ["--port", str(ports["gateway"]), "--ops-port", str(ports["operator's plane"])]
+        address = ["--port", str(ports[0]), "--ops-port", str(ports[1])]
         await supervisor.start("gateway", [*mesh, "gateway", *address], env=environment)
         for name, module in SERVICES:
             await supervisor.start(name, [*mesh, "run", f"{module}:service"], env=environment)
         client = await stack.enter_async_context(Bus(bus))
         if not await _all_ready(client, stop):
             return 1 if not stop.is_set() else 0
-        url = f"http://{gateway.host}:{ports['gateway']}"
-        _print(terminal, url, f"http://127.0.0.1:{ports[chr(111) + 'perator' + chr(39) + 's plane']}", bus, nats_note, notes)
+        _print(terminal, gateway.host, ports, bus.servers[0], nats_note, notes)
         await stop.wait()
         click.echo("stopping", err=True)
     return 0
+
+
+async def _all_ready(client: Bus, stop: asyncio.Event) -> bool:
+    """Wait until everything has announced itself ready: health is what heartbeats say, here too."""
+    watcher = Watcher(client, window_ms=50)
+    changed = asyncio.Event()
+    watcher.on_change(lambda changes: changed.set())
+    await watcher.start()
+    try:
+        async with asyncio.timeout(START_S):
+            while not stop.is_set():
+                ready = Counter(i.service for i in watcher.registry.instances() if i.state == "ready")
+                if all(ready[name] >= count for name, count in EXPECTED.items()):
+                    return True
+                changed.clear()
+                waits = [asyncio.ensure_future(event.wait()) for event in (changed, stop)]
+                try:
+                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for wait in waits:
+                        wait.cancel()
+    except TimeoutError:
+        missing = [name for name in EXPECTED if not watcher.registry.instances(name)]
+        click.echo(f"error: not up after {START_S:g} s; missing: {', '.join(missing) or 'readiness'}", err=True)
+    finally:
+        await watcher.aclose()
+    return False
+
+
+def _report(name: str, code: int, stop: asyncio.Event) -> None:
+    """A process ended by itself; without the gateway there is nothing left to show."""
+    if not stop.is_set():
+        click.echo(f"{name} ended with exit code {code}", err=True)
+        if name == "gateway":
+            stop.set()
+
+
+def _print(
+    terminal: Terminal, host: str, ports: Sequence[int], nats_url: str, nats_note: str, notes: Sequence[str]
+) -> None:
+    url = f"http://{host}:{ports[0]}"
+    line, paint = terminal.line, terminal.paint
+    line(paint("the mesh is up", "bold"))
+    line(f"  NATS              {redact(nats_url)} ({nats_note})")
+    line(f"  gateway           {url}")
+    line(f"  operator's plane  http://127.0.0.1:{ports[1]}  (API, /metrics)")
+    line("  services          " + ", ".join(name for name, _ in SERVICES))
+    for note in notes:
+        line(paint(f"  note: {note}", "yellow"))
+    line("try it (the first one again and again: two instances answer in turn)")
+    line(f"  curl {url}/hello/world")
+    line(f"  curl {url}/jokes/random")
+    line(f"  curl -X POST {url}/jokes -H 'content-type: application/json' -d '{{\"text\": \"yours\"}}'")
+    line("watch it, in another terminal")
+    line(f"  NATS_URL={redact(nats_url)} .venv/bin/mesh-tail")
+    line("Ctrl-C stops everything")

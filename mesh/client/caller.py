@@ -41,11 +41,16 @@ _log = logging.getLogger("mesh.client")
 class Destination(Protocol):
     """Where a call goes, once the instance is known: revisions may name endpoints and parameters differently."""
 
-    service: str
-    revisions: Collection[str] | None
-    """Only instances of these revisions; None for all."""
-    queued: str
-    """The subject on which NATS balances, for a caller that does not know the instances yet; empty for none."""
+    @property
+    def service(self) -> str: ...
+
+    @property
+    def revisions(self) -> Collection[str] | None:
+        """Only instances of these revisions; None for all."""
+
+    @property
+    def queued(self) -> str:
+        """The subject on which NATS balances, for a caller that does not know the instances yet; empty for none."""
 
     def endpoint(self, revision: str) -> tuple[bytes, bytes]:
         """The endpoint's name at that revision, and header lines of its own (each ending in CRLF)."""

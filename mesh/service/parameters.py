@@ -203,7 +203,7 @@ def _source(name: str, annotation: Any, default: Any, path_names: Sequence[str],
         marker = next((e for e in extras if isinstance(e, Header | Cookie | Query | Body)), None)
         marker = marker or next((e() for e in extras if e in (Header, Cookie, Query, Body)), None)
         kept = tuple(e for e in extras if isinstance(e, msgspec.Meta))
-        annotation = Annotated[(kind, *kept)] if kept else kind  # type: ignore[assignment]
+        annotation = Annotated[(kind, *kept)] if kept else kind
     if annotation is Context:
         return Source(name, "context", name, annotation, default, False, None)
     if annotation is Request:

@@ -36,7 +36,12 @@ def pets() -> Service:
     @service.route("*", "/echo")
     async def echo(request: Request) -> Response:
         seen = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in request.pairs]
-        document = {"method": request.method, "target": request.target, "headers": seen, "body": request.body.decode("latin-1")}
+        document = {
+            "method": request.method,
+            "target": request.target,
+            "headers": seen,
+            "body": request.body.decode("latin-1"),
+        }
         return Response(document, 200, [("set-cookie", "a=1"), ("set-cookie", "b=2"), ("x-text", "caf\xe9")])
 
     @service.get("/boom")
@@ -118,9 +123,20 @@ async def test_an_unexpected_exception_is_500_with_a_request_id_and_nothing_else
 async def test_headers_cross_both_ways_unharmed(mesh):
     response = await mesh.http.get(
         "/echo",
-        headers=[("x-one", "1"), ("x-one", "2"), ("cookie", "k=v"), ("x-latin", b"caf\xe9"), ("te", "trailers")]
-        + [("mesh-identity", "me"), ("mesh_status", "999"), ("Nats-Service-Error", "x"), ("status", "503")]
-        + [("connection", "keep-alive, x-once"), ("x-once", "gone"), ("x-forwarded-for", "6.6.6.6")],
+        headers=[
+            ("x-one", "1"),
+            ("x-one", "2"),
+            ("cookie", "k=v"),
+            ("x-latin", b"caf\xe9"),
+            ("te", "trailers"),
+            ("mesh-identity", "me"),
+            ("mesh_status", "999"),
+            ("Nats-Service-Error", "x"),
+            ("status", "503"),
+            ("connection", "keep-alive, x-once"),
+            ("x-once", "gone"),
+            ("x-forwarded-for", "6.6.6.6"),
+        ],
     )
     assert response.status_code == 200
     assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
@@ -398,7 +414,11 @@ async def test_metrics_are_labelled_by_template_only(mesh):
     assert by_labels["GET", "/pets/{pet_id}", "200"] == 30
     assert by_labels["GET", "-", "404"] == 30
     assert len(by_labels) == 3
-    counts = {s.labels["route"]: s.value for s in families["mesh_gateway_request_duration_seconds"].samples if s.name.endswith("_count")}
+    counts = {
+        s.labels["route"]: s.value
+        for s in families["mesh_gateway_request_duration_seconds"].samples
+        if s.name.endswith("_count")
+    }
     assert counts["/pets/{pet_id}"] == 30
     assert families["mesh_routes"].samples[0].value == 6
 

@@ -97,7 +97,10 @@ async def test_who_is_asked_announces_again(mesh, witness):
     await mesh.start(sleeper())
     for subject in ("discover", "discover.sleeper", f"discover.sleeper.{mesh.instances[0].id}"):
         count = sum(isinstance(m, Announcement) and m.name == "sleeper" for m in witness.heard)
-        witness.bus.publish(witness.bus.address(f"{witness.bus.subjects.prefix}.{subject}"), b'{"type":"mesh.v1.discover","window_ms":0}')
+        witness.bus.publish(
+            witness.bus.address(f"{witness.bus.subjects.prefix}.{subject}"),
+            b'{"type":"mesh.v1.discover","window_ms":0}',
+        )
         await witness.until(
             lambda heard, count=count: sum(isinstance(m, Announcement) and m.name == "sleeper" for m in heard) > count
         )
@@ -345,6 +348,7 @@ async def test_an_instance_started_before_nats_serves_when_it_comes(nats, prefix
     url = nats.url
     service = sleeper()
     from mesh.config import BusSettings, ServiceSettings
+
     from mesh.service import ServiceInstance
 
     settings = BusSettings(servers=(url,), prefix=prefix)
@@ -360,9 +364,9 @@ async def test_an_instance_started_before_nats_serves_when_it_comes(nats, prefix
 
 
 async def test_overload_error_is_typed_for_callers():
+    from mesh.bus import Reply
     from mesh.client import read_answer
     from mesh.client.caller import Answer
-    from mesh.bus import Reply
     from mesh.service.dispatch import problem_reply
 
     block, body = problem_reply(Overloaded("busy", retry_after=3), "id")

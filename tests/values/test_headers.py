@@ -49,8 +49,21 @@ def test_a_value_cannot_break_the_framing(value):
 
 @pytest.mark.parametrize(
     "name",
-    [b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"proxy-authorization"]
-    + [b"mesh-identity", b"mesh_identity", b"mesh-request", b"nats-service-error", b"nats_msg_id", b"status"],
+    [
+        b"connection",
+        b"keep-alive",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"proxy-authorization",
+        b"mesh-identity",
+        b"mesh_identity",
+        b"mesh-request",
+        b"nats-service-error",
+        b"nats_msg_id",
+        b"status",
+    ],
 )
 def test_what_never_crosses(name):
     assert not headers.crosses(name)

@@ -70,7 +70,7 @@ def test_what_breaks_the_protocol_is_refused_with_its_reason(change, why):
 
 @pytest.mark.parametrize(("service", "instance"), [("wallet", "I1"), ("users", "I2")])
 def test_nobody_speaks_for_another(service, instance):
-    with pytest.raises(BadMessage, match="speaks for users.I1"):
+    with pytest.raises(BadMessage, match=r"speaks for users\.I1"):
         messages.decode(messages.encode(heartbeat()), service, instance)
 
 

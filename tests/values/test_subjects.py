@@ -38,7 +38,23 @@ def test_a_prefix_is_one_token(prefix):
 
 @pytest.mark.parametrize(
     "subject",
-    ["", "a..b", ".a", "a.", "a b", "a\tb", "a\rb", "a\nb", "a\x0bb", "a\x0cb", "a\x00b", "é", "a.*", "a.>", "x" * (MAX_SUBJECT + 1)],
+    [
+        "",
+        "a..b",
+        ".a",
+        "a.",
+        "a b",
+        "a\tb",
+        "a\rb",
+        "a\nb",
+        "a\x0bb",
+        "a\x0cb",
+        "a\x00b",
+        "é",
+        "a.*",
+        "a.>",
+        "x" * (MAX_SUBJECT + 1),
+    ],
 )
 def test_what_hurts_never_becomes_a_subject(subject):
     with pytest.raises(BadSubject):
