@@ -40,10 +40,21 @@ if TYPE_CHECKING:
         Unauthorized,
         Unavailable,
     )
-    from mesh.service import Body, Context, Cookie, Header, Query, Request, Response, Service
+    from mesh.service import Body, Context, Cookie, Depends, Header, Query, Request, Response, Router, Service
 
 _PLACES = {
-    "mesh.service": ("Body", "Context", "Cookie", "Header", "Query", "Request", "Response", "Service"),
+    "mesh.service": (
+        "Body",
+        "Context",
+        "Cookie",
+        "Depends",
+        "Header",
+        "Query",
+        "Request",
+        "Response",
+        "Router",
+        "Service",
+    ),
     "mesh.errors": (
         "BadReply",
         "BadRequest",
@@ -79,6 +90,7 @@ __all__ = [
     "Cookie",
     "DeadlineExceeded",
     "DeclarationError",
+    "Depends",
     "Forbidden",
     "Header",
     "Invalid",
@@ -91,6 +103,7 @@ __all__ = [
     "RemoteError",
     "Request",
     "Response",
+    "Router",
     "Service",
     "TooLarge",
     "TooManyRequests",

@@ -85,7 +85,7 @@ class Bus:
         self._opened = True
         self.requests = Requests(self._inbox)
         self._subscriptions.insert(0, Subscription(self._inbox + ".*", "", self.requests.deliver))
-        self._link = Link(self.settings, f"{self.service}.{self.instance}", self)
+        self._link = Link(self.settings, f"{self.service}.{self.instance}", self._inbox + ".js", self)
         self._link.start()
 
     async def wait_connected(self, timeout: float) -> None:

@@ -47,7 +47,7 @@ class Owner(Protocol):
 class Link:
     """Keeps one client connected until `aclose`."""
 
-    def __init__(self, settings: BusSettings, name: str, owner: Owner) -> None:
+    def __init__(self, settings: BusSettings, name: str, inbox: str, owner: Owner) -> None:
         self.client: Client | None = None
         self.lane: LaneTransport | None = None
         self.last_error = ""
@@ -57,6 +57,7 @@ class Link:
         self.restarts = 0
         self._settings = settings
         self._name = name
+        self._inbox = inbox
         self._owner = owner
         self._closing = False
         self._gone = asyncio.Event()
@@ -152,6 +153,8 @@ class Link:
         options: dict[str, Any] = {
             "servers": list(settings.servers),
             "name": self._name,
+            # For what nats-py asks itself (JetStream): replies come below our own inbox too.
+            "inbox_prefix": self._inbox,
             "allow_reconnect": True,
             "max_reconnect_attempts": -1,
             # Only the first connect waits this long between attempts; afterwards `_next_server` decides.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from mesh.errors import BadReply, MeshError, from_problem
 from mesh.watcher import Watcher
 
 DEFAULT_TIMEOUT_S = 10.0
+EVENT = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -48,6 +50,22 @@ class Calls:
         answer = await self._send(service, endpoint, _encode(arguments), timeout, carried)
         return read_answer(answer, returns, f"{service}.{endpoint}")
 
+    async def emit(
+        self, event: str, data: Any, *, durable: bool = False, timeout: float = DEFAULT_TIMEOUT_S, carried: bytes = b""
+    ) -> None:
+        """Publish an event, ``data`` as JSON. ``durable`` waits until JetStream has stored it.
+
+        Raises `BusUnavailable`, `TooLarge`; durable: `Unavailable`, with reason ``jetstream_off`` where it is off.
+        """
+        subject = self._bus.subjects.event(checked_event(event))
+        block = b"NATS/1.0\r\n%b\r\n" % carried if carried else b""
+        if durable:
+            from mesh.bus.jetstream import publish
+
+            await publish(self._bus, subject, _encode(data), block, timeout)
+        else:
+            self._bus.publish(self._bus.address(subject), _encode(data), block)
+
     async def _send(self, service: str, endpoint: str, payload: bytes, timeout: float, carried: bytes) -> Answer:
         if self._watcher is None or self._caller is None:
             self._watcher = Watcher(self._bus, everything=False)
@@ -57,6 +75,13 @@ class Calls:
         return await self._caller.call(
             NamedEndpoint(service, endpoint, self._bus.subjects.request(service, endpoint)), carried, payload, timeout
         )
+
+
+def checked_event(name: str) -> str:
+    """``name``, or a ValueError: it becomes a subject."""
+    if not EVENT.fullmatch(name):
+        raise ValueError(f"{name!r} is no event name: 1 to 8 parts of letters, digits, '-' and '_' like 'bets.settled'")
+    return name
 
 
 def read_answer(answer: Answer, returns: Any, what: str) -> Any:

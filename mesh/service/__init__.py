@@ -2,11 +2,25 @@
 
 from mesh import logs
 from mesh.service.context import Context, log_facts
+from mesh.service.dependencies import Depends
 from mesh.service.http import Request, Response
 from mesh.service.instance import ServiceInstance
 from mesh.service.parameters import Body, Cookie, Header, Query
+from mesh.service.router import Router
 from mesh.service.service import Service
 
 logs.add_source(log_facts)
 
-__all__ = ["Body", "Context", "Cookie", "Header", "Query", "Request", "Response", "Service", "ServiceInstance"]
+__all__ = [
+    "Body",
+    "Context",
+    "Cookie",
+    "Depends",
+    "Header",
+    "Query",
+    "Request",
+    "Response",
+    "Router",
+    "Service",
+    "ServiceInstance",
+]

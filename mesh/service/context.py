@@ -83,6 +83,13 @@ class Context:
             service, endpoint, arguments, returns=returns, timeout=left, carried=self._carried()
         )
 
+    async def emit(self, event: str, data: Any, *, durable: bool = False) -> None:
+        """Publish an event for every service that listens: at most once, or, ``durable``, stored by JetStream first.
+
+        Raises `ValueError` for a bad name, `BusUnavailable`, `TooLarge`, and for durable ones `Unavailable`.
+        """
+        await self._calls.emit(event, data, durable=durable, timeout=self.remaining, carried=self._carried())
+
     def _carried(self) -> bytes:
         lines = [b"Mesh-Id: %b\r\n" % self.request_id.encode()]
         for name, wire in (

@@ -10,6 +10,8 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,8 +21,10 @@ from mesh.bus import Bus
 from mesh.client import Calls
 from mesh.errors import DeadlineExceeded, MeshError, NotFound, Overloaded, TooLarge
 from mesh.service.context import Context, current
+from mesh.service.dependencies import resolve
 from mesh.service.endpoints import Declared
 from mesh.service.http import Request, Response
+from mesh.service.middleware import Middleware, chain
 from mesh.subjects import new_id
 
 DEFAULT_DEADLINE_S = 10.0
@@ -42,13 +46,27 @@ class Work(NamedTuple):
 class Dispatcher:
     """Runs the handlers of one instance: at most ``concurrency`` at a time, ``queue`` more wait."""
 
-    def __init__(self, bus: Bus, endpoints: dict[str, Declared], calls: Calls, concurrency: int, queue: int) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        endpoints: dict[str, Declared],
+        calls: Calls,
+        concurrency: int,
+        queue: int,
+        *,
+        layers: Sequence[Middleware] = (),
+        resources: Mapping[Callable[..., Any], Any] | None = None,
+    ) -> None:
         self.inflight = 0
         self.capacity = concurrency
         self._bus = bus
         self._endpoints = {name.encode(): declared for name, declared in endpoints.items()}
         self._calls = calls
         self._max_queue = queue
+        self._layers = tuple(layers)
+        self._resources = resources if resources is not None else {}
+        self._admitted: dict[str, int] = {}  # by endpoint with a limit of its own: calls past that limit's gate
+        self._at_gate: dict[str, deque[Work]] = {}
         self._waiting: deque[Work] = deque()
         self._tasks: dict[asyncio.Task[None], Work] = {}
         self._by_reply: dict[bytes, tuple[asyncio.Task[None], Context]] = {}
@@ -66,21 +84,56 @@ class Dispatcher:
             self._refuse(reply, block, NotFound(f"no endpoint {subject.decode('ascii', 'replace')!r} here"))
             return
         work = Work(declared, reply, block, payload, asyncio.get_running_loop().time())
+        if declared.concurrency and not self._pass_gate(work):
+            return
+        self._admit(work)
+
+    def _pass_gate(self, work: Work) -> bool:
+        """Whether a call may go on past its endpoint's own limit; otherwise it waits there or is refused."""
+        declared = work.declared
+        count = self._admitted.get(declared.name, 0)
+        if count < declared.concurrency:
+            self._admitted[declared.name] = count + 1
+            return True
+        waiting = self._at_gate.setdefault(declared.name, deque())
+        if len(waiting) < declared.queue:
+            waiting.append(work)
+        else:
+            self._overload(work, f"{declared.concurrency} calls of {declared.name} run and {declared.queue} wait")
+        return False
+
+    def _admit(self, work: Work) -> None:
         if self.inflight < self.capacity:
             self._start(work)
         elif len(self._waiting) < self._max_queue:
             self._waiting.append(work)
         else:
-            error = Overloaded(f"{self.capacity} calls run and {self._max_queue} wait", retry_after=1)
-            declared.statistics.fail(f"503:{error.detail}")
-            self._refuse(reply, block, error)
+            self._leave_gate(work.declared)
+            self._overload(work, f"{self.capacity} calls run and {self._max_queue} wait")
+
+    def _leave_gate(self, declared: Declared) -> None:
+        if not declared.concurrency:
+            return
+        waiting = self._at_gate.get(declared.name)
+        if waiting:
+            self._admit(waiting.popleft())  # takes over the place of the call that left
+        else:
+            self._admitted[declared.name] -= 1
+
+    def _overload(self, work: Work, detail: str) -> None:
+        error = Overloaded(detail, retry_after=1)
+        work.declared.statistics.fail(f"503:{detail}")
+        self._refuse(work.reply, work.block, error)
 
     def cancel(self, reply: bytes) -> None:
         """Nobody waits for the answer to ``reply`` any more."""
-        for work in self._waiting:
-            if work.reply == reply:
-                self._waiting.remove(work)
-                return
+        for waiting in (self._waiting, *self._at_gate.values()):
+            for work in waiting:
+                if work.reply == reply:
+                    waiting.remove(work)
+                    if waiting is self._waiting:
+                        self._leave_gate(work.declared)
+                    return
         running = self._by_reply.get(reply)
         if running is not None:
             task, context = running
@@ -100,6 +153,7 @@ class Dispatcher:
         self._by_reply.pop(work.reply, None)
         if not task.cancelled() and task.exception() is not None:
             _log.error("answering failed", exc_info=task.exception())
+        self._leave_gate(work.declared)
         while self._waiting and self.inflight < self.capacity:
             self._start(self._waiting.popleft())
 
@@ -107,7 +161,7 @@ class Dispatcher:
         """Wait for all accepted work; what still runs after ``timeout`` seconds is cancelled. Returns how many were."""
 
         async def idle() -> None:
-            while self._tasks or self._waiting:
+            while self._tasks:  # whatever waits is started by what ends
                 await asyncio.wait(list(self._tasks), return_when=asyncio.FIRST_COMPLETED)
 
         try:
@@ -116,9 +170,10 @@ class Dispatcher:
             return 0
         except TimeoutError:
             left = list(self._tasks)
-            for work in self._waiting:
-                self._refuse(work.reply, work.block, Overloaded("the instance is stopping"))
-            self._waiting.clear()
+            for waiting in (self._waiting, *self._at_gate.values()):
+                for work in waiting:
+                    self._refuse(work.reply, work.block, Overloaded("the instance is stopping"))
+                waiting.clear()
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -143,8 +198,13 @@ class Dispatcher:
         try:
             if asyncio.get_running_loop().time() >= deadline:
                 raise DeadlineExceeded("the request waited here past its deadline", executed="no")
-            result = await declared.run(**declared.binder.bind(request, context))
-            answer, body = self._encode(declared, result)
+            if self._layers:
+                answer, body = self._encode(declared, await self._layered(declared, request, context))
+            elif declared.binder.dependencies:
+                answer, body = self._encode(declared, await self._with_dependencies(declared, request, context))
+            else:
+                result = await declared.run(**declared.binder.bind(request, context))
+                answer, body = self._encode(declared, result)
         except MeshError as error:
             statistics.fail(f"{error.status}:{error.detail}")
             answer, body = problem_reply(error, request_id)
@@ -166,6 +226,24 @@ class Dispatcher:
             statistics.record(time.perf_counter_ns() - began)
             current.reset(token)
         self._answer(reply, answer, body, request_id)
+
+    async def _with_dependencies(self, declared: Declared, request: Request, context: Context) -> Any:
+        """The handler's result; what was made for the request is torn down before it is answered."""
+        binder = declared.binder
+        arguments = binder.bind(request, context)
+        async with AsyncExitStack() as stack:
+            arguments.update(await resolve(binder.dependencies, request, context, self._resources, {}, stack))
+            return await declared.run(**arguments)
+
+    async def _layered(self, declared: Declared, request: Request, context: Context) -> Response:
+        async def innermost(request: Request, context: Context) -> Response:
+            result = await self._with_dependencies(declared, request, context)
+            return result if isinstance(result, Response) else as_response(declared.status, result)
+
+        response = await chain(self._layers, innermost)(request, context)
+        if not isinstance(response, Response):
+            raise TypeError(f"a middleware returned {type(response).__name__} and not a Response")
+        return response
 
     def _encode(self, declared: Declared, result: Any) -> tuple[bytes, bytes]:
         if isinstance(result, Response):
@@ -202,6 +280,15 @@ class Dispatcher:
             self._bus.reply(reply, body, block)
         except MeshError as error:
             _log.warning("a reply could not be sent: %s", error.detail)
+
+
+def as_response(status: int, result: Any) -> Response:
+    """What a handler returned, as a full response."""
+    if result is None:
+        return Response(None, 204 if status == 200 else status)
+    if isinstance(result, bytes | bytearray):
+        return Response(bytes(result), status)
+    return Response(_encode(result), status, content_type="application/json")
 
 
 def _timeout(value: bytes | None) -> float:

@@ -50,6 +50,9 @@ class Declared:
     status: int
     cancel: bool
     """Whether the handler is cancelled when nobody waits for the answer (GET and HEAD by default)."""
+    concurrency: int = 0
+    """How many calls may run at a time in one instance; 0 leaves it to the service's limit."""
+    queue: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
     routes: list[Route] = field(default_factory=list)
     statistics: Statistics = field(default_factory=Statistics)
@@ -65,6 +68,9 @@ def declare(
     summary: str = "",
     tags: tuple[str, ...] = (),
     timeout: float | None = None,
+    try_timeout: float | None = None,
+    concurrency: int = 0,
+    queue: int = 100,
     idempotent: bool = False,
     deprecated: bool = False,
     cancel: bool | None = None,
@@ -81,8 +87,11 @@ def declare(
         )
     if not 100 <= status <= 599:
         raise DeclarationError(f"{where}: status {status} is not between 100 and 599")
-    if timeout is not None and not 0.001 <= timeout <= 3600:
-        raise DeclarationError(f"{where}: timeout {timeout} is not between 0.001 and 3600 seconds")
+    for what, seconds in (("timeout", timeout), ("try_timeout", try_timeout)):
+        if seconds is not None and not 0.001 <= seconds <= 3600:
+            raise DeclarationError(f"{where}: {what} {seconds} is not between 0.001 and 3600 seconds")
+    if concurrency < 0 or queue < 0:
+        raise DeclarationError(f"{where}: concurrency {concurrency} and queue {queue} must not be below 0")
     routes: list[Route] = []
     path_names: tuple[str, ...] = ()
     if path:
@@ -102,6 +111,7 @@ def declare(
                 summary=summary,
                 tags=tuple(tags),
                 timeout_ms=round((timeout or 0) * 1000),
+                try_timeout_ms=round((try_timeout or 0) * 1000),
                 idempotent=idempotent,
                 deprecated=deprecated,
             )
@@ -111,15 +121,17 @@ def declare(
         name=name,
         handler=handler,
         binder=binder,
-        run=_runner(handler, where),
+        run=runner(handler, where),
         status=status,
         cancel=method in ("GET", "HEAD") if cancel is None else cancel,
+        concurrency=concurrency,
+        queue=queue,
         metadata=dict(metadata or {}),
         routes=routes,
     )
 
 
-def _runner(handler: Handler, where: str) -> Callable[..., Awaitable[Any]]:
+def runner(handler: Handler, where: str) -> Callable[..., Awaitable[Any]]:
     target = handler if inspect.isroutine(handler) else type(handler).__call__
     if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
         raise DeclarationError(f"{where} is a generator; handlers return one value")

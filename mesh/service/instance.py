@@ -12,8 +12,11 @@ from mesh.bus import Bus, Subscription
 from mesh.client import Calls
 from mesh.config import BusSettings, ServiceSettings
 from mesh.errors import MeshError
+from mesh.service.dependencies import Resources
 from mesh.service.dispatch import Dispatcher
+from mesh.service.events import EventReceiver
 from mesh.service.micro import MicroResponder
+from mesh.service.readiness import Readiness
 from mesh.service.service import Service
 from mesh.subjects import new_id
 
@@ -34,7 +37,18 @@ class ServiceInstance:
         self.stop_requested = asyncio.Event()
         self.bus = Bus(bus, service=service.name, instance=self.id)
         self.calls = Calls(self.bus)
-        self.dispatcher = Dispatcher(self.bus, service.endpoints, self.calls, settings.concurrency, settings.queue)
+        self.resources = Resources()
+        self.readiness = Readiness(service.checks, self._readiness_changed)
+        self.events = EventReceiver(self.bus, service.subscriptions, self.calls)
+        self.dispatcher = Dispatcher(
+            self.bus,
+            service.endpoints,
+            self.calls,
+            settings.concurrency,
+            settings.queue,
+            layers=service.layers,
+            resources=self.resources.values,
+        )
         self.announcer = Announcer(
             self.bus,
             version=service.version,
@@ -61,13 +75,19 @@ class ServiceInstance:
             await self._start()
         except BaseException:
             self._closed = True
-            await self.calls.aclose()
-            await self.bus.aclose()
+            for close in (self.readiness.aclose, self.resources.aclose, self.calls.aclose, self.bus.aclose):
+                try:
+                    await close()
+                except Exception:
+                    _log.exception("closing after a failed start")
             raise
 
     async def _start(self) -> None:
+        for declared in self.service.endpoints.values():
+            await self.resources.open(declared.binder.dependencies)
         for hook in self.service.startup_hooks:
             await hook()
+        await self.readiness.start()
         bus, subjects, name = self.bus, self.bus.subjects, self.service.name
         for endpoint in self.service.announced_endpoints(subjects):
             self._requests.append(
@@ -80,9 +100,10 @@ class ServiceInstance:
         for subject in (subjects.control("*", name), subjects.control("*", name, self.id)):
             self._control.append(await bus.subscribe(subject, self._controlled))
         await self.micro.start()
+        await self.events.start()
         if bus.connected:
             await bus.flush()
-        await self.announcer.start("ready")
+        await self.announcer.start("ready" if self.readiness.ready else "unready")
 
     async def wait_stop(self) -> None:
         """Return when a stop was asked for: a signal, ``mesh drain``, or `stop_requested` set by code."""
@@ -98,10 +119,14 @@ class ServiceInstance:
         steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
             # Callers that heard this pick others; those that did not yet are served for a while longer.
             ("announce draining", lambda: self._declare_draining(hurry)),
+            ("stop readiness checks", self.readiness.aclose),
             ("unsubscribe", lambda: self.bus.unsubscribe(*self._requests)),
+            ("stop events", self.events.stop),
             ("await handlers", lambda: self._finish(0.0 if hurry.is_set() else settings.drain_s)),
             ("stop control", self.micro.aclose),
+            ("await event handlers", lambda: self.events.finish(0.0 if hurry.is_set() else settings.drain_s)),
             *[("shutdown hook", hook) for hook in reversed(self.service.shutdown_hooks)],
+            ("tear down dependencies", self.resources.aclose),
             # After the last reply was written: callers that hear this give up on calls in flight.
             ("announce stopped", self.announcer.aclose),
             ("unsubscribe control", lambda: self.bus.unsubscribe(*self._control)),
@@ -145,6 +170,10 @@ class ServiceInstance:
                 await self.bus.flush(2)
             except MeshError as error:
                 _log.warning("the last messages may not have been delivered: %s", error.detail)
+
+    def _readiness_changed(self, ready: bool) -> None:
+        if self.announcer.state in ("ready", "unready"):
+            self.announcer.declare("ready" if ready else "unready")
 
     def _controlled(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         verb = subject[subject.rindex(b".") + 1 :]

@@ -19,6 +19,7 @@ import msgspec.inspect
 
 from mesh.errors import BadRequest, DeclarationError, Invalid, MeshError
 from mesh.service.context import Context
+from mesh.service.dependencies import Dependency, Depends
 from mesh.service.http import Request, decode_json, field_error
 
 _MISSING: Any = object()
@@ -50,7 +51,7 @@ class Source(NamedTuple):
     """One parameter: where it comes from and what it becomes."""
 
     parameter: str
-    place: str  # path, query, header, cookie, body, context, request
+    place: str  # path, query, header, cookie, body, context, request, dependency
     key: str  # its name in that place
     type: Any
     default: Any
@@ -77,7 +78,9 @@ class Binder:
     """Builds the keyword arguments of one handler."""
 
     def __init__(self, handler: Callable[..., Any], path_names: Sequence[str], method: str, where: str) -> None:
-        self.sources = _analyse(handler, path_names, method, where)
+        found = _analyse(handler, path_names, method, where)
+        self.sources = tuple(s for s in found if isinstance(s, Source))
+        self.dependencies = tuple(d for d in found if isinstance(d, Dependency))
         self._context = [s.parameter for s in self.sources if s.place == "context"]
         self._request = [s.parameter for s in self.sources if s.place == "request"]
         self._body = next((s for s in self.sources if s.place == "body"), None)
@@ -173,27 +176,62 @@ def _unsupported(media: str) -> MeshError:
     return error
 
 
-def _analyse(handler: Callable[..., Any], path_names: Sequence[str], method: str, where: str) -> tuple[Source, ...]:
+def _analyse(
+    handler: Callable[..., Any], path_names: Sequence[str], method: str, where: str
+) -> tuple[Source | Dependency, ...]:
     try:
         signature = inspect.signature(handler)
         hints = typing.get_type_hints(handler, include_extras=True)
     except (NameError, TypeError, ValueError) as error:
         raise DeclarationError(f"{where}: its annotations cannot be read: {error}") from error
     sources: list[Source] = []
+    dependencies: list[Dependency] = []
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise DeclarationError(f"{where}: parameter {parameter.name!r} must be an ordinary named parameter")
+        depends = _depends(hints.get(parameter.name))
+        if depends is not None:
+            dependencies.append(_dependency(parameter.name, depends, path_names, method, where))
+            continue
         default = _MISSING if parameter.default is parameter.empty else parameter.default
         sources.append(_source(parameter.name, hints.get(parameter.name, str), default, path_names, method, where))
     for name in path_names:
         if not any(s.place == "path" and s.key == name for s in sources):
-            if any(s.place == "request" for s in sources):
-                continue  # a handler of raw requests reads path_params itself
+            if method == "DEPENDENCY" or any(s.place == "request" for s in sources) or _takes(dependencies, name):
+                continue  # read from the request itself, or by a dependency
             raise DeclarationError(f"{where}: the path names {{{name}}}, but the handler has no parameter {name!r}")
     bodies = [s.parameter for s in sources if s.place == "body"]
     if len(bodies) > 1:
         raise DeclarationError(f"{where}: {' and '.join(bodies)} would both be the body; there is only one")
-    return tuple(sources)
+    if method == "DEPENDENCY" and bodies:
+        raise DeclarationError(f"{where}: {bodies[0]!r} would be the body; only the handler itself takes the body")
+    return (*sources, *dependencies)
+
+
+def _depends(annotation: Any) -> Depends | None:
+    if typing.get_origin(annotation) is not Annotated:
+        return None
+    return next((extra for extra in typing.get_args(annotation)[1:] if isinstance(extra, Depends)), None)
+
+
+def _dependency(name: str, depends: Depends, path_names: Sequence[str], method: str, where: str) -> Dependency:
+    if not callable(depends.factory) or depends.scope not in ("request", "service"):
+        raise DeclarationError(f"{where}: {name!r}: Depends takes a function, and 'request' or 'service' as scope")
+    inner = f"{where}: dependency {getattr(depends.factory, '__name__', depends.factory)!r}"
+    binder = Binder(depends.factory, path_names, "DEPENDENCY", inner)
+    if depends.scope == "service":
+        wrong = [s.parameter for s in binder.sources if s.default is _MISSING]
+        wrong += [d.parameter for d in binder.dependencies if d.scope != "service"]
+        if wrong:
+            raise DeclarationError(f"{inner} has service scope, so it cannot take {wrong[0]!r} from a request")
+    return Dependency(name, depends.factory, depends.scope, binder)
+
+
+def _takes(dependencies: Sequence[Dependency], name: str) -> bool:
+    return any(
+        any(s.place == "path" and s.key == name for s in d.binder.sources) or _takes(d.binder.dependencies, name)
+        for d in dependencies
+    )
 
 
 def _source(name: str, annotation: Any, default: Any, path_names: Sequence[str], method: str, where: str) -> Source:

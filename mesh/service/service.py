@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from mesh.errors import DeclarationError
 from mesh.messages import Endpoint, Route
-from mesh.routes import BadTemplate, mount, parse_template
+from mesh.routes import parse_template
 from mesh.service.endpoints import Declared, declare
+from mesh.service.events import EventHandler, subscribe
+from mesh.service.middleware import Middleware
+from mesh.service.readiness import Check
+from mesh.service.router import H, Router, checked_prefix
 from mesh.subjects import QUEUE, RESERVED, Subjects, is_name
 
 # ADR-32 asks for a version that follows semver.org; this is its official pattern without named groups.
@@ -19,11 +24,10 @@ SEMVER = re.compile(
     r"(\+([0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*))?"
 )
 
-H = TypeVar("H", bound=Callable[..., Any])
 Hook = Callable[[], Awaitable[None]]
 
 
-class Service:
+class Service(Router):
     """A kind of service: its endpoints and routes.
 
     ::
@@ -57,89 +61,20 @@ class Service:
                 raise DeclarationError(f"service {name!r}: metadata {key!r}={value!r}; keys and values must be text")
             if key.startswith("mesh."):
                 raise DeclarationError(f"service {name!r}: metadata key {key!r}: 'mesh.' is reserved for the mesh")
-        try:
-            mount(prefix, "/")
-        except BadTemplate as error:
-            raise DeclarationError(f"service {name!r}: prefix {prefix!r}: {error}") from error
+        super().__init__(prefix=checked_prefix(prefix, f"service {name!r}"))
         self.name = name
         self.version = version
         self.description = description
         self.metadata = dict(metadata or {})
-        self.prefix = prefix
         self.endpoints: dict[str, Declared] = {}
         self.startup_hooks: list[Hook] = []
         self.shutdown_hooks: list[Hook] = []
+        self.subscriptions: list[EventHandler] = []
+        self.layers: list[Middleware] = []
+        self.checks: list[Check] = []
         self._claimed: dict[tuple[str, object], str] = {}
 
-    # -- routes and endpoints
-
-    def get(self, path: str, **options: Any) -> Callable[[H], H]:
-        """Declare a handler for GET (and so for HEAD) requests to ``path``; options as in `route`."""
-        return self.route("GET", path, **options)
-
-    def post(self, path: str, **options: Any) -> Callable[[H], H]:
-        return self.route("POST", path, **options)
-
-    def put(self, path: str, **options: Any) -> Callable[[H], H]:
-        return self.route("PUT", path, **options)
-
-    def patch(self, path: str, **options: Any) -> Callable[[H], H]:
-        return self.route("PATCH", path, **options)
-
-    def delete(self, path: str, **options: Any) -> Callable[[H], H]:
-        return self.route("DELETE", path, **options)
-
-    def route(
-        self,
-        method: str,
-        path: str,
-        *,
-        name: str = "",
-        status: int = 200,
-        summary: str = "",
-        tags: tuple[str, ...] = (),
-        timeout: float | None = None,
-        idempotent: bool = False,
-        deprecated: bool = False,
-        cancel: bool | None = None,
-    ) -> Callable[[H], H]:
-        """Declare a handler for ``method`` (``*`` for all) and a path template.
-
-        Templates have literal segments, ``{name}`` and, last, ``{name:path}``. ``name`` is the endpoint's (the
-        handler's by default), ``status`` of a plain return value, ``timeout`` in seconds, ``cancel`` whether the
-        handler is cancelled when the caller goes away (default: GET and HEAD only). Decorators may be stacked: every
-        one adds a route to the same endpoint.
-        """
-
-        def register(handler: H) -> H:
-            full = self._mounted(path)
-            declared = declare(
-                handler,
-                method=method,
-                path=full,
-                name=name,
-                status=status,
-                summary=summary,
-                tags=tags,
-                timeout=timeout,
-                idempotent=idempotent,
-                deprecated=deprecated,
-                cancel=cancel,
-            )
-            shape = (method, parse_template(full).shape)
-            if shape in self._claimed:
-                raise DeclarationError(
-                    f"{method} {full} is declared twice, by {self._claimed[shape]} and {declared.name}"
-                )
-            known = self.endpoints.get(declared.name)
-            if known is not None and known.handler is handler:
-                known.routes += declared.routes
-            else:
-                self._add(declared)
-            self._claimed[shape] = declared.name
-            return handler
-
-        return register
+    # -- endpoints
 
     def endpoint(
         self, name: str = "", *, metadata: dict[str, str] | None = None, cancel: bool = False
@@ -152,11 +87,20 @@ class Service:
 
         return register
 
-    def _mounted(self, path: str) -> str:
-        try:
-            return mount(self.prefix, path)
-        except BadTemplate as error:
-            raise DeclarationError(f"path {path!r}: {error}") from error
+    def _declare(self, handler: Callable[..., Any], options: dict[str, Any]) -> None:
+        declared = declare(handler, **{**options, "path": self._mounted(options["path"])})
+        route = declared.routes[0]
+        shape = (route.method, parse_template(route.path).shape)
+        if shape in self._claimed:
+            raise DeclarationError(
+                f"{route.method} {route.path} is declared twice, by {self._claimed[shape]} and {declared.name}"
+            )
+        known = self.endpoints.get(declared.name)
+        if known is not None and known.handler is handler:
+            known.routes += declared.routes
+        else:
+            self._add(declared)
+        self._claimed[shape] = declared.name
 
     def _add(self, declared: Declared) -> None:
         if declared.name in self.endpoints:
@@ -164,6 +108,58 @@ class Service:
                 f"service {self.name!r} has two endpoints named {declared.name!r}; give one of them another name="
             )
         self.endpoints[declared.name] = declared
+
+    # -- events, middleware, readiness
+
+    def on(self, event: str, *, durable: bool = False, name: str = "", attempts: int = 5) -> Callable[[H], H]:
+        """Declare a handler for events named ``event``; ``*`` stands for one part of the name, as in ``bets.*``.
+
+        Of all instances of this service one gets each event, at most once. ``durable`` asks JetStream to keep it and
+        to deliver it again, later and later, until the handler has returned or ``attempts`` are used up; then it goes
+        to the dead letters. The handler takes one parameter for the event's data, and a `Context` if it wants one.
+        """
+
+        def register(handler: H) -> H:
+            self.subscriptions.append(subscribe(handler, event, durable=durable, name=name, attempts=attempts))
+            names = [s.name for s in self.subscriptions if s.event == event]
+            if len(names) != len(set(names)):
+                raise DeclarationError(
+                    f"service {self.name!r} has two handlers {names[-1]!r} for {event!r}; give a name="
+                )
+            return handler
+
+        return register
+
+    def middleware(self, layer: Middleware) -> Middleware:
+        """Add a function around every handler: ``async def layer(request, context, call_next) -> Response``.
+
+        The first one added is the outermost. It may answer itself, change the response, or let errors pass.
+        """
+        if not inspect.iscoroutinefunction(layer):
+            raise DeclarationError(f"middleware {getattr(layer, '__name__', layer)!r} must be an async function")
+        self.layers.append(layer)
+        return layer
+
+    def readiness(self, name: str, *, timeout: float = 2.0, every: float = 5.0) -> Callable[[H], H]:
+        """Declare a readiness check: an async function that raises, or returns False, while it is not ready.
+
+        It runs before the start and ``every`` so many seconds, at most ``timeout`` long. While one fails, the instance
+        announces itself ``unready`` and is picked by nobody.
+        """
+        if not is_name(name):
+            raise DeclarationError(f"readiness check {name!r} is not 1 to 64 letters, digits, '-' and '_'")
+        if not (timeout > 0 and every > 0):
+            raise DeclarationError(f"readiness check {name!r}: timeout and every must be above 0 seconds")
+
+        def register(check: H) -> H:
+            if not inspect.iscoroutinefunction(check):
+                raise DeclarationError(f"readiness check {name!r} must be an async function")
+            if any(known.name == name for known in self.checks):
+                raise DeclarationError(f"service {self.name!r} has two readiness checks named {name!r}")
+            self.checks.append(Check(name, check, timeout, every))
+            return check
+
+        return register
 
     # -- hooks
 

@@ -1,0 +1,101 @@
+"""Dependencies: values that handlers ask for by annotation, made for a request or for the whole instance.
+
+::
+
+    async def open_database() -> AsyncIterator[Database]:
+        async with Database.connect() as database:
+            yield database
+
+    @service.get("/users/{user_id}")
+    async def get_user(user_id: int, db: Annotated[Database, Depends(open_database, scope="service")]) -> User: ...
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from mesh.service.context import Context
+    from mesh.service.http import Request
+    from mesh.service.parameters import Binder
+
+Scope = Literal["request", "service"]
+
+
+class Depends(NamedTuple):
+    """Marks a parameter whose value ``factory`` makes.
+
+    The factory is a function or a generator that yields once; what stands after the ``yield`` is the teardown, run in
+    reverse order. With ``scope="service"`` it is made once per instance, before it announces itself ready, and torn
+    down after the last handler; otherwise once per request, however often it is asked for. A factory takes what a
+    handler may take, but no body, and dependencies of its own.
+    """
+
+    factory: Callable[..., Any]
+    scope: Scope = "request"
+
+
+class Dependency(NamedTuple):
+    """A dependency as found in a signature: the parameter's name, and how its own arguments are bound."""
+
+    parameter: str
+    factory: Callable[..., Any]
+    scope: Scope
+    binder: Binder
+
+
+class Resources:
+    """The values of service scope of one instance."""
+
+    def __init__(self) -> None:
+        self.values: dict[Callable[..., Any], Any] = {}
+        self._stack = AsyncExitStack()
+
+    async def open(self, dependencies: Iterable[Dependency]) -> None:
+        """Make every value of service scope that is needed, what it needs itself first."""
+        for dependency in dependencies:
+            await self.open(dependency.binder.dependencies)
+            if dependency.scope == "service" and dependency.factory not in self.values:
+                arguments = {d.parameter: self.values[d.factory] for d in dependency.binder.dependencies}
+                self.values[dependency.factory] = await enter(dependency.factory, arguments, self._stack)
+
+    async def aclose(self) -> None:
+        """Tear down in reverse order; one failing teardown does not stop the others."""
+        self.values.clear()
+        await self._stack.aclose()
+
+
+async def resolve(
+    dependencies: Iterable[Dependency],
+    request: Request,
+    context: Context,
+    resources: Mapping[Callable[..., Any], Any],
+    made: dict[Callable[..., Any], Any],
+    stack: AsyncExitStack,
+) -> dict[str, Any]:
+    """The values for one request, by parameter. ``made`` remembers them within the request."""
+    values: dict[str, Any] = {}
+    for parameter, factory, scope, binder in dependencies:
+        if scope == "service":
+            values[parameter] = resources[factory]
+            continue
+        if factory not in made:
+            arguments = binder.bind(request, context)
+            arguments.update(await resolve(binder.dependencies, request, context, resources, made, stack))
+            made[factory] = await enter(factory, arguments, stack)
+        values[parameter] = made[factory]
+    return values
+
+
+async def enter(factory: Callable[..., Any], arguments: dict[str, Any], stack: AsyncExitStack) -> Any:
+    """Call a factory; its teardown, if it has one, goes on the stack."""
+    target = factory if inspect.isroutine(factory) or inspect.isclass(factory) else type(factory).__call__
+    if inspect.isasyncgenfunction(target):
+        return await stack.enter_async_context(asynccontextmanager(factory)(**arguments))
+    if inspect.isgeneratorfunction(target):
+        return stack.enter_context(contextmanager(factory)(**arguments))
+    value = factory(**arguments)
+    return await value if inspect.isawaitable(value) else value

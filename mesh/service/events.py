@@ -1,0 +1,144 @@
+"""Events between services: handlers by event name, at most once, or durable through JetStream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from mesh import headers
+from mesh.bus import Bus, Subscription
+from mesh.bus.jetstream import Delivery, DurableEvents
+from mesh.client import Calls
+from mesh.errors import DeclarationError
+from mesh.service.context import Context, current
+from mesh.service.endpoints import runner
+from mesh.service.http import Request
+from mesh.service.parameters import Binder
+from mesh.subjects import is_name, new_id
+
+PATTERN = re.compile(r"([A-Za-z0-9_-]{1,64}|\*)(\.([A-Za-z0-9_-]{1,64}|\*)){0,7}")
+HANDLING_S = 30.0
+"""Seconds a handler of a durable event has before the event is delivered again."""
+
+_log = logging.getLogger("mesh.events")
+
+
+class EventHandler(NamedTuple):
+    """A declared handler of events."""
+
+    name: str
+    event: str
+    durable: bool
+    attempts: int
+    binder: Binder
+    run: Callable[..., Awaitable[Any]]
+
+
+def subscribe(handler: Callable[..., Any], event: str, *, durable: bool, name: str, attempts: int) -> EventHandler:
+    """Check a declaration. Raises `DeclarationError` with a sentence that names the fault."""
+    name = name or getattr(handler, "__name__", "")
+    where = f"event handler {getattr(handler, '__qualname__', handler)!r}"
+    if not PATTERN.fullmatch(event):
+        raise DeclarationError(
+            f"{where}: {event!r} is no event name: 1 to 8 parts like 'bets.settled', '*' for any one"
+        )
+    if not is_name(name):
+        raise DeclarationError(f"{where}: {name!r} cannot be its name; give one of letters, digits, '-' and '_'")
+    if attempts < 1:
+        raise DeclarationError(f"{where}: attempts {attempts} must be at least 1")
+    binder = Binder(handler, (), "EVENT", where)
+    data = [s for s in binder.sources if s.place not in ("context", "request")]
+    if len(data) > 1 or binder.dependencies:
+        raise DeclarationError(f"{where} takes one parameter for the event's data, and a Context if it wants one")
+    return EventHandler(name, event, durable, attempts, binder, runner(handler, where))
+
+
+class EventReceiver:
+    """Runs the event handlers of one instance."""
+
+    def __init__(self, bus: Bus, handlers: list[EventHandler], calls: Calls) -> None:
+        self._bus = bus
+        self._handlers = handlers
+        self._calls = calls
+        self._subscriptions: list[Subscription] = []
+        self._durable: list[DurableEvents] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Subscribe. A durable handler waits for JetStream in the background, and says so in the log."""
+        for handler in self._handlers:
+            if handler.durable:
+                durable = DurableEvents(
+                    self._bus,
+                    consumer=f"{self._bus.service}-{handler.name}",
+                    event=handler.event,
+                    attempts=handler.attempts,
+                    handling_s=HANDLING_S,
+                    handle=self._handle_durable(handler),
+                )
+                durable.start()
+                self._durable.append(durable)
+            else:
+                subject = self._bus.subjects.event(handler.event)
+                # One queue group a handler and service: every handler gets the event once.
+                queue = f"{self._bus.service}-{handler.name}"
+                self._subscriptions.append(await self._bus.subscribe(subject, self._receiver(handler), queue=queue))
+
+    async def stop(self) -> None:
+        """Take no more events."""
+        subscriptions, self._subscriptions = self._subscriptions, []
+        await self._bus.unsubscribe(*subscriptions)
+        for durable in self._durable:
+            await durable.aclose()
+
+    async def finish(self, timeout: float) -> None:
+        """Wait for the handlers that run; those still running after ``timeout`` seconds are cancelled."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+        for task in self._tasks:
+            task.cancel()
+
+    def _receiver(self, handler: EventHandler) -> Callable[[bytes, bytes, bytes, bytes], None]:
+        def receive(subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+            task = asyncio.create_task(self._try(handler, block, payload))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return receive
+
+    async def _try(self, handler: EventHandler, block: bytes, payload: bytes) -> None:
+        try:
+            await self._run(handler, block, payload)
+        except Exception:
+            _log.exception("event handler %s failed; the event is lost", handler.name)
+
+    def _handle_durable(self, handler: EventHandler) -> Callable[[Delivery], Awaitable[None]]:
+        async def handle(delivery: Delivery) -> None:
+            await self._run(handler, delivery.block, delivery.payload)
+
+        return handle
+
+    async def _run(self, handler: EventHandler, block: bytes, payload: bytes) -> None:
+        request = Request(block, payload)
+        given = request.raw_header(headers.ID)
+        request_id = given.decode() if given and headers.is_request_id(given) else new_id()
+        deadline = asyncio.get_running_loop().time() + HANDLING_S
+        context = Context(request, request_id, deadline, self._bus.service, self._bus.instance, self._calls)
+        arguments: dict[str, Any] = {}
+        for source in handler.binder.sources:
+            if source.place == "context":
+                arguments[source.parameter] = context
+            elif source.place == "request":
+                arguments[source.parameter] = request
+            else:
+                arguments[source.parameter] = msgspec.json.decode(payload, type=source.type)
+        token = current.set(context)
+        try:
+            await handler.run(**arguments)
+        finally:
+            current.reset(token)

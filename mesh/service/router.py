@@ -1,0 +1,124 @@
+"""Declaring handlers: the decorators that `Service` and `Router` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from mesh.errors import DeclarationError
+from mesh.routes import BadTemplate, mount
+from mesh.service.endpoints import declare
+
+H = TypeVar("H", bound=Callable[..., Any])
+
+
+class Declaration(NamedTuple):
+    """A handler and the options it was declared with; ``options["path"]`` is relative to its router."""
+
+    handler: Callable[..., Any]
+    options: dict[str, Any]
+
+
+class Router:
+    """Routes that belong together; `include` puts them into a service or another router.
+
+    ::
+
+        admin = Router(prefix="/admin", tags=("admin",))
+
+        @admin.get("/users")
+        async def list_users() -> list[User]: ...
+
+        service.include(admin)
+
+    Raises `DeclarationError`, when a handler is declared, for everything that cannot work.
+    """
+
+    def __init__(self, *, prefix: str = "", tags: tuple[str, ...] = ()) -> None:
+        self.prefix = checked_prefix(prefix, "router")
+        self.tags = tuple(tags)
+        self.declarations: list[Declaration] = []
+
+    def get(self, path: str, **options: Any) -> Callable[[H], H]:
+        """Declare a handler for GET (and so for HEAD) requests to ``path``; options as in `route`."""
+        return self.route("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> Callable[[H], H]:
+        """Declare a handler for POST requests to ``path``; options as in `route`."""
+        return self.route("POST", path, **options)
+
+    def put(self, path: str, **options: Any) -> Callable[[H], H]:
+        """Declare a handler for PUT requests to ``path``; options as in `route`."""
+        return self.route("PUT", path, **options)
+
+    def patch(self, path: str, **options: Any) -> Callable[[H], H]:
+        """Declare a handler for PATCH requests to ``path``; options as in `route`."""
+        return self.route("PATCH", path, **options)
+
+    def delete(self, path: str, **options: Any) -> Callable[[H], H]:
+        """Declare a handler for DELETE requests to ``path``; options as in `route`."""
+        return self.route("DELETE", path, **options)
+
+    def route(
+        self,
+        method: str,
+        path: str,
+        *,
+        name: str = "",
+        status: int = 200,
+        summary: str = "",
+        tags: tuple[str, ...] = (),
+        timeout: float | None = None,
+        try_timeout: float | None = None,
+        concurrency: int = 0,
+        queue: int = 100,
+        idempotent: bool = False,
+        deprecated: bool = False,
+        cancel: bool | None = None,
+    ) -> Callable[[H], H]:
+        """Declare a handler for ``method`` (``*`` for all) and a path template.
+
+        Templates have literal segments, ``{name}`` and, last, ``{name:path}``. ``name`` is the endpoint's (the
+        handler's by default), ``status`` that of a plain return value. ``timeout`` is the whole call's, in seconds;
+        with ``try_timeout`` an attempt that takes longer is repeated elsewhere, if the method is idempotent or
+        ``idempotent`` says that the handler is. At most ``concurrency`` calls run at a time in one instance (0: as
+        many as the service takes), ``queue`` more wait. ``cancel``: whether the handler is cancelled when the caller
+        goes away (default: GET and HEAD only). Decorators may be stacked: each adds a route to the same endpoint.
+        """
+        options = {key: value for key, value in locals().items() if key != "self"}
+
+        def register(handler: H) -> H:
+            self._declare(handler, options)
+            return handler
+
+        return register
+
+    def include(self, router: Router, *, prefix: str = "") -> None:
+        """Take over everything that ``router`` has declared so far, below ``prefix`` and its own prefix."""
+        if router is self:
+            raise DeclarationError("a router cannot include itself")
+        prefix = checked_prefix(prefix, "include")
+        for handler, options in router.declarations:
+            changed = {**options, "tags": (*router.tags, *options["tags"])}
+            if options.get("path"):
+                changed["path"] = mount(prefix, mount(router.prefix, options["path"]))
+            self._declare(handler, changed)
+
+    def _declare(self, handler: Callable[..., Any], options: dict[str, Any]) -> None:
+        declare(handler, **{**options, "path": self._mounted(options["path"])})  # what is wrong shows here, at import
+        self.declarations.append(Declaration(handler, options))
+
+    def _mounted(self, path: str) -> str:
+        try:
+            return mount(self.prefix, path)
+        except BadTemplate as error:
+            raise DeclarationError(f"path {path!r}: {error}") from error
+
+
+def checked_prefix(prefix: str, what: str) -> str:
+    """``prefix``, or a `DeclarationError` that says what is wrong with it."""
+    try:
+        mount(prefix, "/")
+    except BadTemplate as error:
+        raise DeclarationError(f"{what}: prefix {prefix!r}: {error}") from error
+    return prefix
