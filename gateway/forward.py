@@ -11,8 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from mesh.config import GatewaySettings
-
 from gateway.access import AccessLog, Entry
 from gateway.cors import Cors
 from gateway.headers import Pairs, request_lines, response
@@ -22,6 +20,7 @@ from gateway.trace import Ids
 from mesh import headers
 from mesh.bus import Bus
 from mesh.client import Caller
+from mesh.config import GatewaySettings
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
 from mesh.routes import Binding, Gone, Match, NotAllowed, Refusal, parse_target

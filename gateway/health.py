@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
-from mesh.registry import Instance
-
 from mesh.bus import Bus
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable, MeshError, NoInstances, NotFound, Starting, Unavailable
+from mesh.registry import Instance
 from mesh.watcher import Watcher
 
 OWN = ("/health", "/livez", "/readyz", "/v1/metadata")

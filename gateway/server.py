@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 import uvicorn
-from mesh.config import BusSettings, GatewaySettings
 
 from gateway import health, ops
 from gateway.access import AccessLog
@@ -21,6 +20,7 @@ from gateway.metrics import RequestMetrics
 from mesh.announcer import Announcer, Load
 from mesh.bus import Bus
 from mesh.client import Caller
+from mesh.config import BusSettings, GatewaySettings
 from mesh.directory import Directory
 from mesh.subjects import new_id
 from mesh.version import VERSION
