@@ -22,18 +22,27 @@ class Context:
     """Given to a handler that declares a parameter of this type.
 
     ``deadline`` is a moment of the event loop's clock in seconds; ``remaining`` the time left.
+    ``subject`` is the one that the request came on: an endpoint with a wildcard finds there what it stands for.
     """
 
-    __slots__ = ("_calls", "_cancelled", "deadline", "instance", "request", "request_id", "service")
+    __slots__ = ("_calls", "_cancelled", "deadline", "instance", "request", "request_id", "service", "subject")
 
     def __init__(
-        self, request: Request, request_id: str, deadline: float, service: str, instance: str, calls: Calls
+        self,
+        request: Request,
+        request_id: str,
+        deadline: float,
+        service: str,
+        instance: str,
+        calls: Calls,
+        subject: bytes = b"",
     ) -> None:
         self.request = request
         self.request_id = request_id
         self.deadline = deadline
         self.service = service
         self.instance = instance
+        self.subject = subject
         self._calls = calls
         self._cancelled: asyncio.Event | None = None
 

@@ -12,6 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import msgspec
@@ -41,6 +43,7 @@ class Work(NamedTuple):
     block: bytes
     payload: bytes
     arrived: float
+    subject: bytes
 
 
 class Dispatcher:
@@ -75,15 +78,21 @@ class Dispatcher:
     # -- in
 
     def receive(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
-        """A message on ``mesh.req...`` or ``mesh.to...``; its last token names the endpoint."""
+        """A message on ``mesh.to...``; its last token names the endpoint."""
+        self._receive(self._endpoints.get(subject[subject.rindex(b".") + 1 :]), subject, reply, block, payload)
+
+    def receiver(self, endpoint: str) -> Callable[[bytes, bytes, bytes, bytes], None]:
+        """What to call with the messages of a subject that belongs to one endpoint, whatever the subject."""
+        return partial(self._receive, self._endpoints[endpoint.encode()])
+
+    def _receive(self, declared: Declared | None, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         if reply and not self._bus.subjects.may_reply(reply):
             _log.warning("dropped a request that asks for its answer on %r", reply[:80])
             return
-        declared = self._endpoints.get(subject[subject.rindex(b".") + 1 :])
         if declared is None:
             self._refuse(reply, block, NotFound(f"no endpoint {subject.decode('ascii', 'replace')!r} here"))
             return
-        work = Work(declared, reply, block, payload, asyncio.get_running_loop().time())
+        work = Work(declared, reply, block, payload, asyncio.get_running_loop().time(), subject)
         if declared.concurrency and not self._pass_gate(work):
             return
         self._admit(work)
@@ -122,7 +131,7 @@ class Dispatcher:
 
     def _overload(self, work: Work, detail: str) -> None:
         error = Overloaded(detail, retry_after=1)
-        work.declared.statistics.fail(f"503:{detail}")
+        work.declared.statistics.refuse(f"503:{detail}")
         self._refuse(work.reply, work.block, error)
 
     def cancel(self, reply: bytes) -> None:
@@ -130,6 +139,7 @@ class Dispatcher:
         for waiting in (self._waiting, *self._at_gate.values()):
             for work in waiting:
                 if work.reply == reply:
+                    work.declared.statistics.refuse("499:the caller went away")
                     waiting.remove(work)
                     if waiting is self._waiting:
                         self._leave_gate(work.declared)
@@ -172,6 +182,7 @@ class Dispatcher:
             left = list(self._tasks)
             for waiting in (self._waiting, *self._at_gate.values()):
                 for work in waiting:
+                    work.declared.statistics.refuse("503:the instance is stopping")
                     self._refuse(work.reply, work.block, Overloaded("the instance is stopping"))
                 waiting.clear()
             for task in left:
@@ -182,13 +193,13 @@ class Dispatcher:
     # -- one request
 
     async def _work(self, work: Work) -> None:
-        declared, reply, block, payload, arrived = work
+        declared, reply, block, payload, arrived, subject = work
         request = Request(block, payload)
         began = time.perf_counter_ns()
         given = request.raw_header(headers.ID)
         request_id = given.decode() if given and headers.is_request_id(given) else new_id()
         deadline = arrived + _timeout(request.raw_header(headers.DEADLINE))
-        context = Context(request, request_id, deadline, self._bus.service, self._bus.instance, self._calls)
+        context = Context(request, request_id, deadline, self._bus.service, self._bus.instance, self._calls, subject)
         if reply:
             task = asyncio.current_task()
             assert task is not None
@@ -247,6 +258,8 @@ class Dispatcher:
 
     def _encode(self, declared: Declared, result: Any) -> tuple[bytes, bytes]:
         if isinstance(result, Response):
+            if result.status >= 400:
+                declared.statistics.fail(f"{result.status}:{_phrase(result.status)}")
             return response_block(result), result.body
         if result is None:
             status = 204 if declared.status == 200 else declared.status
@@ -301,17 +314,31 @@ def _timeout(value: bytes | None) -> float:
 def response_block(response: Response) -> bytes:
     """The header block of a full response. Raises `headers.BadHeader`."""
     pairs = [(name, value) for name, value in response.pairs if headers.crosses(name)]
+    if response.status >= 400:
+        pairs = [*_error_headers(response.status, _phrase(response.status)), *pairs]
     return headers.encode([(b"Mesh-Status", b"%d" % response.status), *pairs])
+
+
+def _phrase(status: int) -> str:
+    """What a status means, for errors that say no more."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return f"status {status}"
+
+
+def _error_headers(status: int, detail: str) -> headers.Pairs:
+    """ADR-32's error headers: a number, and a description that is never empty."""
+    text = "".join(c if " " <= c <= "~" else " " for c in detail)[:512].strip()
+    return [(b"Nats-Service-Error-Code", b"%d" % status), (b"Nats-Service-Error", (text or _phrase(status)).encode())]
 
 
 def problem_reply(error: MeshError, request_id: str) -> tuple[bytes, bytes]:
     """Header block and body of an error: problem+json, with ADR-32's error headers beside it."""
     body = _encode(error.problem(request_id))
-    text = "".join(c if " " <= c <= "~" else " " for c in error.detail)[:512]
     pairs = [
         (b"Mesh-Status", b"%d" % error.status),
-        (b"Nats-Service-Error-Code", b"%d" % error.status),
-        (b"Nats-Service-Error", text.encode()),
+        *_error_headers(error.status, error.detail),
         (b"content-type", b"application/problem+json"),
     ]
     if error.retry_after is not None:

@@ -34,6 +34,11 @@ class Statistics:
         self.num_requests += 1
         self.processing_time += elapsed_ns
 
+    def refuse(self, text: str) -> None:
+        """Count a request that no handler saw."""
+        self.num_requests += 1
+        self.fail(text)
+
     def fail(self, text: str) -> None:
         self.num_errors += 1
         self.last_error = text[:256]
@@ -54,6 +59,10 @@ class Declared:
     """How many calls may run at a time in one instance; 0 leaves it to the service's limit."""
     queue: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
+    subject: str = ""
+    """Where it listens besides the mesh's own addresses; empty for nowhere else."""
+    queue_group: str | None = None
+    """Empty for a plain subscription; None for its service's."""
     routes: list[Route] = field(default_factory=list)
     statistics: Statistics = field(default_factory=Statistics)
 
@@ -126,9 +135,19 @@ def declare(
         cancel=method in ("GET", "HEAD") if cancel is None else cancel,
         concurrency=concurrency,
         queue=queue,
-        metadata=dict(metadata or {}),
+        metadata=checked_metadata(metadata, where),
         routes=routes,
     )
+
+
+def checked_metadata(metadata: dict[str, str] | None, where: str) -> dict[str, str]:
+    """A copy of metadata of strings. Raises `DeclarationError`."""
+    for key, value in (metadata or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise DeclarationError(f"{where}: metadata {key!r}={value!r}; keys and values must be text")
+        if key.startswith("mesh."):
+            raise DeclarationError(f"{where}: metadata key {key!r}: 'mesh.' is reserved for the mesh")
+    return dict(metadata or {})
 
 
 def runner(handler: Handler, where: str) -> Callable[..., Awaitable[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from mesh import messages
 from mesh.announcer import Announcer, Load
@@ -14,11 +15,12 @@ from mesh.config import BusSettings, ServiceSettings
 from mesh.errors import MeshError
 from mesh.service.dependencies import Resources
 from mesh.service.dispatch import Dispatcher
+from mesh.service.endpoints import Statistics
 from mesh.service.events import EventReceiver
 from mesh.service.micro import MicroResponder
 from mesh.service.readiness import Readiness
 from mesh.service.service import Service
-from mesh.subjects import new_id
+from mesh.subjects import QUEUE, new_id
 
 _log = logging.getLogger("mesh.service")
 
@@ -40,9 +42,12 @@ class ServiceInstance:
         self.resources = Resources()
         self.readiness = Readiness(service.checks, self._readiness_changed)
         self.events = EventReceiver(self.bus, service.subscriptions, self.calls)
+        # Figures are the instance's own, also where one process runs several instances of a service.
+        self.endpoints = {name: replace(e, statistics=Statistics()) for name, e in service.endpoints.items()}
+        self.announced = service.announced_endpoints(self.bus.subjects)
         self.dispatcher = Dispatcher(
             self.bus,
-            service.endpoints,
+            self.endpoints,
             self.calls,
             settings.concurrency,
             settings.queue,
@@ -54,12 +59,12 @@ class ServiceInstance:
             version=service.version,
             description=service.description,
             metadata=service.metadata,
-            endpoints=service.announced_endpoints(self.bus.subjects),
+            endpoints=self.announced,
             routes=service.announced_routes(),
             heartbeat_ms=settings.heartbeat_ms,
             load=lambda: Load(self.dispatcher.inflight, self.dispatcher.capacity),
         )
-        self.micro = MicroResponder(self.bus, service, self.announcer.started)
+        self.micro = MicroResponder(self.bus, service, self.announced, self.endpoints, self.announcer.started)
         self._settings = settings
         self._requests: list[Subscription] = []
         self._control: list[Subscription] = []
@@ -89,10 +94,12 @@ class ServiceInstance:
             await hook()
         await self.readiness.start()
         bus, subjects, name = self.bus, self.bus.subjects, self.service.name
-        for endpoint in self.service.announced_endpoints(subjects):
-            self._requests.append(
-                await bus.subscribe(endpoint.subject, self.dispatcher.receive, queue=endpoint.queue_group)
-            )
+        for endpoint in self.announced:
+            receive = self.dispatcher.receiver(endpoint.name)
+            self._requests.append(await bus.subscribe(endpoint.subject, receive, queue=endpoint.queue_group))
+            own = subjects.request(name, endpoint.name)
+            if endpoint.subject != own:  # callers in the mesh that know no instance yet go by the name
+                self._requests.append(await bus.subscribe(own, receive, queue=QUEUE))
         # The instance's own queue group: should its id ever exist twice, a request still runs once.
         self._requests.append(
             await bus.subscribe(subjects.to(name, self.id, "*"), self.dispatcher.receive, queue=self.id)
@@ -104,6 +111,11 @@ class ServiceInstance:
         if bus.connected:
             await bus.flush()
         await self.announcer.start("ready" if self.readiness.ready else "unready")
+
+    def reset_statistics(self) -> None:
+        """Start all figures of ``$SRV.STATS`` at zero; a call that runs now counts in neither."""
+        for declared in self.endpoints.values():
+            declared.statistics = Statistics()
 
     async def wait_stop(self) -> None:
         """Return when a stop was asked for: a signal, ``mesh drain``, or `stop_requested` set by code."""

@@ -5,13 +5,14 @@ Answered in the subscription's callback, so they never queue behind handlers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from mesh.bus import Bus, Subscription
-from mesh.service.endpoints import Statistics
+from mesh.messages import Endpoint
+from mesh.service.endpoints import Declared, Statistics
 from mesh.service.service import Service
 
 _encode = msgspec.json.Encoder().encode
@@ -22,9 +23,20 @@ TYPES = {verb: f"io.nats.micro.v1.{verb.lower()}_response" for verb in VERBS}
 class MicroResponder:
     """Answers the discovery subjects of one instance. ``started`` is its RFC 3339 start time in UTC."""
 
-    def __init__(self, bus: Bus, service: Service, started: str) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        service: Service,
+        announced: tuple[Endpoint, ...],
+        endpoints: Mapping[str, Declared],
+        started: str,
+    ) -> None:
         self._bus = bus
         self._service = service
+        # Says which mesh this is a native service of: other meshes need not take it for a foreign one.
+        self._metadata = {**service.metadata, "mesh.prefix": bus.subjects.prefix}
+        self._announced = announced
+        self._endpoints = endpoints
         self._started = started
         self._subscriptions: list[Subscription] = []
 
@@ -54,8 +66,7 @@ class MicroResponder:
             "name": service.name,
             "id": self._bus.instance,
             "version": service.version,
-            # Says which mesh this is a native service of: other meshes need not take it for a foreign one.
-            "metadata": {**service.metadata, "mesh.prefix": self._bus.subjects.prefix},
+            "metadata": self._metadata,
         }
 
     def ping(self) -> dict[str, Any]:
@@ -64,7 +75,7 @@ class MicroResponder:
     def info(self) -> dict[str, Any]:
         endpoints = [
             {"name": e.name, "subject": e.subject, "queue_group": e.queue_group, "metadata": e.metadata or {}}
-            for e in self._service.announced_endpoints(self._bus.subjects)
+            for e in self._announced
         ]
         return {**self._identity("INFO"), "description": self._service.description, "endpoints": endpoints}
 
@@ -74,9 +85,9 @@ class MicroResponder:
                 "name": e.name,
                 "subject": e.subject,
                 "queue_group": e.queue_group,
-                **_figures(self._service.endpoints[e.name].statistics),
+                **_figures(self._endpoints[e.name].statistics),
             }
-            for e in self._service.announced_endpoints(self._bus.subjects)
+            for e in self._announced
         ]
         return {**self._identity("STATS"), "started": self._started, "endpoints": endpoints}
 

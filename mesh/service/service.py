@@ -10,8 +10,9 @@ from typing import Any
 from mesh.errors import DeclarationError
 from mesh.messages import Endpoint, Route
 from mesh.routes import parse_template
-from mesh.service.endpoints import Declared, declare
+from mesh.service.endpoints import Declared, checked_metadata, declare
 from mesh.service.events import EventHandler, subscribe
+from mesh.service.groups import Group, QueueGroup, queue_name
 from mesh.service.middleware import Middleware
 from mesh.service.readiness import Check
 from mesh.service.router import H, Router, checked_prefix
@@ -37,8 +38,9 @@ class Service(Router):
         @service.get("/users/{user_id}")
         async def get_user(user_id: int) -> User: ...
 
-    ``prefix`` mounts every route under a path. Raises `DeclarationError` for a name, version or metadata that the
-    protocol does not allow.
+    ``prefix`` mounts every route under a path. ``queue_group`` is that of every endpoint that has none of its own;
+    with None every instance hears every request on an endpoint's subject. Raises `DeclarationError` for a name,
+    version or metadata that the protocol does not allow.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Service(Router):
         description: str = "",
         metadata: dict[str, str] | None = None,
         prefix: str = "",
+        queue_group: str | None = QUEUE,
     ) -> None:
         if not is_name(name):
             raise DeclarationError(f"service name {name!r} is not 1 to 64 letters, digits, '-' and '_'")
@@ -56,16 +59,11 @@ class Service(Router):
             raise DeclarationError(f"service name {name!r} is reserved for the mesh itself")
         if not SEMVER.fullmatch(version):
             raise DeclarationError(f"service {name!r}: version {version!r} is not a semantic version such as '1.2.0'")
-        for key, value in (metadata or {}).items():
-            if not isinstance(key, str) or not isinstance(value, str):
-                raise DeclarationError(f"service {name!r}: metadata {key!r}={value!r}; keys and values must be text")
-            if key.startswith("mesh."):
-                raise DeclarationError(f"service {name!r}: metadata key {key!r}: 'mesh.' is reserved for the mesh")
         super().__init__(prefix=checked_prefix(prefix, f"service {name!r}"))
         self.name = name
         self.version = version
         self.description = description
-        self.metadata = dict(metadata or {})
+        self.metadata = checked_metadata(metadata, f"service {name!r}")
         self.endpoints: dict[str, Declared] = {}
         self.startup_hooks: list[Hook] = []
         self.shutdown_hooks: list[Hook] = []
@@ -73,19 +71,25 @@ class Service(Router):
         self.layers: list[Middleware] = []
         self.checks: list[Check] = []
         self._claimed: dict[tuple[str, object], str] = {}
+        self._group = Group(self._add, "", queue_name(queue_group, "", f"service {name!r}"))
 
     # -- endpoints
 
     def endpoint(
-        self, name: str = "", *, metadata: dict[str, str] | None = None, cancel: bool = False
+        self,
+        name: str = "",
+        *,
+        subject: str = "",
+        queue_group: QueueGroup = ...,
+        metadata: dict[str, str] | None = None,
+        cancel: bool = False,
     ) -> Callable[[H], H]:
-        """Declare an endpoint that has no HTTP route: other services call it by name."""
+        """Declare an endpoint that has no HTTP route: others call it by name; options as in `Group.endpoint`."""
+        return self._group.endpoint(name, subject=subject, queue_group=queue_group, metadata=metadata, cancel=cancel)
 
-        def register(handler: H) -> H:
-            self._add(declare(handler, name=name, metadata=metadata, cancel=cancel))
-            return handler
-
-        return register
+    def group(self, name: str, *, queue_group: QueueGroup = ...) -> Group:
+        """Endpoints whose subjects begin with ``name``; ``queue_group`` is theirs where they give none (ADR-32)."""
+        return self._group.group(name, queue_group=queue_group)
 
     def _declare(self, handler: Callable[..., Any], options: dict[str, Any]) -> None:
         declared = declare(handler, **{**options, "path": self._mounted(options["path"])})
@@ -107,6 +111,11 @@ class Service(Router):
             raise DeclarationError(
                 f"service {self.name!r} has two endpoints named {declared.name!r}; give one of them another name="
             )
+        for other in self.endpoints.values():
+            if declared.subject and declared.subject == other.subject:
+                raise DeclarationError(
+                    f"endpoints {other.name!r} and {declared.name!r} both listen on {declared.subject!r}"
+                )
         self.endpoints[declared.name] = declared
 
     # -- events, middleware, readiness
@@ -176,15 +185,17 @@ class Service(Router):
     # -- what is announced
 
     def announced_endpoints(self, subjects: Subjects) -> tuple[Endpoint, ...]:
-        return tuple(
-            Endpoint(
-                name=declared.name,
-                subject=subjects.request(self.name, declared.name),
-                queue_group=QUEUE,
-                metadata=declared.metadata,
+        """Every endpoint as it listens in that mesh. Raises `DeclarationError` for a subject under the mesh's own."""
+        return tuple(self._announced(declared, subjects) for declared in self.endpoints.values())
+
+    def _announced(self, declared: Declared, subjects: Subjects) -> Endpoint:
+        subject = declared.subject or subjects.request(self.name, declared.name)
+        if declared.subject.partition(".")[0] == subjects.prefix:
+            raise DeclarationError(
+                f"endpoint {declared.name!r}: subject {subject!r} lies under {subjects.prefix!r}, the mesh's own"
             )
-            for declared in self.endpoints.values()
-        )
+        queue = self._group.queue_group if declared.queue_group is None else declared.queue_group
+        return Endpoint(name=declared.name, subject=subject, queue_group=queue, metadata=dict(declared.metadata))
 
     def announced_routes(self) -> tuple[Route, ...]:
         return tuple(route for declared in self.endpoints.values() for route in declared.routes)
