@@ -7,9 +7,8 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 
-from mesh.config import BusSettings, ServiceSettings, load_all
+from mesh.config import BusSettings, ServiceSettings, find_file, load_all
 from mesh.errors import ConfigError
 from mesh.logs import configure
 from mesh.service.instance import ServiceInstance
@@ -21,7 +20,7 @@ _log = logging.getLogger("mesh.service")
 def run(service: Service) -> None:
     """Run until SIGTERM or Ctrl-C. Exits with 2 where the configuration is wrong."""
     try:
-        bus, settings = load_all([BusSettings, ServiceSettings], environ=os.environ, file=Path("mesh.toml"))
+        bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=find_file(os.environ))
     except ConfigError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)

@@ -1,0 +1,260 @@
+"""The settings of the mesh: flag > environment > mesh.toml > default, all checked at start.
+
+`load_all` reads several classes at once and raises one `ConfigError` that names every mistake; `documentation`
+yields every setting, so that the documents and ``.env.example`` can be checked against the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, overload
+
+from mesh import kinds, settings
+from mesh.settings import Documented, Settings, Variable, setting
+
+DEFAULT_FILE = "mesh.toml"
+FILE_VARIABLE = "MESH_CONFIG"
+
+A = TypeVar("A", bound=Settings)
+B = TypeVar("B", bound=Settings)
+C = TypeVar("C", bound=Settings)
+
+
+@dataclass(frozen=True, repr=False)
+class MeshSettings(Settings):
+    """Base of the classes below: adds reading one class alone."""
+
+    @classmethod
+    def load(cls, *, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str], file: Path | None) -> Self:
+        """Read this class; ``flags`` maps field names to values, None meaning "not given".
+
+        Raises `ConfigError` with every mistake, including names that no setting of any class has.
+        """
+        (loaded,) = load_all(cls, flags=flags, environ=environ, file=file)
+        return loaded
+
+
+@dataclass(frozen=True, repr=False)
+class BusSettings(MeshSettings):
+    """How to reach NATS, and as whom."""
+
+    section = "bus"
+
+    servers: tuple[str, ...] = setting(
+        ("nats://127.0.0.1:4222",), kinds.servers(), env=["NATS_URL"], doc="The NATS servers to connect to."
+    )
+    credentials: Path | None = setting(
+        None, kinds.readable_file(), env=["NATS_CREDS"], doc="A credentials file (JWT and key)."
+    )
+    user: str | None = setting(None, kinds.text(), env=["NATS_USER"], doc="The user's name.")
+    password: str | None = setting(None, kinds.secret(), env=["NATS_PASSWORD"], secret=True, doc="The user's password.")
+    token: str | None = setting(
+        None, kinds.secret(), env=["NATS_TOKEN"], secret=True, doc="A token, instead of user and password."
+    )
+    nkey: Path | None = setting(None, kinds.readable_file(), env=["NATS_NKEY"], doc="A file with an NKey seed.")
+    tls_ca: Path | None = setting(
+        None, kinds.readable_file(), env=["NATS_CA"], doc="Certificates of the authorities to trust."
+    )
+    tls_cert: Path | None = setting(
+        None, kinds.readable_file(), env=["NATS_CERT"], doc="The client's certificate; needs tls_key."
+    )
+    tls_key: Path | None = setting(
+        None, kinds.readable_file(), env=["NATS_KEY"], doc="The client's private key; needs tls_cert."
+    )
+    prefix: str = setting(
+        "mesh", kinds.name(), env=["MESH_PREFIX"], doc="First token of every subject; separates meshes on an account."
+    )
+    lane: Literal["auto", "plain"] = setting(
+        "auto",
+        kinds.choice("auto", "plain"),
+        env=["MESH_LANE"],
+        doc="How messages leave the socket: auto takes the fast lane where it fits, plain never does.",
+    )
+    connect_timeout_s: float = setting(
+        5.0,
+        kinds.number(0.1, 300, "seconds"),
+        env=["MESH_CONNECT_TIMEOUT_S"],
+        doc="How long the first connection may take.",
+    )
+
+    def conflicts(self, sources: Mapping[str, str]) -> Iterator[str]:
+        ways = [name for name in ("credentials", "nkey", "token", "user") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            told = ", ".join(f"{name} ({sources[name]})" for name in ways)
+            yield f"bus: {told} are different ways to log in; give one of them"
+        for first, second in (("user", "password"), ("password", "user"), ("tls_cert", "tls_key")):
+            yield from self._needs(first, second, sources)
+        yield from self._needs("tls_key", "tls_cert", sources)
+        if len({url.startswith(("ws://", "wss://")) for url in self.servers}) > 1:
+            yield f"bus.servers ({sources['servers']}): give either WebSocket URLs or others, not both kinds"
+
+    def _needs(self, first: str, second: str, sources: Mapping[str, str]) -> Iterator[str]:
+        if getattr(self, first) is not None and getattr(self, second) is None:
+            yield f"bus.{first} ({sources[first]}): is useless alone; give {second} too"
+
+
+@dataclass(frozen=True, repr=False)
+class ServiceSettings(MeshSettings):
+    """How one service instance runs."""
+
+    section = "service"
+
+    heartbeat_ms: int = setting(
+        2000, kinds.whole(250, 30_000, "milliseconds"), env=["MESH_HEARTBEAT_MS"], doc="Time between two heartbeats."
+    )
+    concurrency: int = setting(
+        1000, kinds.whole(1, 1_000_000), env=["MESH_CONCURRENCY"], doc="Requests that run at the same time."
+    )
+    queue: int = setting(
+        1000, kinds.whole(0, 1_000_000), env=["MESH_QUEUE"], doc="Requests that may wait for a free place."
+    )
+    drain_s: float = setting(
+        25.0, kinds.number(0, 3600, "seconds"), env=["MESH_DRAIN_S"], doc="How long a stop waits for running requests."
+    )
+    linger_ms: int = setting(
+        500,
+        kinds.whole(0, 60_000, "milliseconds"),
+        env=["MESH_LINGER_MS"],
+        doc="How long to keep serving after announcing the drain, while callers move away.",
+    )
+    log_level: str = setting(
+        "info",
+        kinds.choice("debug", "info", "warning", "error", "critical", aliases={"warn": "warning", "fatal": "critical"}),
+        env=["MESH_LOG_LEVEL", "LOG_LEVEL"],
+        doc="The least severe messages that are logged.",
+    )
+    log_format: Literal["auto", "json", "text"] = setting(
+        "auto",
+        kinds.choice("auto", "json", "text"),
+        env=["MESH_LOG_FORMAT"],
+        doc="Form of the log; auto is text on a terminal and JSON elsewhere.",
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class GatewaySettings(MeshSettings):
+    """The HTTP edge: where it listens and what it lets through."""
+
+    section = "gateway"
+
+    host: str = setting("127.0.0.1", kinds.host(), env=["MESH_GATEWAY_HOST"], doc="Address for clients.")
+    port: int = setting(
+        8080,
+        kinds.whole(0, 65_535),
+        env=["MESH_GATEWAY_PORT", "PORT"],
+        doc="Port for clients; 0 takes any free one.",
+    )
+    ops_host: str = setting("127.0.0.1", kinds.host(), env=["MESH_OPS_HOST"], doc="Address of the operator's plane.")
+    ops_port: int = setting(
+        8081, kinds.whole(0, 65_535), env=["MESH_OPS_PORT"], doc="Port of the operator's plane; 0 takes any free one."
+    )
+    timeout_ms: int = setting(
+        10_000,
+        kinds.whole(1, 3_600_000, "milliseconds"),
+        env=["MESH_TIMEOUT_MS"],
+        doc="Deadline of a request whose route names none.",
+    )
+    max_target: int = setting(
+        8192, kinds.whole(64, 1_000_000, "bytes"), env=["MESH_MAX_TARGET"], doc="Longest request target."
+    )
+    max_header_bytes: int = setting(
+        32_768, kinds.whole(1024, 1_000_000, "bytes"), env=["MESH_MAX_HEADER_BYTES"], doc="All headers of a request."
+    )
+    max_headers: int = setting(
+        100, kinds.whole(1, 10_000), env=["MESH_MAX_HEADERS"], doc="Number of headers of a request."
+    )
+    max_inflight: int = setting(
+        10_000, kinds.whole(1, 10_000_000), env=["MESH_MAX_INFLIGHT"], doc="Requests under way at the same time."
+    )
+    window_ms: int = setting(
+        500,
+        kinds.whole(0, 60_000, "milliseconds"),
+        env=["MESH_WINDOW_MS"],
+        doc="Time over which services spread their answers to a discovery.",
+    )
+    owners: Mapping[str, str] = setting(
+        {}, kinds.owners(), env=["MESH_OWNERS"], doc="Which service owns a path prefix; others are refused there."
+    )
+    show_routes: Literal["auto", "always", "never"] = setting(
+        "auto",
+        kinds.choice("auto", "always", "never"),
+        env=["MESH_SHOW_ROUTES"],
+        doc="Whether clients may see the routes; auto shows them on loopback.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (), kinds.origins(), env=["MESH_CORS_ORIGINS"], doc="Origins whose pages may read responses."
+    )
+    access_log: bool = setting(True, kinds.switch(), env=["MESH_ACCESS_LOG"], doc="Log one line per request.")
+    drain_s: float = setting(
+        25.0,
+        kinds.number(0, 3600, "seconds"),
+        env=["MESH_GATEWAY_DRAIN_S"],
+        doc="How long a stop waits for requests under way.",
+    )
+
+    def conflicts(self, sources: Mapping[str, str]) -> Iterator[str]:
+        if self.port and (self.host, self.port) == (self.ops_host, self.ops_port):
+            ports = ((name, sources.get(name, "default")) for name in ("port", "ops_port"))
+            told = " and ".join(f"{name} ({source})" for name, source in ports)
+            yield f"gateway: {told} are both {self.port} on {self.host}; give each listener its own port"
+
+
+CLASSES: tuple[type[MeshSettings], ...] = (BusSettings, ServiceSettings, GatewaySettings)
+VARIABLES = (
+    Variable(FILE_VARIABLE, f"Path of the configuration file, instead of ./{DEFAULT_FILE} where that exists."),
+    Variable("MESH_NATS_SERVER", "Path of the nats-server program that `mesh up` and the test fixtures start."),
+)
+
+
+@overload
+def load_all(
+    a: type[A], /, *, environ: Mapping[str, str], file: Path | None, flags: Mapping[str, Any] | None = None
+) -> tuple[A]: ...
+@overload
+def load_all(
+    a: type[A], b: type[B], /, *, environ: Mapping[str, str], file: Path | None, flags: Mapping[str, Any] | None = None
+) -> tuple[A, B]: ...
+@overload
+def load_all(
+    a: type[A],
+    b: type[B],
+    c: type[C],
+    /,
+    *,
+    environ: Mapping[str, str],
+    file: Path | None,
+    flags: Mapping[str, Any] | None = None,
+) -> tuple[A, B, C]: ...
+def load_all(
+    *classes: type[Settings],
+    environ: Mapping[str, str],
+    file: Path | None,
+    flags: Mapping[str, Any] | None = None,
+) -> tuple[Settings, ...]:
+    """Instances of ``classes`` in their order, or one `ConfigError` with the mistakes of all of them.
+
+    ``flags`` maps field names to values; a name that several classes have goes to each of them. Names of
+    ``mesh.toml`` keys and MESH_* variables that belong to no class of this module are mistakes too.
+    """
+    return settings.read_all(classes, environ=environ, file=file, flags=flags, known=CLASSES, variables=VARIABLES)
+
+
+def find_file(environ: Mapping[str, str], flag: str | Path | None = None) -> Path | None:
+    """The configuration file: ``flag``, else $MESH_CONFIG, else ./mesh.toml if it exists, else None.
+
+    A file that was named is returned even where it does not exist: reading it then says so.
+    """
+    named = flag or environ.get(FILE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    default = Path(DEFAULT_FILE)
+    return default if default.is_file() else None
+
+
+def documentation() -> Iterator[Documented]:
+    """Every setting of this module, in order, then the variables that belong to no class."""
+    yield from settings.documentation(CLASSES)
+    for variable in VARIABLES:
+        yield Documented(variable.name, (variable.name,), "", "", "a path", variable.doc, secret=False)
