@@ -184,15 +184,15 @@ class GatewaySettings(MeshSettings):
         doc="Whether clients may see the routes; auto shows them on loopback.",
     )
     cors_origins: tuple[str, ...] = setting(
-        (), kinds.origins(), env=["MESH_CORS_ORIGINS"], doc="Origins whose pages may read responses."
+        (), kinds.origins(), env=["MESH_CORS_ORIGINS"], doc="Web origins whose pages may read answers; none by default."
     )
-    access_log: bool = setting(True, kinds.switch(), env=["MESH_ACCESS_LOG"], doc="Log one line per request.")
     drain_s: float = setting(
         25.0,
         kinds.number(0, 3600, "seconds"),
         env=["MESH_GATEWAY_DRAIN_S"],
         doc="How long a stop waits for requests under way.",
     )
+    access_log: bool = setting(True, kinds.switch(), env=["MESH_ACCESS_LOG"], doc="Log one line per request.")
 
     def conflicts(self, sources: Mapping[str, str]) -> Iterator[str]:
         if self.port and (self.host, self.port) == (self.ops_host, self.ops_port):

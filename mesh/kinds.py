@@ -24,6 +24,14 @@ def _text(raw: object) -> str:
     return raw.strip()
 
 
+def _parts(raw: object) -> list[str]:
+    """The items of comma-separated text or of a list of texts; blank ones are dropped."""
+    items = raw.split(",") if isinstance(raw, str) else raw
+    if not isinstance(items, Sequence) or not all(isinstance(item, str) for item in items):
+        raise TypeError(raw)
+    return [item.strip() for item in items if item.strip()]
+
+
 def whole(low: int, high: int, unit: str = "") -> Kind:
     """A whole number from ``low`` to ``high``; ``unit`` is a word for people, such as ``"ms"``."""
 
@@ -135,10 +143,7 @@ def servers() -> Kind:
     """URLs of NATS servers: comma-separated text or a list; ``host:port`` alone means ``nats://``."""
 
     def parse(raw: object) -> tuple[str, ...]:
-        parts = raw.split(",") if isinstance(raw, str) else raw
-        if not isinstance(parts, Sequence):
-            raise TypeError(raw)
-        urls = tuple(_server(_text(part)) for part in parts if part != "")
+        urls = tuple(_server(part) for part in _parts(raw))
         if not urls:
             raise ValueError(raw)
         return urls
@@ -163,17 +168,11 @@ def owners() -> Kind:
     """A mapping of path prefix to service: a TOML table, or text such as ``/api=users,/x=y``."""
 
     def parse(raw: object) -> dict[str, str]:
-        if isinstance(raw, str):
-            pairs = [tuple(map(str.strip, part.split("=", 1))) for part in raw.split(",") if part.strip()]
-        elif isinstance(raw, Mapping):
-            pairs = list(raw.items())
-        else:
-            raise TypeError(raw)
+        pairs = raw.items() if isinstance(raw, Mapping) else (part.partition("=")[::2] for part in _parts(raw))
         result: dict[str, str] = {}
-        for path, service in ((p, s) for p, s in pairs):
-            if not isinstance(service, str) or not is_name(service) or path in result:
-                raise ValueError(raw)
-            if not path.startswith("/") or any(c in path for c in " ?#{}"):
+        for path, service in pairs:
+            path, service = _text(path), _text(service)
+            if not path.startswith("/") or any(c in path for c in " ?#{}") or not is_name(service) or path in result:
                 raise ValueError(raw)
             result[path] = service
         return result
@@ -182,17 +181,16 @@ def owners() -> Kind:
 
 
 def origins() -> Kind:
-    """Web origins (RFC 6454): comma-separated text or a list; ``*`` is every one."""
+    """Web origins as browsers send them, or ``*``: comma-separated text or a list."""
 
     def parse(raw: object) -> tuple[str, ...]:
-        parts = raw.split(",") if isinstance(raw, str) else raw
-        if not isinstance(parts, Sequence):
-            raise TypeError(raw)
-        found = tuple(_text(part) for part in parts if part != "")
+        found = tuple(_parts(raw))
         for origin in found:
-            split = urlsplit(origin)
-            if origin != "*" and (split.scheme not in ("http", "https") or not split.hostname or origin.endswith("/")):
-                raise ValueError(raw)
+            if origin not in ("*", "null"):
+                split = urlsplit(origin)
+                _ = split.port  # reading it checks it
+                if not split.hostname or origin != f"{split.scheme}://{split.netloc}" or "@" in origin:
+                    raise ValueError(raw)
         return found
 
-    return Kind(parse, "origins such as https://app.example.org separated by commas, or *")
+    return Kind(parse, "origins such as https://app.example.com (without a path), separated by commas, or *")
