@@ -16,7 +16,7 @@ def nats_url():
     server = NatsServer()
     asyncio.run(server.start())
     yield server.url
-    asyncio.run(server.stop())
+    asyncio.run(server.aclose())
 
 
 @pytest.fixture

@@ -209,6 +209,8 @@ class Link:
         self._note(error)
 
     def _note(self, error: BaseException) -> None:
+        if self.last_error and isinstance(error, ConnectionResetError | BrokenPipeError):
+            return  # what the server said before it closed the connection is the reason
         text = explain(error)
         if text != self.last_error:  # a server that is down is reported once, not at every attempt
             self.last_error = text

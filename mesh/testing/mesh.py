@@ -90,7 +90,7 @@ class Mesh:
         if hasattr(self, "gateway"):
             await self.gateway.drain()
         if self.nats is not None:
-            await self.nats.stop()
+            await self.nats.aclose()
 
     async def start(self, service: Service, **settings: Any) -> ServiceInstance:
         """Start one more instance; returns when the gateway knows it as ready."""

@@ -1,0 +1,223 @@
+"""Child processes with names: started in order, their lines shown together, ended in reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+import anyio
+
+from mesh.embedded.leash import leashed
+
+_log = logging.getLogger("mesh.embedded")
+
+_CHUNK = 65_536
+_COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
+# What a process left in its pipe is read for that long after its end; more only comes from a child of its own.
+_LAST_LINES_S = 1.0
+
+OnExit = Callable[[str, int], None]
+"""Called with a name and an exit code (negative: the signal's number) when a process ended by itself."""
+
+
+@dataclass(slots=True, eq=False)
+class _Child:
+    name: str
+    colour: str
+    process: asyncio.subprocess.Process
+    following: asyncio.Task[None] | None = None
+    stopping: bool = False
+
+
+class Supervisor:
+    """Starts named processes and never leaves one behind; use it with ``async with``.
+
+    Lines of stdout and stderr go to ``stream`` behind a coloured ``name | `` (colours on terminals only, never with
+    NO_COLOR); None drops them. Each process has a session of its own, so that Ctrl-C in a terminal reaches only this
+    one, which then stops them in reverse order: SIGTERM, up to ``grace_s`` seconds, SIGKILL for the whole session.
+    """
+
+    def __init__(self, stream: TextIO | None = None, *, colour: bool | None = None, grace_s: float = 30.0) -> None:
+        self._stream = stream
+        self._colour = _has_colours(stream) if colour is None else colour
+        self._grace_s = grace_s
+        self._children: list[_Child] = []
+        self._callbacks: list[OnExit] = []
+        self._started = 0
+        self._width = 0
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process ids of what runs, by name."""
+        return {child.name: child.process.pid for child in self._children if child.process.returncode is None}
+
+    def on_exit(self, callback: OnExit) -> None:
+        """Call ``callback`` for every end that `stop` did not ask for, after the last lines were shown."""
+        self._callbacks.append(callback)
+
+    async def start(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        death_signal: signal.Signals = signal.SIGKILL,
+    ) -> int:
+        """Start ``argv`` and return its process id. ``env`` is added to this process's environment.
+
+        ``death_signal`` is what it gets when this process dies (Linux). Raises OSError where nothing can be started.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *leashed(argv, death_signal),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,  # one pipe keeps the order of the two
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+        )
+        self._width = max(self._width, len(name))
+        child = _Child(name, str(_COLOURS[self._started % len(_COLOURS)]), process)
+        self._started += 1
+        self._children.append(child)
+        child.following = asyncio.create_task(self._follow(child), name=f"follow {name}")
+        return process.pid
+
+    async def stop(self) -> None:
+        """End everything in reverse order of starting. Cancelled, it kills what is left at once.
+
+        Errors never keep the next process from being stopped; they are raised together at the end.
+        """
+        failures: list[Exception] = []
+        try:
+            while self._children:
+                child = self._children[-1]
+                try:
+                    await self._end(child)
+                except Exception as error:
+                    failures.append(error)
+                self._children.remove(child)
+        finally:
+            for child in self._children:
+                child.stopping = True
+                _kill_session(child.process.pid)
+        if failures:
+            raise ExceptionGroup("processes that could not be stopped", failures)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await self.stop()
+
+    # -- parts
+
+    async def _end(self, child: _Child) -> None:
+        child.stopping = True
+        following = child.following
+        assert following is not None
+        try:
+            if child.process.returncode is None:
+                child.process.terminate()
+                child.process.send_signal(signal.SIGCONT)  # a stopped process would never see the other one
+            await asyncio.wait({following}, timeout=self._grace_s)
+        except ProcessLookupError:  # it ended in between
+            pass
+        finally:
+            if not following.done():
+                _kill_session(child.process.pid)
+        await following
+
+    async def _follow(self, child: _Child) -> None:
+        copying = asyncio.create_task(self._copy(child), name=f"copy {child.name}")
+        try:
+            code = await child.process.wait()
+            # Whatever it left in its session would hold the pipe open and outlive the mesh.
+            _kill_session(child.process.pid)
+            await asyncio.wait({copying}, timeout=_LAST_LINES_S)
+        finally:
+            copying.cancel()
+        if child.stopping:
+            return
+        for callback in self._callbacks:
+            try:
+                callback(child.name, code)
+            except Exception:
+                _log.exception("the callback for the end of %s failed", child.name)
+
+    async def _copy(self, child: _Child) -> None:
+        """Show the process's output line by line; a line that never ends is shown in pieces."""
+        reader = child.process.stdout
+        assert reader is not None
+        rest = b""
+        while chunk := await reader.read(_CHUNK):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _CHUNK:
+                lines.append(rest)
+                rest = b""
+            self._show(child, lines)
+        if rest:
+            self._show(child, [rest])
+
+    def _show(self, child: _Child, lines: Sequence[bytes]) -> None:
+        if self._stream is None or not lines:
+            return
+        label = f"{child.name:<{self._width}} | "
+        if self._colour:
+            label = f"\x1b[{child.colour}m{label}\x1b[0m"
+        try:
+            self._stream.write("".join(f"{label}{line.decode(errors='replace').rstrip()}\n" for line in lines))
+            self._stream.flush()
+        except (OSError, ValueError):
+            # Nobody reads any more (`mesh up | head`): go on reading the pipes, or the processes would block.
+            self._stream = None
+
+
+def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
+    """``preferred`` if it can be listened on at ``host``, else one that the system chose.
+
+    It is free when this returns, and not reserved: whoever listens first has it.
+    """
+    family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+    for port in (preferred, 0):
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            # As servers do: connections of an earlier process that linger in TIME_WAIT are no obstacle.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((host, port))
+                sock.listen(1)
+            except OSError:
+                if port == 0:
+                    raise
+                continue
+            number: int = sock.getsockname()[1]
+            return number
+    raise AssertionError("unreachable")
+
+
+def _kill_session(pid: int) -> None:
+    """SIGKILL for the process and what it started; ``pid`` is also the number of its group."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:  # macOS, for a group of which only zombies are left
+        pass
+
+
+def _has_colours(stream: TextIO | None) -> bool:
+    if stream is None or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return stream.isatty()
