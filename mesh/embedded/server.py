@@ -238,7 +238,8 @@ class NatsServer:
         if self._tls:
             ca = f", ca_file: {quote(str(self._tls.ca))}" if self._tls.ca else ""
             verify = ", verify: true" if self._tls.verify else ""
-            yield f"tls {{ cert_file: {quote(str(self._tls.cert))}, key_file: {quote(str(self._tls.key))}{ca}{verify} }}"
+            cert, key = quote(str(self._tls.cert)), quote(str(self._tls.key))
+            yield f"tls {{ cert_file: {cert}, key_file: {key}{ca}{verify} }}"
         if self.cluster:
             listen = quote(f"{_bracketed(self.host)}:{self.cluster.port or -1}")
             routes = ", ".join(map(quote, self.cluster.routes))
@@ -271,7 +272,8 @@ class NatsServer:
         """Return when ``process`` has ended, or after ``timeout_s``."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        while process.poll() is None and loop.time() < deadline:
+        # There is no portable event for another process's end that is bound to no loop.
+        while process.poll() is None and loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
 
     def _signal(self, number: signal.Signals) -> None:
