@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +52,7 @@ class NatsServer:
     """One nats-server process; ``async with NatsServer() as server`` is all that most callers need.
 
     ``port`` 0 takes any free one; a restart keeps it. ``store`` keeps JetStream's data; without it they live in a
-    temporary folder until `stop`. ``extra_config`` is text in the server's own configuration language. The server
+    temporary folder until `aclose`. ``extra_config`` is text in the server's own configuration language. The server
     pings clients every second and drops them after two without an answer, so that frozen peers show quickly.
     Attributes ``url``, ``port`` and ``pid`` are valid from `start` on; errors are `ServerError`.
     It is bound to no event loop: start and stop may run in different ones, one after the other.
@@ -92,8 +94,9 @@ class NatsServer:
         self._program = program
         self._start_timeout_s = start_timeout_s
         self._stop_timeout_s = stop_timeout_s
-        # A life: from the first start to stop; kill and restart are inside it.
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        # From the first start to aclose; stop, kill and restart are inside.
+        self._folder: Path | None = None
+        self._cleanup: weakref.finalize[..., Self] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
         self._last_log = ""
@@ -120,7 +123,7 @@ class NatsServer:
 
     @property
     def log_path(self) -> Path:
-        """The log file; it is gone after `stop`, while `log` still has its text."""
+        """The log file; it is gone after `aclose`, while `log` still has its text."""
         return self._path / "server.log"
 
     def log(self) -> str:
@@ -134,7 +137,8 @@ class NatsServer:
         if self.running:
             raise ServerError(f"nats-server runs already, as process {self.pid}")
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="nats-server-", ignore_cleanup_errors=True)
+            self._folder = Path(tempfile.mkdtemp(prefix="nats-server-"))
+            self._cleanup = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         clock = asyncio.get_running_loop().time
         rebind_until = clock() + (_REBIND_S if self._ports_known else 0)
         try:
@@ -151,30 +155,31 @@ class NatsServer:
             raise
 
     async def stop(self) -> None:
-        """Ask it to end, kill it when it does not, remove its files. Does nothing where nothing runs."""
+        """Ask it to end, and kill it when it does not; its data stay for the next `start`."""
+        process = self._process
         try:
-            process = self._process
             if process is not None:
                 process.send_signal(signal.SIGTERM)
                 process.send_signal(signal.SIGCONT)  # a paused process would never see the other one
                 await self._ended(process, self._stop_timeout_s)
         finally:
             self._kill()
-            self._remove()
 
     async def kill(self) -> None:
-        """``kill -9``. JetStream's data stay for the next `start`."""
+        """``kill -9``; what JetStream had written stays for the next `start`."""
         self._kill()
 
     async def restart(self) -> None:
-        """End it in order and start it again on the same port, with the same JetStream data."""
-        process = self._process
-        if process is not None:
-            process.send_signal(signal.SIGTERM)
-            process.send_signal(signal.SIGCONT)
-            await self._ended(process, self._stop_timeout_s)
-        self._kill()
+        """`stop` and `start`: the same port, the same JetStream data."""
+        await self.stop()
         await self.start()
+
+    async def aclose(self) -> None:
+        """`stop`, and remove its temporary files. Safe to call again."""
+        try:
+            await self.stop()
+        finally:
+            self._remove()
 
     def pause(self) -> None:
         """Freeze it (SIGSTOP): its sockets stay open and nothing answers."""
@@ -191,7 +196,7 @@ class NatsServer:
     ) -> None:
         # A cancelled scope would cancel every await in here as well, and leave the orderly end undone.
         with anyio.CancelScope(shield=True):
-            await self.stop()
+            await self.aclose()
 
     # -- parts
 
@@ -199,7 +204,7 @@ class NatsServer:
     def _path(self) -> Path:
         if self._folder is None:
             raise ServerError("nats-server was not started")
-        return Path(self._folder.name)
+        return self._folder
 
     def _spawn(self) -> None:
         for stale in self._path.glob("*.ports"):  # kill -9 leaves them behind
@@ -273,7 +278,7 @@ class NatsServer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         # There is no portable event for another process's end that is bound to no loop.
-        while process.poll() is None and loop.time() < deadline:  # noqa: ASYNC110
+        while process.poll() is None and loop.time() < deadline:
             await asyncio.sleep(_POLL_S)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -289,10 +294,10 @@ class NatsServer:
             self._process = None
 
     def _remove(self) -> None:
-        if self._folder is not None:
+        if self._cleanup is not None:
             self._last_log = self.log()
-            self._folder.cleanup()
-            self._folder = None
+            self._cleanup()
+            self._folder = self._cleanup = None
 
     def _own_log(self) -> str:
         """What the present process said."""
