@@ -18,13 +18,14 @@ import msgspec
 class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What happened to one request. Durations in milliseconds."""
 
-    time: str = ""
-    level: str = "info"
-    logger: str = "mesh.access"
-    method: str = ""
+    time: str
+    level: str
+    logger: str
+    method: str
+    status: int
+    request_id: str
     route: str = ""
     path: str = ""
-    status: int = 0
     service: str = ""
     instance: str = ""
     attempts: int = 0
@@ -34,9 +35,13 @@ class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
     upstream_ms: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
-    request_id: str = ""
     trace: str = ""
     client: str = ""
+
+
+def begin(method: str, request_id: str) -> Entry:
+    """The entry of a request that has just come in."""
+    return Entry(time="", level="info", logger="mesh.access", method=method[:32], status=0, request_id=request_id)
 
 
 _encode = msgspec.json.Encoder().encode

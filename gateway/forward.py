@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from time import perf_counter
 from typing import Any
 
-from gateway.access import AccessLog, Entry
+from gateway.access import AccessLog, begin
 from gateway.cors import Cors
 from gateway.headers import Pairs, request_lines, response
 from gateway.metrics import UNMATCHED, RequestMetrics
@@ -76,7 +77,7 @@ class Exchange:
         self.request_id = request_id
         self.began = began
         self.receive = receive
-        self.entry = Entry(method=method if len(method) <= 32 else method[:32], request_id=request_id.decode())
+        self.entry = begin(method, request_id.decode())
         self.upstream = 0.0
         self.task: asyncio.Task[Any] | None = None
         self.watch: asyncio.Task[None] | None = None
@@ -128,7 +129,7 @@ class Forwarder:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         pairs: Pairs = scope["headers"]
         request_id = self._ids.request_id(headers.find(pairs, b"x-request-id"))
-        exchange = Exchange(scope["method"], request_id, self._loop.time(), receive)
+        exchange = Exchange(scope["method"], request_id, perf_counter(), receive)
         self._exchanges.add(exchange)
         self._metrics.inflight += 1
         if self._watching is None:
@@ -175,7 +176,7 @@ class Forwarder:
         # Break the cycle task -> frame -> exchange -> task by hand: left to the collector it costs latency.
         exchange.task = exchange.watch = None
         entry = exchange.entry
-        seconds = self._loop.time() - exchange.began
+        seconds = perf_counter() - exchange.began
         entry.duration_ms = round(seconds * 1000, 3)
         entry.upstream_ms = round(exchange.upstream * 1000, 3)
         if entry.attempts > 1:
@@ -230,7 +231,7 @@ class Forwarder:
         body = await self._read_body(exchange, pairs, self._bus.max_payload - len(common) - OVERHEAD)
         entry.bytes_in = len(body)
         timeout = min((b.route.timeout_ms for b in route.bindings.values() if b.route.timeout_ms), default=0)
-        began = self._loop.time()
+        began = perf_counter()
         exchange.task = asyncio.current_task()
         try:
             answer = await self._caller.call(
@@ -243,7 +244,7 @@ class Forwarder:
             raise
         finally:
             exchange.task = None
-            exchange.upstream = self._loop.time() - began
+            exchange.upstream = perf_counter() - began
         entry.instance, entry.attempts = answer.instance, answer.attempts
         status, out, content = response(answer.reply, method)
         if status >= 500:
@@ -320,7 +321,7 @@ class Forwarder:
     def _watch(self) -> None:
         """Start to watch the clients of requests that have been waiting for some time."""
         self._watching = self._loop.call_later(WATCH_S, self._watch) if self._exchanges else None
-        before = self._loop.time() - WATCH_S
+        before = perf_counter() - WATCH_S
         for exchange in self._exchanges:
             if exchange.watch is None and exchange.task is not None and exchange.began < before:
                 exchange.watch = asyncio.create_task(self._await_disconnect(exchange))

@@ -1,0 +1,302 @@
+"""Real processes, from the command line to the HTTP client."""
+
+import asyncio
+import json
+import os
+import re
+import select
+import signal
+import sys
+import time
+from collections import Counter
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+GREETER = '''
+from mesh import Service
+
+service = Service("greeter", version="1.0.0")
+
+
+@service.get("/greet/{name}")
+async def greet(name: str) -> dict[str, str]:
+    """Greet somebody."""
+    return {"message": f"Hello, {name}"}
+'''
+
+WORKER = """
+import asyncio
+
+from mesh import Context, Service
+
+service = Service("worker", version="1.0.0")
+
+
+@service.post("/work")
+async def work(ctx: Context, seconds: float = 0.0) -> str:
+    await asyncio.sleep(seconds)
+    return ctx.instance
+"""
+
+
+class Process:
+    """A command of this project, with its output by line."""
+
+    def __init__(self, child):
+        self.child = child
+        self.lines = []
+        self._arrived = asyncio.Condition()
+        self._reader = asyncio.create_task(self._read())
+
+    async def _read(self):
+        async for line in self.child.stdout:
+            async with self._arrived:
+                self.lines.append(line.decode())
+                self._arrived.notify_all()
+        async with self._arrived:
+            self._arrived.notify_all()
+
+    async def line(self, pattern, after=0):
+        """The first line from index ``after`` on that has the pattern."""
+        async with asyncio.timeout(20), self._arrived:
+            while True:
+                for line in self.lines[after:]:
+                    if re.search(pattern, line):
+                        return line
+                if self._reader.done():
+                    raise AssertionError(f"ended without {pattern!r}: {self.lines}")
+                await self._arrived.wait()
+
+    async def end(self, number=signal.SIGTERM):
+        if self.child.returncode is None:
+            self.child.send_signal(number)
+        code = await asyncio.wait_for(self.child.wait(), 30)
+        await self._reader
+        return code
+
+
+@asynccontextmanager
+async def run(*arguments, cwd, env):
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "mesh",
+        *arguments,
+        cwd=cwd,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parents[1]), **env},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        stdin=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    process = Process(child)
+    try:
+        yield process
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.wait()
+        await process._reader
+
+
+@pytest.fixture
+def env(nats_url, prefix):
+    return {"NATS_URL": nats_url, "MESH_PREFIX": prefix, "MESH_WINDOW_MS": "0", "MESH_HEARTBEAT_MS": "500"}
+
+
+@asynccontextmanager
+async def gateway_on(tmp_path, env, *flags):
+    async with run("gateway", "--port", "0", "--ops-port", "0", *flags, cwd=tmp_path, env=env) as process:
+        port = re.search(r"listens on [^:]+:(\d+)", await process.line("listens on"))[1]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
+            await answers(http, "/readyz", 200)
+            yield process, http
+
+
+async def answers(http, path, status, timeout=10.0):
+    """Ask again and again until the status is that one; returns how long it took."""
+    began = time.monotonic()
+    while True:
+        response = await http.get(path)
+        if response.status_code == status:
+            return time.monotonic() - began
+        assert time.monotonic() - began < timeout, (path, response.status_code, response.text)
+        await asyncio.sleep(0)
+
+
+async def says(http, path, value):
+    """Ask until the answer is that one."""
+    async with asyncio.timeout(10):
+        for _ in range(10_000):
+            if (await http.get(path)).json() == value:
+                return
+    raise AssertionError(f"{path} never said {value!r}")
+
+
+async def test_a_new_service_file_is_served_and_missed(tmp_path, env):
+    (tmp_path / "greeter.py").write_text(GREETER)
+    async with gateway_on(tmp_path, env) as (_, http):
+        assert (await http.get("/greet/Ada")).status_code == 404
+        async with run("run", "greeter:service", cwd=tmp_path, env=env) as service:
+            await service.line("greeter 1.0.0 runs as")
+            assert await answers(http, "/greet/Ada", 200) < 1
+            assert (await http.get("/greet/Ada")).json() == {"message": "Hello, Ada"}
+            assert await service.end() == 0
+            # Its last word has been heard by now, or is a moment away.
+            assert await answers(http, "/greet/Ada", 503) < 1
+            response = await http.get("/greet/Ada")
+            assert response.json()["reason"] == "no_instances"
+            assert response.headers["retry-after"] == "1"
+
+
+async def test_killing_one_of_two_loses_only_what_it_had(tmp_path, env):
+    (tmp_path / "worker.py").write_text(WORKER)
+    async with (
+        gateway_on(tmp_path, env) as (_, http),
+        run("run", "worker.py", cwd=tmp_path, env=env) as one,
+        run("run", "worker.py", cwd=tmp_path, env=env) as two,
+    ):
+        for process in (one, two):
+            await process.line("runs as")
+        seen = Counter()
+        while len(seen) < 2:
+            response = await http.post("/work")
+            seen[response.json() if response.status_code == 200 else "early"] += 1
+            seen.pop("early", None)
+        held = [asyncio.ensure_future(http.post("/work?seconds=2")) for _ in range(4)]
+        busy = await anything_in_flight(http, held)
+        assert busy
+        one.child.kill()
+        outcomes = Counter()
+        for _ in range(200):
+            response = await http.post("/work")
+            outcomes[response.status_code] += 1
+        assert outcomes == {200: 200}
+        results = Counter(response.status_code for response in await asyncio.gather(*held))
+        assert results[200] >= 2
+        assert results[200] + results[503] == 4
+        for task in held:
+            if task.result().status_code == 503:
+                problem = task.result().json()
+                assert (problem["reason"], problem["executed"]) == ("instance_lost", "unknown")
+        assert await two.end() == 0
+
+
+async def anything_in_flight(http, tasks):
+    """Give the held requests the time of one round trip to be sent."""
+    await http.get("/livez")
+    await http.post("/work")
+    return not any(task.done() for task in tasks)
+
+
+async def test_two_gateways_decide_alike_and_tail_shows_it(tmp_path, env):
+    for name in ("beta", "alpha"):
+        (tmp_path / f"{name}.py").write_text(
+            f'from mesh import Service\nservice = Service("{name}")\n\n@service.get("/same/{{{name}}}")\n'
+            f'async def same({name}: str) -> str:\n    return "{name}"\n'
+        )
+    async with (
+        gateway_on(tmp_path, env) as (_, first),
+        gateway_on(tmp_path, env) as (_, second),
+        run("tail", "--json", cwd=tmp_path, env=env) as tail,
+        run("run", "beta.py", cwd=tmp_path, env=env) as beta,
+    ):
+        await tail.line('"kind":"(joined|present)".*"service":"beta"')
+        for http in (first, second):
+            await answers(http, "/same/x", 200)
+            assert (await http.get("/same/x")).json() == "beta"
+        async with run("run", "alpha.py", cwd=tmp_path, env=env) as alpha:
+            conflict = json.loads(await tail.line('"kind":"conflict"'))
+            assert (conflict["winner"], conflict["losers"], conflict["method"]) == ("alpha", ["beta"], "GET")
+            for http in (first, second):
+                await says(http, "/same/x", "alpha")
+                assert {(await http.get("/same/x")).json() for _ in range(20)} == {"alpha"}
+            assert await alpha.end() == 0
+        await tail.line('"kind":"left".*"service":"alpha"')
+        await tail.line('"kind":"conflict over"')
+        for http in (first, second):
+            await says(http, "/same/x", "beta")
+        beta.child.kill()
+        suspect = tail.lines.index(await tail.line('"kind":"suspect".*"service":"beta"'))
+        await tail.line('"kind":"lost".*"service":"beta"', after=suspect)
+        assert await tail.end(signal.SIGINT) == 0
+
+
+async def test_up_serves_what_it_prints_and_leaves_nothing(tmp_path):
+    env = {"NATS_URL": "", "PATH": os.environ["PATH"]}
+    async with run("up", "--port", "0", "--ops-port", "0", cwd=tmp_path, env=env) as up:
+        await up.line("Ctrl-C stops everything")
+        curls = [line.strip() for line in up.lines if line.strip().startswith("curl ")]
+        assert len(curls) == 3
+        greetings = set()
+        for command in (curls[0], curls[0], curls[1], curls[2]):
+            child = await asyncio.create_subprocess_shell(
+                f"{command} -sf", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+            out, problem = await child.communicate()
+            assert child.returncode == 0, (command, problem)
+            greetings.add(json.loads(out).get("instance"))
+        assert len(greetings - {None}) == 2
+        children = descendants(up.child.pid)
+        assert len(children) == 5  # NATS, the gateway, three services
+        assert await up.end(signal.SIGINT) == 0
+        assert not any(alive(pid) for pid in children)
+
+
+async def test_up_that_is_killed_leaves_nothing(tmp_path):
+    async with run("up", "--port", "0", "--ops-port", "0", "--quiet", cwd=tmp_path, env={"NATS_URL": ""}) as up:
+        await up.line("Ctrl-C stops everything")
+        children = descendants(up.child.pid)
+        up.child.kill()
+        await up.child.wait()
+        for pid in children:
+            await asyncio.wait_for(asyncio.to_thread(wait_gone, pid), 30)
+
+
+async def test_commands_say_what_is_wrong(tmp_path, env):
+    (tmp_path / "broken.py").write_text(
+        'from mesh import Service\nservice = Service("broken")\n\n'
+        '@service.get("/x/{y}")\nasync def handle() -> None: ...\n'
+    )
+    (tmp_path / "other.py").write_text("value = 7\n")
+    for arguments, text, code in (
+        (("run", "broken:service"), "has no parameter 'y'", 2),
+        (("run", "missing:service"), "there is no module 'missing'", 2),
+        (("run", "other:value"), "other:value is a int, not a mesh.Service", 2),
+        (("run", "other"), "other has 0 Service objects", 2),
+        (("gatway",), "Did you mean 'gateway'", 2),
+        (("gateway", "--port", "99999"), "99999", 2),
+    ):
+        async with run(*arguments, cwd=tmp_path, env=env) as process:
+            assert await asyncio.wait_for(process.child.wait(), 20) == code, arguments
+            await process._reader
+            assert text in "".join(process.lines), process.lines
+
+
+def descendants(pid):
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *descendants(int(child))]
+    return found
+
+
+def wait_gone(pid):
+    """Return when the process has ended; it need not be a child."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        select.select([handle], [], [])
+    finally:
+        os.close(handle)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
