@@ -6,10 +6,10 @@ import socket
 from urllib.parse import urlparse
 
 import pytest
-from mesh.config import BusSettings
-from mesh.embedded import NatsServer
 
 from mesh.bus import Bus
+from mesh.config import BusSettings
+from mesh.embedded import NatsServer
 from mesh.errors import BadSubject, BusUnavailable, DeadlineExceeded, NoResponders, TooLarge
 
 OK = b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n"

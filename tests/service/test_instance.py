@@ -348,7 +348,6 @@ async def test_an_instance_started_before_nats_serves_when_it_comes(nats, prefix
     url = nats.url
     service = sleeper()
     from mesh.config import BusSettings, ServiceSettings
-
     from mesh.service import ServiceInstance
 
     settings = BusSettings(servers=(url,), prefix=prefix)
