@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -19,7 +18,8 @@ from mesh.embedded.leash import leashed
 
 _log = logging.getLogger("mesh.embedded")
 
-_CHUNK = 65_536
+_LONGEST_LINE = 65_536
+"""Bytes; what is longer is shown in pieces."""
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
 # What a process left in its pipe is read for that long after its end; more only comes from a child of its own.
 _LAST_LINES_S = 1.0
@@ -28,13 +28,42 @@ OnExit = Callable[[str, int], None]
 """Called with a name and an exit code (negative: the signal's number) when a process ended by itself."""
 
 
-@dataclass(slots=True, eq=False)
-class _Child:
-    name: str
-    colour: str
-    process: asyncio.subprocess.Process
-    following: asyncio.Task[None] | None = None
-    stopping: bool = False
+class _Child(asyncio.SubprocessProtocol):
+    """One process. Its end and the end of its output are different events: its own children may hold the pipe."""
+
+    def __init__(self, name: str, colour: int, show: Callable[[_Child, Sequence[bytes]], None]) -> None:
+        self.name = name
+        self.colour = colour
+        self.stopping = False
+        self.ended = asyncio.Event()
+        self.silent = asyncio.Event()
+        self.transport: asyncio.SubprocessTransport
+        self.following: asyncio.Task[None]
+        self._show = show
+        self._rest = b""
+
+    @property
+    def pid(self) -> int:
+        return self.transport.get_pid()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self.transport = transport
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST_LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        self._show(self, lines)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if self._rest:
+            self._show(self, [self._rest])
+        self.silent.set()
+
+    def process_exited(self) -> None:
+        self.ended.set()
 
 
 class Supervisor:
@@ -57,7 +86,7 @@ class Supervisor:
     @property
     def pids(self) -> dict[str, int]:
         """The process ids of what runs, by name."""
-        return {child.name: child.process.pid for child in self._children if child.process.returncode is None}
+        return {child.name: child.pid for child in self._children if not child.ended.is_set()}
 
     def on_exit(self, callback: OnExit) -> None:
         """Call ``callback`` for every end that `stop` did not ask for, after the last lines were shown."""
@@ -76,7 +105,9 @@ class Supervisor:
 
         ``death_signal`` is what it gets when this process dies (Linux). Raises OSError where nothing can be started.
         """
-        process = await asyncio.create_subprocess_exec(
+        child = _Child(name, _COLOURS[self._started % len(_COLOURS)], self._show)
+        await asyncio.get_running_loop().subprocess_exec(
+            lambda: child,
             *leashed(argv, death_signal),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -86,11 +117,10 @@ class Supervisor:
             start_new_session=True,
         )
         self._width = max(self._width, len(name))
-        child = _Child(name, str(_COLOURS[self._started % len(_COLOURS)]), process)
         self._started += 1
         self._children.append(child)
         child.following = asyncio.create_task(self._follow(child), name=f"follow {name}")
-        return process.pid
+        return child.pid
 
     async def stop(self) -> None:
         """End everything in reverse order of starting. Cancelled, it kills what is left at once.
@@ -109,7 +139,9 @@ class Supervisor:
         finally:
             for child in self._children:
                 child.stopping = True
-                _kill_session(child.process.pid)
+                if not child.ended.is_set():
+                    _kill_session(child.pid)
+                child.transport.close()
         if failures:
             raise ExceptionGroup("processes that could not be stopped", failures)
 
@@ -126,50 +158,36 @@ class Supervisor:
 
     async def _end(self, child: _Child) -> None:
         child.stopping = True
-        following = child.following
-        assert following is not None
         try:
-            if child.process.returncode is None:
-                child.process.terminate()
-                child.process.send_signal(signal.SIGCONT)  # a stopped process would never see the other one
-            await asyncio.wait({following}, timeout=self._grace_s)
+            if not child.ended.is_set():
+                child.transport.terminate()
+                child.transport.send_signal(signal.SIGCONT)  # a stopped process would never see the other one
+            await asyncio.wait({child.following}, timeout=self._grace_s)
         except ProcessLookupError:  # it ended in between
             pass
         finally:
-            if not following.done():
-                _kill_session(child.process.pid)
-        await following
+            if not child.ended.is_set():
+                _kill_session(child.pid)
+        await child.following
 
     async def _follow(self, child: _Child) -> None:
-        copying = asyncio.create_task(self._copy(child), name=f"copy {child.name}")
         try:
-            code = await child.process.wait()
-            # Whatever it left in its session would hold the pipe open and outlive the mesh.
-            _kill_session(child.process.pid)
-            await asyncio.wait({copying}, timeout=_LAST_LINES_S)
+            await child.ended.wait()
+            # Whatever it left in its session would outlive the mesh, and hold the pipe open.
+            _kill_session(child.pid)
+            async with asyncio.timeout(_LAST_LINES_S):
+                await child.silent.wait()
+        except TimeoutError:
+            pass
         finally:
-            copying.cancel()
+            child.transport.close()
         if child.stopping:
             return
         for callback in self._callbacks:
             try:
-                callback(child.name, code)
+                callback(child.name, child.transport.get_returncode() or 0)
             except Exception:
                 _log.exception("the callback for the end of %s failed", child.name)
-
-    async def _copy(self, child: _Child) -> None:
-        """Show the process's output line by line; a line that never ends is shown in pieces."""
-        reader = child.process.stdout
-        assert reader is not None
-        rest = b""
-        while chunk := await reader.read(_CHUNK):
-            *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > _CHUNK:
-                lines.append(rest)
-                rest = b""
-            self._show(child, lines)
-        if rest:
-            self._show(child, [rest])
 
     def _show(self, child: _Child, lines: Sequence[bytes]) -> None:
         if self._stream is None or not lines:
