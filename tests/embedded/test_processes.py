@@ -164,6 +164,20 @@ async def test_a_cancelled_stop_kills_at_once():
     await until(lambda: all(map(has_ended, pids)))
 
 
+def test_it_runs_on_uvloop():
+    uvloop = pytest.importorskip("uvloop")
+    stream = io.StringIO()
+
+    async def run():
+        async with Supervisor(stream) as supervisor:
+            pid = await supervisor.start("a", python(OBEDIENT))
+            await until(lambda: "ready" in stream.getvalue())
+        assert has_ended(pid)
+
+    uvloop.run(run())
+    assert lines(stream) == ["a | ready"]
+
+
 async def test_the_environment_is_added_to():
     stream, ended = io.StringIO(), asyncio.Event()
     code = "import os; print(os.environ['MINE'], 'PATH' in os.environ)"
