@@ -1,6 +1,9 @@
 # Two commands: `make up` runs a mesh, `make test` tests it. Python 3.11+, git and make are enough; uv is used if there.
 SHELL := /bin/sh
-PYTHON ?= python3
+SUITABLE := import sys; sys.exit(sys.version_info < (3, 11))
+# The first one that is new enough; `make PYTHON=/path/to/python setup` names another, `make UV= setup` avoids uv.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	$$python -c '$(SUITABLE)' 2>/dev/null && { echo $$python; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -15,20 +18,30 @@ help: ## Show this.
 
 setup: $(STAMP) ## Create .venv and install everything, pinned and hashed.
 
+define install_with_uv
+{ $(BIN)/python -c '$(SUITABLE)' 2>/dev/null || { rm -rf $(VENV); $(UV) venv --quiet --python '$(or $(PYTHON),>=3.11)' $(VENV); }; } && \
+$(UV) pip install --quiet --python $(BIN)/python --require-hashes $(addprefix -r ,$(REQUIREMENTS)) && \
+$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+endef
+
+define install_with_pip
+if [ -z '$(PYTHON)' ]; then \
+	echo 'error: no Python 3.11 or later was found; install one, or name it: make PYTHON=/path/to/python setup' >&2; exit 1; \
+fi; \
+{ $(BIN)/python -c '$(SUITABLE)' && $(BIN)/python -m pip --version; } >/dev/null 2>&1 || \
+$(PYTHON) -m venv --clear $(VENV) || { \
+	echo 'error: $(PYTHON) -m venv failed; install the venv module (Debian, Ubuntu: python3-venv) or uv' >&2; exit 1; \
+}; \
+$(PIP) --require-hashes $(addprefix -r ,$(REQUIREMENTS)) && $(PIP) --no-deps --no-build-isolation -e .
+endef
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
 $(STAMP): $(REQUIREMENTS) pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "error: $(PYTHON) is missing or older than 3.11; name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
-		exit 1; }
-	@echo "installing into $(VENV) ..."
+	@echo 'installing into $(VENV) ...'
 ifeq ($(UV),)
-	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
-		-r requirements.txt -r requirements-dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(install_with_pip)
 else
-	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
-	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt -r requirements-dev.txt
-	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@{ $(install_with_uv); } || { echo 'note: uv could not do it; trying pip' >&2; $(install_with_pip); }
 endif
 	@touch $(STAMP)
 
