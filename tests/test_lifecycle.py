@@ -174,7 +174,9 @@ async def test_killing_one_of_two_loses_only_what_it_had(tmp_path, env):
         for _ in range(200):
             response = await http.post("/work")
             outcomes[response.status_code] += 1
-        assert outcomes == {200: 200}
+        # Until NATS has noticed, a moment later, it takes requests for the dead process: those were in flight too.
+        assert outcomes[503] <= 2
+        assert outcomes[200] == 200 - outcomes[503]
         results = Counter(response.status_code for response in await asyncio.gather(*held))
         assert results[200] >= 2
         assert results[200] + results[503] == 4
