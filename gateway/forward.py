@@ -20,7 +20,7 @@ from gateway.problems import Problem, refuse, render
 from gateway.trace import Ids
 from mesh import headers
 from mesh.bus import Bus
-from mesh.client import Caller
+from mesh.client import Caller, Repeatable
 from mesh.config import GatewaySettings
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
@@ -235,7 +235,11 @@ class Forwarder:
         exchange.task = asyncio.current_task()
         try:
             answer = await self._caller.call(
-                RouteDestination(route, match.values), common, body, (timeout or settings.timeout_ms) / 1000
+                RouteDestination(route, match.values),
+                common,
+                body,
+                (timeout or settings.timeout_ms) / 1000,
+                _repeatable(route, method),
             )
         except asyncio.CancelledError:
             if exchange.watch is not None and exchange.watch.done() and not exchange.watch.cancelled():
@@ -336,6 +340,14 @@ class Forwarder:
         if self._watching is not None:
             self._watching.cancel()
         self._access.flush()
+
+
+def _repeatable(route: RouteEntry, method: str) -> Repeatable | None:
+    """Only where a route names a ``try_timeout_ms`` is anything but an undelivered request repeated."""
+    for binding in route.bindings.values():
+        if binding.route.try_timeout_ms:
+            return Repeatable(method, binding.route.try_timeout_ms, binding.route.idempotent)
+    return None
 
 
 def _forwarded(scope: Scope, pairs: Pairs) -> bytes:

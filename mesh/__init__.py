@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mesh.client import MeshClient
     from mesh.errors import (
         BadReply,
         BadRequest,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from mesh.service import Body, Context, Cookie, Depends, Header, Query, Request, Response, Router, Service
 
 _PLACES = {
+    "mesh.client": ("MeshClient",),
     "mesh.service": (
         "Body",
         "Context",
@@ -94,6 +96,7 @@ __all__ = [
     "Forbidden",
     "Header",
     "Invalid",
+    "MeshClient",
     "MeshError",
     "NoInstances",
     "NoResponders",

@@ -1,6 +1,18 @@
 """Calling services over the bus."""
 
-from mesh.client.caller import Answer, Caller, Destination, NamedEndpoint
+from mesh.client.caller import Answer, Caller, Destination, NamedEndpoint, Repeatable
 from mesh.client.calls import Calls, read_answer, remote_error, status_of
+from mesh.client.standalone import MeshClient
 
-__all__ = ["Answer", "Caller", "Calls", "Destination", "NamedEndpoint", "read_answer", "remote_error", "status_of"]
+__all__ = [
+    "Answer",
+    "Caller",
+    "Calls",
+    "Destination",
+    "MeshClient",
+    "NamedEndpoint",
+    "Repeatable",
+    "read_answer",
+    "remote_error",
+    "status_of",
+]

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from mesh import messages
-from mesh.balancer import Balancer, Outcome, Peer
+from mesh.balancer import Balancer, Outcome, Peer, RetryBudget, may_retry
 from mesh.bus import Bus, Pending, Reply
 from mesh.errors import (
     BusUnavailable,
@@ -64,6 +64,14 @@ class Answer(NamedTuple):
     attempts: int
 
 
+class Repeatable(NamedTuple):
+    """What a route declares about repeating a call whose attempt took too long."""
+
+    method: str
+    try_timeout_ms: int
+    idempotent: bool
+
+
 class NamedEndpoint:
     """A destination that is the same at every revision. ``subject`` is the endpoint's own."""
 
@@ -87,6 +95,7 @@ class Caller:
         self._watcher = watcher
         self._rng = rng or random.Random()
         self._balancers: dict[str, Balancer] = {}
+        self._budgets: dict[str, RetryBudget] = {}
         watcher.on_change(self._changed)
         watcher.on_heard(self._heard)
 
@@ -95,10 +104,19 @@ class Caller:
         balancer = self._balancers.get(service)
         return list(balancer.peers()) if balancer is not None else []
 
-    async def call(self, destination: Destination, common: bytes, payload: bytes, timeout: float) -> Answer:
+    async def call(
+        self,
+        destination: Destination,
+        common: bytes,
+        payload: bytes,
+        timeout: float,
+        repeatable: Repeatable | None = None,
+    ) -> Answer:
         """The answer of one instance within ``timeout`` seconds.
 
-        ``common`` are header lines, each ending in CRLF, that go with every attempt. Raises `NoInstances`,
+        ``common`` are header lines, each ending in CRLF, that go with every attempt. An attempt that nobody received
+        is repeated elsewhere at once; one that takes longer than ``repeatable`` says, within the rules of
+        `mesh.balancer.may_retry`. Raises `NoInstances`,
         `NoResponders`, `Starting`, `BusUnavailable`, `InstanceLost`, `DeadlineExceeded`, `TooLarge`. When the caller
         is cancelled, the instance is told.
         """
@@ -106,6 +124,8 @@ class Caller:
         deadline = loop.time() + timeout
         balancer = self._balancers.get(destination.service)
         tried: list[Peer] = []
+        failed: MeshError | None = None
+        budget = self._budget(destination.service, deadline - timeout) if repeatable is not None else None
         while True:
             now = loop.time()
             left = deadline - now
@@ -115,18 +135,45 @@ class Caller:
             if peer is None:
                 if destination.queued and not tried and not self._watcher.knows(destination.service):
                     return await self._queued(destination, common, payload, left)
-                raise self._nobody(destination.service, tried)
+                raise failed or self._nobody(destination.service, tried)
             name, lines = destination.endpoint(peer.revision)
             block = _block(left, lines, common)
             assert balancer is not None
             tried.append(peer)
+            patience = min(left, repeatable.try_timeout_ms / 1000) if repeatable is not None else left
             try:
-                reply = await self._attempt(balancer, peer, peer.address + name, block, payload, left)
-            except NoResponders:
+                reply = await self._attempt(balancer, peer, peer.address + name, block, payload, patience)
+            except NoResponders as error:
+                failed = failed or error  # an attempt before may have run: then that is what the caller must know
                 if len(tried) < MAX_ATTEMPTS:
+                    continue
+                raise failed from None
+            except DeadlineExceeded as error:
+                failed = error
+                if (
+                    repeatable is not None
+                    and budget is not None
+                    and len(tried) < MAX_ATTEMPTS
+                    and may_retry(
+                        Outcome.TIMEOUT,
+                        method=repeatable.method,
+                        body_bytes=len(payload),
+                        try_timeout_ms=repeatable.try_timeout_ms,
+                        idempotent=repeatable.idempotent,
+                        budget=budget,
+                        now=loop.time(),
+                    )
+                ):
                     continue
                 raise
             return Answer(reply, peer.id, len(tried))
+
+    def _budget(self, service: str, now: float) -> RetryBudget:
+        budget = self._budgets.get(service)
+        if budget is None:
+            budget = self._budgets[service] = RetryBudget()
+        budget.record_call(now)
+        return budget
 
     async def _queued(self, destination: Destination, common: bytes, payload: bytes, timeout: float) -> Answer:
         """The first calls of a caller that is still learning who lives: NATS balances over the queue group."""
