@@ -239,7 +239,8 @@ def _source(name: str, annotation: Any, default: Any, path_names: Sequence[str],
     if typing.get_origin(annotation) is Annotated:
         kind, *extras = typing.get_args(annotation)
         marker = next((e for e in extras if isinstance(e, Header | Cookie | Query | Body)), None)
-        marker = marker or next((e() for e in extras if e in (Header, Cookie, Query, Body)), None)
+        if marker is None:  # the class itself will do: Annotated[str, Header]
+            marker = next((e() for e in extras if e in (Header, Cookie, Query, Body)), None)
         kept = tuple(e for e in extras if isinstance(e, msgspec.Meta))
         annotation = Annotated[(kind, *kept)] if kept else kind
     if annotation is Context:
