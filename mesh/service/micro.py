@@ -94,10 +94,13 @@ class MicroResponder:
 
 def _figures(statistics: Statistics) -> dict[str, Any]:
     count = statistics.num_requests
-    return {
+    figures: dict[str, Any] = {
         "num_requests": count,
         "num_errors": statistics.num_errors,
         "last_error": statistics.last_error,
         "processing_time": statistics.processing_time,
         "average_processing_time": statistics.processing_time // count if count else 0,
     }
+    if any(statistics.latencies):  # ADR-32's field for whatever a service adds
+        figures["data"] = {"p50_ms": statistics.percentile_ms(0.5), "p99_ms": statistics.percentile_ms(0.99)}
+    return figures
