@@ -24,7 +24,7 @@ from mesh.config import BusSettings, GatewaySettings
 from mesh.directory import Directory
 from mesh.subjects import new_id
 from mesh.version import VERSION
-from mesh.watcher import Watcher
+from mesh.watcher import SYNC_MARGIN_S, Watcher
 
 KEEP_ALIVE_S = 75
 """Idle seconds that a connection is kept; longer than the 60 s of usual load balancers, so that they close first."""
@@ -90,11 +90,18 @@ def listen(host: str, port: int) -> socket.socket:
 class Gateway:
     """The whole gateway; ``async with`` starts and drains it. ``port`` and ``ops_port`` are the real ones."""
 
-    def __init__(self, bus: BusSettings, settings: GatewaySettings, *, text_log: bool | None = None) -> None:
+    def __init__(
+        self,
+        bus: BusSettings,
+        settings: GatewaySettings,
+        *,
+        text_log: bool | None = None,
+        sync_margin_s: float = SYNC_MARGIN_S,
+    ) -> None:
         self.id = new_id()
         self.settings = settings
         self.bus = Bus(bus, service="gateway", instance=self.id)
-        self.watcher = Watcher(self.bus, window_ms=settings.window_ms)
+        self.watcher = Watcher(self.bus, window_ms=settings.window_ms, margin_s=sync_margin_s)
         self.directory = Directory(self.watcher, owners=settings.owners, reserved=health.RESERVED)
         self.caller = Caller(self.bus, self.watcher)
         self.metrics = RequestMetrics()
@@ -166,8 +173,7 @@ class Gateway:
             self.announcer.declare("draining")
         for task in self._tasks:
             task.cancel()
-        for listener in self._listeners:
-            await listener.aclose()
+        await asyncio.gather(*(listener.aclose() for listener in self._listeners))
         await self.announcer.aclose()
         await self.watcher.aclose()
         self.forwarder.aclose()

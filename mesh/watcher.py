@@ -29,13 +29,16 @@ class Watcher:
     Callbacks run synchronously in the order of `on_change`; they must not block.
     """
 
-    def __init__(self, bus: Bus, *, everything: bool = True, window_ms: int = 500) -> None:
+    def __init__(
+        self, bus: Bus, *, everything: bool = True, window_ms: int = 500, margin_s: float = SYNC_MARGIN_S
+    ) -> None:
         self.registry = Registry()
         self.synchronised = asyncio.Event()
         self.refused = 0
         self._bus = bus
         self._everything = everything
         self._window_ms = window_ms
+        self._margin_s = margin_s
         self._liveness = Liveness()
         self._now = 0.0
         self._listeners: list[Callable[[Sequence[Change]], None]] = []
@@ -154,13 +157,13 @@ class Watcher:
         if self._everything:
             self._discover(self._bus.subjects.discover(), self._window_ms)
             if not self.synchronised.is_set():
-                self._sync_due = self._time() + self._window_ms / 1000 + SYNC_MARGIN_S
+                self._sync_due = self._time() + self._window_ms / 1000 + self._margin_s
         for service in self._watched:
             self._ask_service(service)
 
     def _ask_service(self, service: str) -> None:
         if self._discover(self._bus.subjects.discover(service), self._window_ms):
-            due = self._time() + self._window_ms / 1000 + SYNC_MARGIN_S
+            due = self._time() + self._window_ms / 1000 + self._margin_s
             self._watched[service] = min(due, self._watched[service])
 
     def _discover(self, subject: str, window_ms: int) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from gateway.server import Gateway
 
+SYNC_MARGIN_S = 0.02
+"""Everything is in one process here, so answers to the gateway's first question come at once."""
 QUICK = {"heartbeat_ms": 250, "linger_ms": 20, "drain_s": 5.0}
 """Service settings that keep tests short; everything else is as in production."""
 
@@ -68,7 +70,7 @@ class Mesh:
             await self.nats.start()
             self.bus_settings = replace(self.bus_settings, servers=(self.nats.url,))
         try:
-            self.gateway = Gateway(self.bus_settings, self.gateway_settings)
+            self.gateway = Gateway(self.bus_settings, self.gateway_settings, sync_margin_s=SYNC_MARGIN_S)
             await self.gateway.start()
             self.http = httpx.AsyncClient(base_url=self.url, timeout=10)
             await self.gateway.bus.wait_connected(5)
