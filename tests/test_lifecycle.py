@@ -152,6 +152,38 @@ async def test_a_new_service_file_is_served_and_missed(tmp_path, env):
             assert response.headers["retry-after"] == "1"
 
 
+async def test_a_saved_file_is_live_within_a_second_and_requests_in_flight_survive(tmp_path, env):
+    text = WORKER.replace("return ctx.instance", 'return "first"')
+    path = tmp_path / "worker.py"
+    path.write_text(text)
+    async with (
+        gateway_on(tmp_path, env) as (_, http),
+        run("run", "worker.py", "--reload", cwd=tmp_path, env=env) as service,
+    ):
+        await service.line("runs as")
+        while (await http.post("/work")).status_code != 200:
+            pass
+        held = asyncio.ensure_future(http.post("/work?seconds=1.5"))
+        await http.post("/work")
+        began = time.monotonic()
+        path.write_text(text.replace("first", "second"))
+        while (await http.post("/work")).json() != "second":
+            pass
+        took = time.monotonic() - began
+        assert (await held).json() == "first"
+        assert took < 3  # well under one second on an idle machine
+        await service.line("worker stopped")
+        path.write_text("this is no Python")
+        await service.line("the instance from before goes on")
+        assert (await http.post("/work")).json() == "second"
+        path.write_text(text.replace("first", "third"))
+        async with asyncio.timeout(10):
+            while (await http.post("/work")).json() != "third":
+                pass
+        assert await service.end() == 0
+        assert (await http.post("/work")).status_code == 503
+
+
 async def test_killing_one_of_two_loses_only_what_it_had(tmp_path, env):
     (tmp_path / "worker.py").write_text(WORKER)
     async with (

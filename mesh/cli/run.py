@@ -17,7 +17,9 @@ from mesh.errors import DeclarationError
 
 @click.command("run")
 @click.argument("target", metavar="MODULE:SERVICE")
-def command(target: str) -> None:
+@click.option("--reload", is_flag=True, help="Replace the instance when a file below this folder changes.")
+@click.option("--instance", hidden=True, default="", help="The instance's id; a new one by default.")
+def command(target: str, reload: bool, instance: str) -> None:
     """Run one instance of the Service object in a module, until SIGTERM, Ctrl-C or `mesh drain`.
 
     MODULE is imported from the current folder first. A file name works too.
@@ -27,19 +29,25 @@ def command(target: str) -> None:
       mesh run users:service
       mesh run shop.orders:service
       mesh run users.py
+      mesh run users:service --reload
 
     Exit codes: 0 after draining, 1 when the service does not start, 2 for wrong settings or declarations.
     """
-    service = find(target)
-    bus, settings = load(BusSettings, ServiceSettings)
     import asyncio
 
     from mesh.logs import configure
     from mesh.service.run import loop_factory, serve
 
+    bus, settings = load(BusSettings, ServiceSettings)
+    if reload:
+        from mesh.cli.reload import Reloader
+
+        asyncio.run(Reloader(target, bus, Path.cwd()).run())
+        return
+    service = find(target)
     configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(service, bus, settings))
+        runner.run(serve(service, bus, settings, instance))
 
 
 def find(target: str) -> Any:

@@ -39,9 +39,9 @@ def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     return uvloop.Loop
 
 
-async def serve(service: Service, bus: BusSettings, settings: ServiceSettings) -> None:
+async def serve(service: Service, bus: BusSettings, settings: ServiceSettings, instance_id: str = "") -> None:
     """Run one instance until a signal or ``mesh drain`` asks it to stop; a second signal hurries."""
-    instance = ServiceInstance(service, bus, settings)
+    instance = ServiceInstance(service, bus, settings, instance_id)
     hurry = asyncio.Event()
 
     def asked() -> None:
