@@ -15,6 +15,15 @@ COMMANDS = {
     "run": ("mesh.cli.run", "Run a service: module:service."),
     "gateway": ("mesh.cli.gateway", "Run the HTTP gateway."),
     "tail": ("mesh.cli.tail", "Show who joins, changes and leaves, live."),
+    "ls": ("mesh.cli.ls", "List instances and how they are."),
+    "routes": ("mesh.cli.routes", "List HTTP routes, conflicts and rejected ones."),
+    "info": ("mesh.cli.info", "Show everything that a service announces."),
+    "stats": ("mesh.cli.stats", "Show requests, errors and times per endpoint."),
+    "ping": ("mesh.cli.ping", "Ask NATS, services or one instance to answer."),
+    "call": ("mesh.cli.call", "Call an endpoint or a route over the bus."),
+    "drain": ("mesh.cli.drain", "Stop instances without losing a request."),
+    "doctor": ("mesh.cli.doctor", "Look for what is wrong, and say what to do."),
+    "completion": ("mesh.cli.completion", "Print the completion script of a shell."),
 }
 
 NO_NATS = 75

@@ -1,0 +1,340 @@
+"""`mesh call`: one call over the bus, to an endpoint by name or to a route, without a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from mesh.cli.terminal import clean
+from mesh.cli.view import HELP, Missing, Target, View, execute, nearest
+from mesh.subjects import is_name
+
+if TYPE_CHECKING:
+    from mesh.bus import Bus, Reply
+    from mesh.headers import Pairs
+    from mesh.routes import Entry
+
+METHOD = re.compile(r"[A-Z]{1,32}")
+DEFAULT_S = 10.0
+
+
+class Options(NamedTuple):
+    """What the flags say."""
+
+    body: bytes | None
+    headers: Pairs
+    include: bool
+    as_json: bool
+    timeout: float
+
+
+@click.command("call", context_settings=HELP)
+@click.argument("what", metavar="SERVICE|METHOD")
+@click.argument("where", metavar="ENDPOINT|/PATH")
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE|KEY:=JSON]...")
+@click.option("-d", "--data", metavar="BODY|@FILE", help="The body; @- reads standard input.")
+@click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header; may be repeated.")
+@click.option("-i", "--include", is_flag=True, help="Status and headers of the answer, on standard error.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: status, headers, body.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.001, 3600),
+    metavar="SECONDS",
+    help="How long the answer may take  [default: the route's, else 10]",
+)
+def command(
+    what: str,
+    where: str,
+    arguments: tuple[str, ...],
+    data: str | None,
+    headers: tuple[str, ...],
+    include: bool,
+    as_json: bool,
+    timeout: float | None,
+) -> None:
+    """Call an endpoint by name with arguments, or a route as an HTTP client would; over NATS, without a gateway.
+
+    KEY=VALUE is text, KEY:=JSON anything else. For a route they become the query (GET, HEAD, DELETE) or a JSON body.
+
+    \b
+    Examples:
+      mesh call wallet balance user_id:=1
+      mesh call GET /users/7
+      mesh call POST /users -d '{"name": "Ada"}' -i
+      mesh call POST /users name=Ada age:=36
+
+    Prints the body, indented on a terminal. Exit codes: 0, 1 for a status of 400 or more or no answer,
+    2 for wrong usage, 75 without NATS.
+    """
+    pairs = [_header(text) for text in headers]
+    options = Options(_read(data), pairs, include, as_json, timeout or 0.0)
+    values = dict(_argument(text) for text in arguments)
+    if where.startswith("/"):
+        if not METHOD.fullmatch(what):
+            raise click.UsageError(f"{clean(what)!r} is no HTTP method; they are upper case")
+        execute(lambda bus: _route(bus, what, where, values, options))
+    if not is_name(what) or not is_name(where):
+        raise click.UsageError("give SERVICE ENDPOINT, or METHOD /PATH")
+    if values and options.body is not None:
+        raise click.UsageError("give either arguments or --data")
+    execute(lambda bus: _endpoint(bus, what, where, values, options))
+
+
+# -- reading the command line
+
+
+def _header(text: str) -> tuple[bytes, bytes]:
+    name, colon, value = text.partition(":")
+    if not colon or not name:
+        raise click.UsageError(f"{clean(text)!r} is no header; write NAME:VALUE")
+    try:
+        return name.strip().lower().encode("ascii"), value.strip().encode("latin-1")
+    except UnicodeEncodeError:
+        raise click.UsageError(f"the header {clean(text)!r} has characters beyond latin-1") from None
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    import msgspec
+
+    found = re.match(r"([^=:]+)(:?=)(.*)", text, re.DOTALL)
+    if not found:
+        raise click.UsageError(f"{clean(text)!r} is no argument; write KEY=VALUE or KEY:=JSON")
+    key, mark, value = found.groups()
+    if mark == "=":
+        return key, value
+    try:
+        return key, msgspec.json.decode(value.encode())
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise click.UsageError(f"{clean(text)!r}: {error}; for text write {key}={clean(value)}") from None
+
+
+def _read(data: str | None) -> bytes | None:
+    if data is None or not data.startswith("@"):
+        return None if data is None else data.encode()
+    try:
+        with click.open_file(data[1:], "rb") as file:
+            content = file.read()
+            return content if isinstance(content, bytes) else bytes(content)
+    except OSError as error:
+        raise click.UsageError(f"cannot read {clean(data[1:])!r}: {error.strerror}") from None
+
+
+# -- an endpoint by name
+
+
+async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any], options: Options) -> int:
+    import msgspec
+
+    from mesh.client import Caller, NamedEndpoint
+    from mesh.errors import NoInstances, NoResponders
+    from mesh.watcher import Watcher
+
+    payload = options.body if options.body is not None else msgspec.json.encode(values)
+    timeout = options.timeout or DEFAULT_S
+    watcher = Watcher(bus, everything=False)
+    await watcher.start()
+    await watcher.watch(service)
+    try:
+        destination = NamedEndpoint(service, endpoint, bus.subjects.request(service, endpoint))
+        answer = await Caller(bus, watcher).call(destination, _lines(options.headers), payload, timeout)
+        reply = answer.reply
+    except (NoResponders, NoInstances):
+        reply = await _elsewhere(bus, service, endpoint, payload, options, timeout)
+    finally:
+        await watcher.aclose()
+    return _show(reply, "POST", options)
+
+
+async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, options: Options, timeout: float) -> Reply:
+    """The answer of a foreign NATS micro service with that name, or the error that says what there is instead."""
+    from mesh.cli.survey import survey
+
+    async with View(bus) as view:
+        _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
+        foreign = [m for m in micros if m.kind(bus.subjects.prefix)]
+        own = view.instances(Target(service))
+        names = {e.name for i in own for e in i.content.endpoints}
+        subjects = {e.name: e.subject for m in foreign if m.name == service for e in m.endpoints}
+        if endpoint in subjects and endpoint not in names:
+            block = b"NATS/1.0\r\n%b\r\n" % _lines(options.headers)
+            return await bus.request(bus.address(subjects[endpoint]), payload, block, timeout=timeout, lenient=True)
+        names |= subjects.keys()
+        if not names:
+            raise view.missing(Target(service), (m.name for m in foreign))
+        if endpoint in names:
+            raise Missing(f"no instance of {service} that has {endpoint!r} listens now; see 'mesh ls {service}'")
+        hint = nearest(endpoint, names) or f" It has: {', '.join(sorted(names))}."
+        raise Missing(f"{service} has no endpoint {endpoint!r}.{hint}")
+
+
+# -- a route
+
+
+class RouteDestination:
+    """A matched route as a destination of calls: each revision may name endpoint and parameters differently."""
+
+    queued = ""
+
+    def __init__(self, entry: Entry, values: tuple[str, ...]) -> None:
+        self.service = entry.service
+        self.revisions = entry.bindings.keys()
+        self._bindings = entry.bindings
+        self._values = values
+
+    def endpoint(self, revision: str) -> tuple[bytes, bytes]:
+        from mesh.headers import encode_params
+
+        binding = self._bindings[revision]
+        params = encode_params(zip(binding.names, self._values, strict=True))
+        return binding.endpoint.encode(), b"Mesh-Params: %b\r\n" % params if params else b""
+
+
+async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], options: Options) -> int:
+    from urllib.parse import quote
+
+    from mesh.cli.routes import gateway_view
+    from mesh.client import Caller
+    from mesh.routes import Gone, Match, NotAllowed, Refusal, parse_target
+    from mesh.subjects import new_id
+
+    # A person writes a path as it reads: blanks and letters of any script, which HTTP wants encoded.
+    target = quote(target.partition("#")[0], safe="!$%&'()*+,-./:;=?@[]_~|")
+    target, body, pairs = _fill(method, target, values, options)
+    path, _, query = target.partition("?")
+    parsed = parse_target(path.encode(), query.encode())
+    if isinstance(parsed, Refusal):
+        raise Missing(parsed.detail)
+    async with gateway_view(bus) as view:
+        caller = Caller(bus, view.watcher)
+        await view.synchronise()
+        match = view.directory.table.match(method, parsed.segments)
+        if isinstance(match, NotAllowed):
+            raise Missing(f"{path} answers {', '.join(match.allow)}, and not {method}")
+        if isinstance(match, Gone):
+            raise Missing(f"no live instance of {match.entry.service} serves {path}")
+        if not isinstance(match, Match):
+            near = view.directory.table.nearest(path)
+            raise Missing(f"no service announces {path}." + (f" Near: {', '.join(near)}." if near else ""))
+        entry = match.entry
+        routed = min((b.route.timeout_ms for b in entry.bindings.values() if b.route.timeout_ms), default=0) / 1000
+        identifier = new_id().encode()
+        first = [(b"mesh-request", f"{method} {target}".encode()), (b"mesh-id", identifier)]
+        common = _lines([*first, (b"x-request-id", identifier), *pairs])
+        timeout = options.timeout or routed or DEFAULT_S
+        answer = await caller.call(RouteDestination(entry, match.values), common, body, timeout)
+    return _show(answer.reply, method, options)
+
+
+def _fill(method: str, target: str, values: dict[str, Any], options: Options) -> tuple[str, bytes, Pairs]:
+    """Target, body and headers with the arguments in their place."""
+    from urllib.parse import urlencode
+
+    import msgspec
+
+    from mesh.version import VERSION
+
+    body, pairs = options.body or b"", list(options.headers)
+    if values and (options.body is not None or method in ("GET", "HEAD", "DELETE")):
+        flat = {k: v if isinstance(v, str) else msgspec.json.encode(v).decode() for k, v in values.items()}
+        target += ("&" if "?" in target else "?") + urlencode(flat)
+    elif values:
+        body = msgspec.json.encode(values)
+    names = {name for name, _ in pairs}
+    if body and b"content-type" not in names:
+        pairs.append((b"content-type", b"application/json" if _is_json(body) else b"application/octet-stream"))
+    if b"user-agent" not in names:
+        pairs.append((b"user-agent", b"mesh-call/" + VERSION.encode()))
+    return target, body, pairs
+
+
+def _is_json(body: bytes) -> bool:
+    import msgspec
+
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _lines(pairs: Pairs) -> bytes:
+    """Header lines, each ending in CRLF."""
+    from mesh import headers
+
+    for name, _ in pairs:
+        if not headers.crosses(name) and name not in (headers.REQUEST, headers.ID):
+            raise Missing(f"the header {name.decode()!r} does not cross the bus")
+    try:
+        return headers.encode(pairs)[len(headers.START) : -len(headers.END)]
+    except headers.BadHeader as error:
+        raise Missing(str(error)) from None
+
+
+# -- the answer
+
+
+def _show(reply: Reply, method: str, options: Options) -> int:
+    from mesh import headers
+    from mesh.client import status_of
+
+    pairs = headers.decode(reply.block)
+    status = status_of(pairs)
+    if status is None:
+        raise Missing(f"the reply has the status {headers.find(pairs, headers.STATUS)!r}")
+    body = b"" if method == "HEAD" else reply.payload
+    if options.as_json:
+        from mesh.cli.terminal import Terminal
+
+        shown = [[n.decode("latin-1"), v.decode("latin-1")] for n, v in pairs if headers.crosses(n)]
+        Terminal().json({"status": status, "headers": shown, "body": _decoded(body)})
+        return 1 if status >= 400 else 0
+    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
+    if options.include or status >= 400:
+        click.echo(f"{status} {phrase}".strip(), err=True)
+    if options.include:
+        for name, value in pairs:
+            click.echo(f"{clean(name.decode('latin-1'))}: {clean(value.decode('latin-1'))}", err=True)
+        click.echo(err=True)
+    _write(body)
+    return 1 if status >= 400 else 0
+
+
+def _decoded(body: bytes) -> Any:
+    """The body for a JSON document: its value, else its text, else base64."""
+    import base64
+
+    import msgspec
+
+    try:
+        return msgspec.json.decode(body) if body else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(body).decode()}
+
+
+def _write(body: bytes) -> None:
+    """The body as it is; on a terminal as text without anything that could steer it."""
+    import msgspec
+
+    if not sys.stdout.isatty():
+        sys.stdout.buffer.write(body)
+        sys.stdout.flush()
+        return
+    if not body:
+        return
+    try:
+        text = (msgspec.json.format(body, indent=2) if _is_json(body) else body).decode()
+    except UnicodeDecodeError:
+        click.echo(f"{len(body)} bytes that are no text; redirect the output to keep them", err=True)
+        return
+    for line in text.split("\n"):
+        sys.stdout.write("\t".join(clean(part) for part in line.split("\t")) + "\n")
+    sys.stdout.flush()

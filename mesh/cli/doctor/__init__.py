@@ -1,0 +1,121 @@
+"""`mesh doctor`: what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from mesh.cli.view import HELP, HINT
+
+if TYPE_CHECKING:
+    from mesh.cli.doctor.findings import Finding
+    from mesh.config import BusSettings
+
+MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
+OBSERVE_S = 4.0
+
+
+@click.command("doctor", context_settings=HELP)
+@click.option(
+    "--for",
+    "observe",
+    type=click.FloatRange(0.1, 600),
+    default=OBSERVE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long heartbeats are waited for at most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of findings.")
+def command(observe: float, as_json: bool) -> None:
+    """Look for what commonly goes wrong: in NATS, in its permissions, in routes, in instances.
+
+    Changes nothing; what it sends goes to subjects of nobody.
+
+    \b
+    Examples:
+      mesh doctor
+      mesh doctor --json | jq '.[] | select(.severity == "fail")'
+
+    Exit codes: 0 when nothing failed (there may be warnings), 1 when something did, 2 for wrong usage, 75 without NATS.
+    """
+    import asyncio
+
+    from mesh.cli.main import NO_NATS
+    from mesh.cli.settings import load
+    from mesh.cli.view import detach, quiet
+    from mesh.config import BusSettings
+    from mesh.errors import BusUnavailable
+
+    (settings,) = load(BusSettings)
+    quiet()
+    logging.getLogger("mesh.bus").setLevel(logging.CRITICAL)  # what it complains of becomes a finding
+    code = NO_NATS
+    try:
+        try:
+            findings = asyncio.run(_examine(settings, observe))
+            code = 1 if any(f.severity == "fail" for f in findings) else 0
+        except BusUnavailable as error:
+            from mesh.cli.doctor.findings import fail
+
+            findings = [fail("nats", error.detail, HINT.removeprefix("hint: "))]
+        _print(findings, as_json)
+    except BrokenPipeError:
+        detach()
+    sys.exit(code)
+
+
+async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
+    import asyncio
+
+    from mesh.cli.doctor import bus_checks, mesh_checks
+    from mesh.cli.doctor.findings import ok
+    from mesh.cli.routes import gateway_view
+    from mesh.cli.survey import survey
+    from mesh.settings import redact
+
+    complaints = Complaints()
+    logger = logging.getLogger("mesh.watcher")
+    logger.addHandler(complaints)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    async with bus_checks.ProbingBus(settings) as bus:
+        where = redact(", ".join(settings.servers))
+        name = bus.server.get("server_name", "")
+        findings = [ok("nats", f"connected to {name} at {where}, prefix {bus.subjects.prefix!r}")]
+        async with gateway_view(bus) as view:
+            findings += await bus_checks.examine(bus)
+            _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))
+            await view.beats(observe)
+            findings += mesh_checks.examine(mesh_checks.Mesh(view, micros, complaints.lines))
+    return findings
+
+
+class Complaints(logging.Handler):
+    """Keeps the last log lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines = [*self.lines[-9:], record.getMessage()]
+
+
+def _print(findings: list[Finding], as_json: bool) -> None:
+    from mesh.cli.terminal import Terminal, clean
+
+    terminal = Terminal()
+    if as_json:
+        terminal.json(findings)
+        return
+    width = max(len(f.check) for f in findings)
+    for finding in findings:
+        mark, colour = MARKS[finding.severity]
+        terminal.line(f"{terminal.paint(mark, colour)}  {finding.check:<{width}}  {clean(finding.seen)}")
+        if finding.todo:
+            terminal.line(f"{'':<{width + 6}}  -> {clean(finding.todo)}")
+    counts = {severity: sum(f.severity == severity for f in findings) for severity in MARKS}
+    click.echo(f"{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failed", err=True)

@@ -1,0 +1,37 @@
+"""What a check says."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+Severity = Literal["ok", "warn", "fail"]
+ORDER: dict[Severity, int] = {"ok": 0, "warn": 1, "fail": 2}
+
+
+class Finding(Struct, frozen=True):
+    """One thing that was looked at: what was seen, and what to do about it (empty when nothing)."""
+
+    check: str
+    severity: Severity
+    seen: str
+    todo: str = ""
+
+
+def ok(check: str, seen: str, todo: str = "") -> Finding:
+    return Finding(check, "ok", seen, todo)
+
+
+def warn(check: str, seen: str, todo: str) -> Finding:
+    return Finding(check, "warn", seen, todo)
+
+
+def fail(check: str, seen: str, todo: str) -> Finding:
+    return Finding(check, "fail", seen, todo)
+
+
+def some(names: list[str], limit: int = 5) -> str:
+    """The first names of a list, and how many more there are."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,157 @@
+"""Checks of the mesh, on what a watcher has learned: no check waits for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from mesh.cli.doctor.findings import Finding, fail, ok, some, warn
+from mesh.cli.survey import PREFIX, Micro
+from mesh.cli.view import View, age, state_of
+
+LAG_MS = 100
+AHEAD_S = 5.0
+GATEWAY = "gateway"
+
+
+class Mesh(NamedTuple):
+    """What the checks look at. ``complaints`` are log lines about messages that were refused."""
+
+    view: View
+    micros: list[Micro]
+    complaints: list[str]
+
+
+def members(mesh: Mesh) -> list[Finding]:
+    """Somebody is there, and gateways are among them."""
+    registry = mesh.view.watcher.registry
+    services = [name for name in registry.services() if name != GATEWAY]
+    gateways = registry.instances(GATEWAY)
+    findings = []
+    if services:
+        count = sum(len(registry.instances(name)) for name in services)
+        findings.append(ok("services", f"{count} instances of {len(services)} services: {some(services)}"))
+    else:
+        todo = f"start one with 'mesh run'; is the prefix {mesh.view.bus.subjects.prefix!r} the right one?"
+        findings.append(warn("services", "none has announced itself", todo))
+    ready = [g for g in gateways if g.ready]
+    if ready:
+        findings.append(ok("gateways", f"{len(ready)} ready"))
+    elif gateways:
+        findings.append(warn("gateways", f"{len(gateways)}, and none is ready", "see their /readyz and their log"))
+    else:
+        findings.append(warn("gateways", "none has announced itself", "HTTP clients need one: 'mesh gateway'"))
+    return findings
+
+
+def states(mesh: Mesh) -> list[Finding]:
+    """Everybody is ready and is heard."""
+    view = mesh.view
+    if view.watcher.stale:
+        return [fail("states", "no news from NATS: what is known is stale", "look at the connection to NATS")]
+    findings = []
+    silent = [str(i.service + "." + i.id) for i in view.instances() if i.suspect or not view.has_beaten(i)]
+    others = [f"{i.service}.{i.id} ({state_of(i)})" for i in view.instances() if i.state != "ready" and not i.suspect]
+    strangers = [f"{service}.{id}" for service, id in view.watcher.registry.unknown()]
+    if silent:
+        findings.append(warn("states", f"no heartbeat from {some(silent)}", "frozen, overloaded or beating slowly"))
+    if others:
+        findings.append(warn("states", f"not ready: {some(others)}", "they get no calls; see their readiness checks"))
+    if strangers:
+        findings.append(warn("states", f"beats without announcing itself: {some(strangers)}", "see its log"))
+    return findings or [ok("states", "all are ready and beating")]
+
+
+def announced(mesh: Mesh) -> list[Finding]:
+    """Who answers ``$SRV.PING`` for this mesh has announced itself as well."""
+    view = mesh.view
+    prefix = view.bus.subjects.prefix
+    known = {(i.service, i.id) for i in view.instances()}
+    absent = [
+        f"{m.name}.{m.id}" for m in mesh.micros if m.metadata.get(PREFIX) == prefix and (m.name, m.id) not in known
+    ]
+    if absent:
+        return [warn("announcements", f"answers $SRV.PING, has not announced itself: {some(absent)}", "see its log")]
+    return []
+
+
+def conflicts(mesh: Mesh) -> list[Finding]:
+    """No route is claimed twice."""
+    found = [
+        warn(
+            "routes",
+            f"{c.method} {c.path} is {c.winner}'s, claimed by {', '.join(c.losers)} too",
+            "rename one of them, or say in [gateway] owners whose it is",
+        )
+        for c in mesh.view.directory.table.conflicts
+    ]
+    return found or [ok("routes", f"{len(mesh.view.directory.table)} routes, no conflict")]
+
+
+def rejected(mesh: Mesh) -> list[Finding]:
+    """Every announced route can be one."""
+    return [
+        fail("routes", f"{r.method} {r.path} of {r.service} serves nothing: {r.why}", "correct it in the service")
+        for r in mesh.view.directory.table.rejected
+    ]
+
+
+def versions(mesh: Mesh) -> list[Finding]:
+    """One version of each service, except while it is being replaced."""
+    registry = mesh.view.watcher.registry
+    findings = []
+    for service in registry.services():
+        found = sorted({i.version for i in registry.instances(service)})
+        if len(found) > 1:
+            seen = f"{service} runs side by side in {', '.join(found)}"
+            findings.append(warn("versions", seen, f"as it should during a rollout; else 'mesh drain {service}.ID'"))
+    return findings or [ok("versions", "one of each service")]
+
+
+def lag(mesh: Mesh) -> list[Finding]:
+    """Event loops run on time."""
+    late = [f"{i.service}.{i.id} ({i.lag_ms} ms)" for i in mesh.view.instances() if i.lag_ms >= LAG_MS]
+    if late:
+        return [
+            warn("lag", f"event loops are late: {some(late)}", "something blocks them: plain def handlers get a thread")
+        ]
+    return [ok("lag", f"every event loop is less than {LAG_MS} ms late")]
+
+
+def clocks(mesh: Mesh) -> list[Finding]:
+    """Nobody started in the future; the mesh does not mind, logs and tokens do."""
+    ahead = []
+    for instance in mesh.view.instances():
+        seconds = age(instance.started)
+        if seconds is not None and seconds < -AHEAD_S:
+            ahead.append(f"{instance.service}.{instance.id} (by {-seconds:.0f} s)")
+    if ahead:
+        return [warn("clocks", f"started in the future: {some(ahead)}", "synchronise that clock, or this one")]
+    return [ok("clocks", "nobody started in the future")]
+
+
+def breakers(mesh: Mesh) -> list[Finding]:
+    """Every announcement and heartbeat follows the protocol."""
+    count = mesh.view.watcher.refused
+    if not count:
+        return [ok("protocol", "every message was understood")]
+    example = f"; the last one told: {mesh.complaints[-1]}" if mesh.complaints else ""
+    return [warn("protocol", f"{count} messages were refused{example}", "correct or stop who sends them")]
+
+
+CHECKS: tuple[Callable[[Mesh], Iterable[Finding]], ...] = (
+    members,
+    states,
+    announced,
+    conflicts,
+    rejected,
+    versions,
+    lag,
+    clocks,
+    breakers,
+)
+
+
+def examine(mesh: Mesh) -> list[Finding]:
+    """The findings of all checks."""
+    return [finding for check in CHECKS for finding in check(mesh)]

@@ -1,0 +1,117 @@
+"""`mesh drain`: tell instances to stop without losing a request, and wait until they have."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from mesh.cli.terminal import clean
+from mesh.cli.view import HELP, Missing, Target, View, execute, target_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mesh.bus import Bus
+    from mesh.registry import Change
+
+WAIT_S = 60.0
+"""How long to wait; a service gives its handlers 25 s unless it is told otherwise."""
+
+
+@click.command("drain", context_settings=HELP)
+@click.argument("target", metavar="SERVICE[.INSTANCE]")
+@click.option("--no-wait", is_flag=True, help="Do not wait until they have left.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask before every instance of a service is drained.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1, 3600),
+    default=WAIT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: drained, remaining.")
+def command(target: str, no_wait: bool, yes: bool, timeout: float, as_json: bool) -> None:
+    """Drain one instance, or all instances of a service: no new work, the rest is finished, then they exit.
+
+    Progress goes to standard error. INSTANCE may be shortened as long as one instance alone begins so.
+
+    \b
+    Examples:
+      mesh drain users.7K2
+      mesh drain users --yes
+      mesh drain gateway --yes --no-wait
+
+    Exit codes: 0, 1 when the name is unknown or an instance has not left, 2 for wrong usage, 75 without NATS.
+    """
+    wanted = target_of(target)
+    execute(lambda bus: _drain(bus, wanted, no_wait, yes, timeout, as_json))
+
+
+async def _drain(bus: Bus, target: Target, no_wait: bool, yes: bool, timeout: float, as_json: bool) -> int:
+    from mesh.cli.terminal import Terminal
+
+    async with View(bus) as view:
+        await view.synchronise()
+        instances = view.instances(target)
+        if not instances:
+            raise view.missing(target)
+        if target.instance and len(instances) > 1:
+            raise Missing(f"{target} is the beginning of {len(instances)} ids: {', '.join(i.id for i in instances)}")
+        if not target.instance and not yes and sys.stdin.isatty():
+            question = f"Drain all {len(instances)} instances of {target.service}?"
+            if not await asyncio.to_thread(click.confirm, question, err=True):
+                click.echo("nothing was drained", err=True)
+                return 1
+        leaving = {i.id for i in instances}
+        waiting = Departure(target.service, leaving)
+        view.watcher.on_change(waiting.changed)
+        subject = bus.subjects.control("drain", target.service, instances[0].id if target.instance else "")
+        bus.publish(bus.address(subject), b"")
+        await bus.flush()
+        if not no_wait:
+            await waiting.over(timeout)
+    if as_json:
+        Terminal().json({"drained": sorted(waiting.left), "lost": sorted(waiting.lost), "remaining": sorted(leaving)})
+    if no_wait:
+        return 0
+    if leaving:
+        names = ", ".join(sorted(leaving))
+        click.echo(f"error: {target.service} still has {names} after {timeout:g} s", err=True)
+    return 1 if leaving or waiting.lost else 0
+
+
+class Departure:
+    """Follows instances on their way out; ``remaining`` shrinks as they leave."""
+
+    def __init__(self, service: str, remaining: set[str]) -> None:
+        self.remaining = remaining
+        self.left: set[str] = set()
+        self.lost: set[str] = set()
+        self._service = service
+        self._gone = asyncio.Event()
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.service != self._service or change.instance not in self.remaining:
+                continue
+            name = f"{change.service}.{change.instance}"
+            if change.kind in ("left", "lost"):
+                self.remaining.discard(change.instance)
+                (self.left if change.kind == "left" else self.lost).add(change.instance)
+                how = "has left" if change.kind == "left" else "was lost before it had drained"
+                click.echo(f"{name} {how}; {len(self.remaining)} to go", err=True)
+            elif change.kind == "state":
+                click.echo(clean(f"{name} is {change.state}"), err=True)
+        if not self.remaining:
+            self._gone.set()
+
+    async def over(self, timeout: float) -> None:
+        """Return when all have left, or after ``timeout`` seconds."""
+        try:
+            await asyncio.wait_for(self._gone.wait(), timeout)
+        except TimeoutError:
+            pass

@@ -1,0 +1,115 @@
+"""`mesh ls`: who is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mesh.cli.view import HELP, age, execute, number, span, state_of, target_of
+
+if TYPE_CHECKING:
+    from mesh.bus import Bus
+    from mesh.cli.survey import Micro
+    from mesh.cli.view import Target, View
+    from mesh.registry import Instance
+
+HEAD = ("SERVICE", "INSTANCE", "VERSION", "STATE", "AGE", "HEARD", "LOAD", "LAG", "REVISION", "ROUTES")
+
+
+@click.command("ls", context_settings=HELP)
+@click.argument("service", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON array of instances.")
+@click.option("--quick", is_flag=True, help="Do not wait for heartbeats: load and lag may be missing.")
+def command(service: str | None, as_json: bool, quick: bool) -> None:
+    """List instances: of the mesh, and of foreign NATS micro services.
+
+    LOAD is calls in flight / how many may run; LAG is how late the instance's event loop is; HEARD is how long ago
+    it spoke. SERVICE may be SERVICE.INSTANCE, the instance shortened.
+
+    \b
+    Examples:
+      mesh ls
+      mesh ls users
+      mesh ls --json | jq -r '.[] | select(.state != "ready") | .instance'
+
+    Exit codes: 0, 1 when SERVICE is unknown, 2 for wrong usage, 75 without NATS.
+    """
+    target = target_of(service) if service else None
+    execute(lambda bus: _ls(bus, target, as_json, quick))
+
+
+async def _ls(bus: Bus, target: Target | None, as_json: bool, quick: bool) -> int:
+    import asyncio
+
+    from mesh.cli.survey import survey
+    from mesh.cli.terminal import Terminal
+    from mesh.cli.view import View
+
+    async with View(bus) as view:
+        _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))
+        foreign = [m for m in micros if m.kind(bus.subjects.prefix)]
+        instances = view.instances(target)
+        shown = [
+            m for m in foreign if target is None or (m.name == target.service and m.id.startswith(target.instance))
+        ]
+        if target and not instances and not shown:
+            raise view.missing(target, (m.name for m in foreign))
+        if instances and not quick:
+            await view.beats(service=target.service if target else "")
+        instances = view.instances(target)
+        rows = [_row(view, i) for i in instances]
+        rows += [_foreign(m, bus.subjects.prefix) for m in shown]
+    terminal = Terminal()
+    if as_json:
+        terminal.json(rows)
+    else:
+        terminal.table(HEAD, [_cells(row) for row in rows])
+    return 0
+
+
+def _row(view: View, instance: Instance) -> dict[str, Any]:
+    beaten = view.has_beaten(instance)
+    return {
+        "service": instance.service,
+        "instance": instance.id,
+        "version": instance.version,
+        "kind": "mesh",
+        "state": state_of(instance),
+        "started": instance.started,
+        "age_s": age(instance.started),
+        "heard_s": round(max(0.0, view.watcher.now - instance.seen), 3),
+        "inflight": instance.inflight if beaten else None,
+        "capacity": instance.capacity if beaten else None,
+        "lag_ms": instance.lag_ms if beaten else None,
+        "revision": instance.revision,
+        "routes": len(instance.routes),
+    }
+
+
+def _foreign(micro: Micro, prefix: str) -> dict[str, Any]:
+    return {
+        "service": micro.name,
+        "instance": micro.id,
+        "version": micro.version,
+        "kind": "nats micro",
+        "state": micro.kind(prefix),
+        "metadata": micro.metadata,
+    }
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    cells = [row["service"], row["instance"], row["version"], row["state"]]
+    if row["kind"] != "mesh":
+        return [*cells, "-", "-", "-", "-", "-", "-"]
+    load = "-" if row["inflight"] is None else f"{row['inflight']}/{row['capacity'] or 'any'}"
+    lag = "-" if row["lag_ms"] is None else f"{row['lag_ms']}ms"
+    return [
+        *cells,
+        span(row["age_s"]),
+        number(row["heard_s"], "s"),
+        load,
+        lag,
+        row["revision"][:8],
+        str(row["routes"]),
+    ]

@@ -1,0 +1,157 @@
+"""`mesh stats`: requests, errors and times per endpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mesh.cli.view import HELP, Target, View, execute, number, target_of
+
+if TYPE_CHECKING:
+    from mesh.bus import Bus
+    from mesh.cli.survey import Asked, Micro
+    from mesh.cli.terminal import Terminal
+
+HEAD = (
+    "SERVICE",
+    "INSTANCE",
+    "ENDPOINT",
+    "REQUESTS",
+    "RATE",
+    "ERRORS",
+    "AVERAGE",
+    "P50",
+    "P99",
+    "INFLIGHT",
+    "LAST ERROR",
+)
+STATS_S = 1.0
+"""How long the slowest instance may take to answer."""
+Counts = dict[tuple[str, str, str], tuple[float, int]]
+
+
+@click.command("stats", context_settings=HELP)
+@click.argument("service", required=False)
+@click.option("--watch", is_flag=True, help="Again and again until Ctrl-C, with rates per second.")
+@click.option("--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, metavar="SECONDS")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array; with --watch one a line.")
+@click.option("--quick", is_flag=True, help="Do not wait for heartbeats: calls in flight may be missing.")
+def command(service: str | None, watch: bool, interval: float, as_json: bool, quick: bool) -> None:
+    """Show figures per endpoint of every instance since it started, foreign NATS micro services included.
+
+    AVERAGE, P50 and P99 are times in the handler; INFLIGHT is of the whole instance.
+
+    \b
+    Examples:
+      mesh stats
+      mesh stats users --watch
+      mesh stats --json | jq 'map(.errors) | add'
+
+    Exit codes: 0, 1 when SERVICE is unknown, 2 for wrong usage, 75 without NATS.
+    """
+    target = target_of(service) if service else None
+    execute(lambda bus: _stats(bus, target, interval if watch else 0.0, as_json, quick))
+
+
+async def _stats(bus: Bus, target: Target | None, interval: float, as_json: bool, quick: bool) -> int:
+    import asyncio
+
+    from mesh.cli.terminal import Terminal
+
+    terminal = Terminal()
+    before: Counts = {}
+    async with View(bus) as view:
+        await view.synchronise()
+        if not quick:
+            await view.beats(service=target.service if target else "")
+        while True:
+            rows = await _rows(view, target, before)
+            if target and not rows and not before:
+                raise await _missing(view, target)
+            _print(terminal, rows, as_json, bool(interval))
+            if not interval:
+                return 0
+            await asyncio.sleep(interval)
+
+
+async def _rows(view: View, target: Target | None, before: Counts) -> list[dict[str, Any]]:
+    """A row per endpoint; ``before`` has the counts of the round before, and is given those of this one."""
+    import time
+
+    from mesh.cli.survey import survey
+
+    service = target.service if target else ""
+    expected = {(i.service, i.id) for i in view.instances(Target(service) if service else None)}
+    alone = bool(service) and bool(expected)
+    micros = await survey(
+        view.bus,
+        "STATS",
+        service,
+        first=STATS_S,
+        # A foreign namesake of a mesh's service is waited for only without a name.
+        complete=(lambda found: expected <= {(m.name, m.id) for m in found}) if alone else None,
+    )
+    rows = []
+    now = time.monotonic()
+    for micro in micros:
+        if target and not micro.id.startswith(target.instance):
+            continue
+        for endpoint in micro.endpoints:
+            key = (micro.name, micro.id, endpoint.name)
+            then, count = before.get(key, (0.0, -1))
+            rate = (endpoint.requests - count) / (now - then) if 0 <= count <= endpoint.requests else None
+            before[key] = (now, endpoint.requests)
+            rows.append(_row(view, micro, endpoint, rate))
+    return rows
+
+
+def _row(view: View, micro: Micro, endpoint: Asked, rate: float | None) -> dict[str, Any]:
+    instance = view.watcher.registry.get(micro.name, micro.id)
+    return {
+        "service": micro.name,
+        "instance": micro.id,
+        "kind": "nats micro" if micro.kind(view.bus.subjects.prefix) else "mesh",
+        "endpoint": endpoint.name,
+        "requests": endpoint.requests,
+        "rate": None if rate is None else round(rate, 3),
+        "errors": endpoint.errors,
+        "last_error": endpoint.last_error,
+        "average_ms": round(endpoint.average_ms, 4),
+        "p50_ms": endpoint.p50_ms,
+        "p99_ms": endpoint.p99_ms,
+        "inflight": instance.inflight if instance is not None and view.has_beaten(instance) else None,
+    }
+
+
+async def _missing(view: View, target: Target) -> Exception:
+    from mesh.cli.survey import survey
+
+    return view.missing(target, (m.name for m in await survey(view.bus, "PING")))
+
+
+def _print(terminal: Terminal, rows: list[dict[str, Any]], as_json: bool, again: bool) -> None:
+    if as_json:
+        terminal.json(rows)
+        return
+    if again and terminal.stream.isatty():
+        terminal.stream.write("\x1b[H\x1b[2J")
+    terminal.table(HEAD, [_cells(row) for row in rows])
+    if again and not terminal.stream.isatty():
+        terminal.line()
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["service"],
+        row["instance"],
+        row["endpoint"],
+        str(row["requests"]),
+        number(row["rate"], "/s"),
+        str(row["errors"]),
+        number(row["average_ms"] if row["requests"] else None, "ms"),
+        number(row["p50_ms"], "ms"),
+        number(row["p99_ms"], "ms"),
+        "-" if row["inflight"] is None else str(row["inflight"]),
+        row["last_error"] or "-",
+    ]

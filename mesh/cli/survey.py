@@ -1,0 +1,152 @@
+"""Asks NATS micro services (ADR-32) through ``$SRV``, those of the mesh and foreign ones alike.
+
+Clients differ in what they leave out and in their number and time formats, so replies are read leniently: whoever
+has a name and an id is listed, and a field of another type than expected counts as missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mesh.headers import NO_RESPONDERS
+
+if TYPE_CHECKING:
+    from mesh.bus import Bus
+
+QUIET_S = 0.15
+"""A survey is over when nobody has answered for so long; the answers come within milliseconds of each other."""
+FIRST_S = 0.5
+"""How long the first answer may take."""
+PREFIX = "mesh.prefix"
+
+
+@dataclass(slots=True)
+class Asked:
+    """One endpoint, as INFO or STATS describe it; times in milliseconds."""
+
+    name: str
+    subject: str = ""
+    queue_group: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    requests: int = 0
+    errors: int = 0
+    last_error: str = ""
+    average_ms: float = 0.0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+@dataclass(slots=True)
+class Micro:
+    """One instance's answer. ``elapsed_ms`` is the time it took."""
+
+    name: str
+    id: str
+    version: str = ""
+    description: str = ""
+    started: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    endpoints: list[Asked] = field(default_factory=list)
+    elapsed_ms: float = 0.0
+
+    def kind(self, prefix: str) -> str:
+        """Empty for an instance of the mesh with that prefix, else what to call it."""
+        other = self.metadata.get(PREFIX)
+        if other == prefix:
+            return ""
+        return f"nats micro (mesh {other})" if other else "nats micro"
+
+
+async def survey(
+    bus: Bus,
+    verb: str,
+    service: str = "",
+    *,
+    first: float = FIRST_S,
+    quiet: float = QUIET_S,
+    complete: Callable[[list[Micro]], bool] | None = None,
+) -> list[Micro]:
+    """The answers to ``$SRV.<verb>`` of one service or of all, by name and id.
+
+    Ends when ``complete`` says so of what has come, when nobody listens, after ``first`` seconds without any
+    answer, or ``quiet`` seconds after the last one.
+    """
+    subject = ".".join(filter(None, ("$SRV", verb, service)))
+    found: dict[tuple[str, str], Micro] = {}
+    patience = first
+    began = time.perf_counter()
+    async with bus.gather(bus.address(subject), b"") as replies:
+        while True:
+            try:
+                reply = await asyncio.wait_for(replies.get(), patience)
+            except TimeoutError:
+                break
+            if not reply.payload and reply.block.startswith(NO_RESPONDERS):
+                break
+            micro = read(reply.payload)
+            if micro is None:
+                continue
+            micro.elapsed_ms = (time.perf_counter() - began) * 1000
+            found.setdefault((micro.name, micro.id), micro)
+            patience = quiet
+            if complete is not None and complete(list(found.values())):
+                break
+    return [found[key] for key in sorted(found)]
+
+
+def read(payload: bytes) -> Micro | None:
+    """A PING, INFO or STATS response, as far as it can be understood; None where it names nobody."""
+    try:
+        document = msgspec.json.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    name, id = document.get("name"), document.get("id")
+    if not isinstance(name, str) or not isinstance(id, str) or not name or not id:
+        return None
+    endpoints = document.get("endpoints")
+    return Micro(
+        name=name,
+        id=id,
+        version=_text(document.get("version")),
+        description=_text(document.get("description")),
+        started=_text(document.get("started")),
+        metadata=_texts(document.get("metadata")),
+        endpoints=[_endpoint(e) for e in endpoints if isinstance(e, dict)] if isinstance(endpoints, list) else [],
+    )
+
+
+def _endpoint(document: dict[str, Any]) -> Asked:
+    data = document.get("data")
+    data = data if isinstance(data, dict) else {}
+    return Asked(
+        name=_text(document.get("name")),
+        subject=_text(document.get("subject")),
+        queue_group=_text(document.get("queue_group")),
+        metadata=_texts(document.get("metadata")),
+        requests=int(_number(document.get("num_requests")) or 0),
+        errors=int(_number(document.get("num_errors")) or 0),
+        last_error=_text(document.get("last_error")),
+        average_ms=(_number(document.get("average_processing_time")) or 0) / 1e6,
+        p50_ms=_number(data.get("p50_ms")),
+        p99_ms=_number(data.get("p99_ms")),
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {k: v for k, v in value.items() if isinstance(v, str)} if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
