@@ -11,6 +11,7 @@
             assert response.status_code == 200
 """
 
+from mesh.testing.clock import PausedClock
 from mesh.testing.mesh import Mesh
 
-__all__ = ["Mesh"]
+__all__ = ["Mesh", "PausedClock"]

@@ -72,6 +72,7 @@ def sleeper() -> Service:
 
 async def test_what_is_announced(mesh, witness):
     instance = await mesh.start(sleeper())
+    await witness.until(lambda heard: any(m.name == "sleeper" for m in heard))
     announced = next(m for m in witness.heard if m.name == "sleeper")
     assert isinstance(announced, Announcement)
     assert (announced.id, announced.version, announced.state) == (instance.id, "2.0.0", "ready")
