@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -140,9 +141,11 @@ async def test_a_new_service_file_is_served_and_missed(tmp_path, env):
     (tmp_path / "greeter.py").write_text(GREETER)
     async with gateway_on(tmp_path, env) as (_, http):
         assert (await http.get("/greet/Ada")).status_code == 404
+        began = time.monotonic()
         async with run("run", "greeter:service", cwd=tmp_path, env=env) as service:
+            await answers(http, "/greet/Ada", 200)
+            assert time.monotonic() - began < 3  # under a second on an idle machine, the interpreter's start included
             await service.line("greeter 1.0.0 runs as")
-            assert await answers(http, "/greet/Ada", 200) < 1
             assert (await http.get("/greet/Ada")).json() == {"message": "Hello, Ada"}
             assert await service.end() == 0
             # Its last word has been heard by now, or is a moment away.
@@ -278,6 +281,19 @@ async def test_up_serves_what_it_prints_and_leaves_nothing(tmp_path):
         assert len(children) == 5  # NATS, the gateway, three services
         assert await up.end(signal.SIGINT) == 0
         assert not any(alive(pid) for pid in children)
+
+
+async def test_up_uses_the_nats_that_is_given_and_names_busy_ports(tmp_path, nats_url, prefix):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        env = {"NATS_URL": nats_url, "MESH_PREFIX": prefix}
+        async with run("up", "--port", str(port), "--ops-port", "0", "--quiet", cwd=tmp_path, env=env) as up:
+            await up.line("Ctrl-C stops everything")
+            text = "".join(up.lines)
+            assert f"{nats_url} (given by NATS_URL)" in text
+            assert f"port {port} is busy: the gateway listens on " in text
+            assert len(descendants(up.child.pid)) == 4  # no NATS of its own
+            assert await up.end(signal.SIGINT) == 0
 
 
 async def test_up_that_is_killed_leaves_nothing(tmp_path):

@@ -333,6 +333,57 @@ async def test_a_flush_that_times_out_leaves_the_connection_alive(nats, prefix, 
         assert (await bus.request(bus.address(f"{prefix}.echo"), b"ok", timeout=5)).payload == b"ok"
 
 
+async def test_a_request_to_a_frozen_server_keeps_its_timeout(nats, prefix, lane):
+    """nats-py's own request waits for its flusher there, whatever its timeout says."""
+    async with bus_on(nats.url, lane) as bus:
+        await echo(bus, f"{prefix}.echo")
+        nats.pause()
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(DeadlineExceeded):
+            await bus.request(bus.address(f"{prefix}.echo"), b"x" * 100_000, timeout=0.2)
+        assert asyncio.get_running_loop().time() - began < 2
+        assert len(bus.requests) == 0
+        nats.resume()
+        assert (await bus.request(bus.address(f"{prefix}.echo"), b"x", timeout=10)).payload == b"x"
+
+
+async def test_nothing_published_while_disconnected_is_delivered_later(nats, prefix, lane):
+    """nats-py would keep up to 2 MiB and have services run requests whose callers have gone."""
+    async with bus_on(nats.url, lane) as bus:
+        got = []
+        await bus.subscribe(f"{prefix}.s", lambda s, r, b, payload: got.append(payload))
+        await cut(bus, nats)
+        for _ in range(3):
+            with pytest.raises(BusUnavailable):
+                bus.publish(bus.address(f"{prefix}.s"), b"stale")
+        await nats.start()
+        await bus.wait_connected(10)
+        bus.publish(bus.address(f"{prefix}.s"), b"fresh")
+        await bus.flush()
+        assert got == [b"fresh"]
+
+
+async def test_reconnecting_never_gives_up_and_is_spread(nats_url):
+    from nats.aio.client import Server
+
+    from mesh.bus.link import _Backoff
+
+    async with bus_on(nats_url) as bus:
+        options = bus._link._options(bus.jetstream_client())
+        assert options["max_reconnect_attempts"] == -1
+        assert (options["ping_interval"], options["max_outstanding_pings"]) == (1, 2)
+        assert options["pending_size"] == 0
+    servers = [Server(uri=urlparse(f"nats://127.0.0.1:{port}"), reconnects=0) for port in (1, 2, 3)]
+    first = [_Backoff()(servers, {}) for _ in range(50)]
+    assert {choice.uri.port for choice, _ in first} == {1, 2, 3}
+    assert max(delay for _, delay in first) <= 0.05
+    backoff = _Backoff()
+    failing = [Server(uri=server.uri, reconnects=9) for server in servers]
+    delays = [backoff(failing, {})[1] for _ in range(100)]
+    assert max(delays) <= 0.5  # back within two seconds of the server's return
+    assert len({round(delay, 6) for delay in delays}) > 90  # not in lockstep
+
+
 async def test_a_permission_violation_fails_its_request_at_once(lane):
     config = (
         'authorization { users = [ {user: a, password: b, permissions: { publish: ["mesh.>"], subscribe: [">"] } } ] }'
