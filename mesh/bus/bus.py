@@ -21,6 +21,7 @@ from mesh.bus.frames import Deliver
 from mesh.bus.lane import LaneTransport
 from mesh.bus.link import Link
 from mesh.bus.plain import PENDING_BYTES, PENDING_MESSAGES, Repeats, receiver
+from mesh.bus.probe import probe
 from mesh.bus.requests import Pending, Reply, Requests
 from mesh.config import BusSettings
 from mesh.errors import BusUnavailable, Forbidden, MeshError, TooLarge
@@ -344,8 +345,10 @@ class Bus:
         for subscription in list(self._subscriptions):
             if subscription.client is not client:
                 await self._attach(subscription, client, lane)
-        if lane is not None and fresh:
-            await self._probe(client)
+        if lane is not None and fresh and (why := await probe(self.requests, client, lane)):
+            self._link.plain_because = why
+            _log.error("the hot lane does not work here (%s): using plain nats-py", why)
+            raise BusUnavailable(why)
 
     async def _attach(self, subscription: Subscription, client: Client, lane: LaneTransport | None) -> None:
         subscription.client = client
@@ -363,38 +366,6 @@ class Bus:
                 lane.frames.routes[b"%d" % subscription.handle._id] = subscription.deliver
         except Exception as error:
             raise translate(error) from error
-
-    async def _probe(self, client: Client) -> None:
-        """The lane's contract with this nats-py, tried on the real connection before anything relies on it."""
-        answer: asyncio.Future[tuple[bytes, bytes]] = asyncio.get_running_loop().create_future()
-
-        def arrived(block: bytes, payload: bytes) -> None:
-            if not answer.done():
-                answer.set_result((block, payload))
-
-        token, reply = self.requests.open_stream(arrived)
-        block = b"NATS/1.0\r\na: 1\r\na: 2\r\n\r\n"
-        try:
-            # Published by nats-py, so that it comes behind the subscriptions, then once more by the lane.
-            await client.publish(reply.decode(), b"", headers={"a": "1"})
-            async with asyncio.timeout(2):
-                await answer
-            answer = asyncio.get_running_loop().create_future()
-            assert self._lane is not None
-            self._lane.send(b"HPUB %b %d %d\r\n" % (reply, len(block), len(block) + 2), block, b"ok", b"\r\n")
-            async with asyncio.timeout(2):
-                if await answer == (block, b"ok"):
-                    return
-            why = "a message changed on its way"
-        except TimeoutError:
-            if not client.is_connected:
-                raise
-            why = "a message sent to ourselves did not come back"
-        finally:
-            self.requests.close_stream(token)
-        self._link.plain_because = why
-        _log.error("the hot lane does not work here (%s): using plain nats-py", why)
-        raise BusUnavailable(why)
 
     def up(self) -> None:
         assert self._client is not None
