@@ -15,6 +15,7 @@ from typing import Any
 from gateway.access import AccessLog, begin
 from gateway.cors import Cors
 from gateway.headers import Pairs, request_lines, response
+from gateway.health import own_label
 from gateway.metrics import UNMATCHED, RequestMetrics
 from gateway.problems import Problem, refuse, render
 from gateway.trace import Ids
@@ -190,7 +191,7 @@ class Forwarder:
         settings, method, entry = self._settings, exchange.method, exchange.entry
         raw: bytes = scope["raw_path"]
         if self._is_own(scope["path"]):
-            entry.route = scope["path"] if len(scope["path"]) <= 64 else UNMATCHED
+            entry.route = own_label(scope["path"])
             return self._answer_own(scope, exchange)
         target = parse_target(raw, scope["query_string"], settings.max_target)
         if isinstance(target, Refusal):

@@ -27,6 +27,11 @@ def is_own(path: str) -> bool:
     )
 
 
+def own_label(path: str) -> str:
+    """The one of `OWN` that answers ``path``: a label for metrics, so bounded whatever a client asks for."""
+    return next(own for own in OWN if path == own or path.startswith(own + "/"))
+
+
 class Health:
     """What is known of the mesh and of each service. ``facts`` describe this gateway (name, version, ...)."""
 

@@ -85,6 +85,7 @@ class Watcher:
             for subject in (subjects.announce_all, subjects.heartbeat_all):
                 self._subscriptions.append(await self._bus.subscribe(subject, self._receive))
         self._bus.on_connection(self._connection)
+        await self._settle()
         if self._bus.connected:
             self._ask_all()
         self._ticking = asyncio.create_task(self._tick(), name="watcher")
@@ -97,7 +98,16 @@ class Watcher:
         subjects = self._bus.subjects
         for subject in (subjects.announce(service), subjects.heartbeat(service)):
             self._subscriptions.append(await self._bus.subscribe(subject, self._receive))
+        await self._settle()
         self._ask_service(service)
+
+    async def _settle(self) -> None:
+        """Have the server know our subscriptions before anybody is asked: an answer may come at once."""
+        try:
+            if self._bus.connected:
+                await self._bus.flush()
+        except MeshError as error:  # the next connection asks
+            _log.debug("not flushed: %s", error)
 
     async def aclose(self) -> None:
         if self._ticking is not None:

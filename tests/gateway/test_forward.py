@@ -406,6 +406,7 @@ async def test_metrics_are_labelled_by_template_only(mesh):
         await mesh.http.get(f"/pets/{i}")
         await mesh.http.get(f"/unknown/{i}")
         await mesh.http.request("PURGE", f"/purge/{i}")
+        await mesh.http.get(f"/health/unknown-{i}")
     async with mesh.ops() as ops:
         text = (await ops.get("/metrics")).text
     families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -413,7 +414,8 @@ async def test_metrics_are_labelled_by_template_only(mesh):
     by_labels = {(s.labels["method"], s.labels["route"], s.labels["status"]): s.value for s in samples}
     assert by_labels["GET", "/pets/{pet_id}", "200"] == 10
     assert by_labels["GET", "-", "404"] == 10
-    assert len(by_labels) == 3
+    assert by_labels["GET", "/health", "404"] == 10
+    assert len(by_labels) == 4
     counts = {
         s.labels["route"]: s.value
         for s in families["mesh_gateway_request_duration_seconds"].samples
