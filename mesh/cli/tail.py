@@ -15,7 +15,8 @@ import msgspec
 from mesh.bus import Bus
 from mesh.cli.main import NO_NATS, fail
 from mesh.cli.settings import load
-from mesh.cli.terminal import Terminal, clean
+from mesh.cli.terminal import Terminal, clean, json_text
+from mesh.cli.view import HELP, HINT, detach, quiet
 from mesh.config import BusSettings
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable
@@ -39,7 +40,7 @@ MARKS = {
 }
 
 
-@click.command("tail", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("tail", context_settings=HELP)
 @click.option("--service", "services", multiple=True, metavar="NAME", help="Only this service; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line (the default when not on a terminal).")
 @click.option("--text", "as_text", is_flag=True, help="Text for people, also into a pipe.")
@@ -59,16 +60,19 @@ def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, 
     """
     if as_json and as_text:
         raise click.UsageError("--json and --text exclude each other")
+    if raw and once:
+        raise click.UsageError("--raw shows what arrives, so it has no present state for --once")
     (settings,) = load(BusSettings)
+    quiet()  # what the library warns of is shown here as an event
     terminal = Terminal()
     text = as_text or (not as_json and (sys.stdout.isatty() or terminal.colour))
     tail = Tail(settings, terminal, frozenset(services), text)
     try:
         asyncio.run(tail.run(raw=raw, once=once))
     except BusUnavailable as error:
-        fail(f"{error.detail}\nhint: set NATS_URL, or start a mesh with 'mesh up'", NO_NATS)
+        fail(f"{clean(error.detail)}\n{HINT}", NO_NATS)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone, as `head` does
+        detach()
 
 
 class Tail:
@@ -103,6 +107,8 @@ class Tail:
                 if not once:
                     await self._until(stop)
             await watcher.aclose()
+            if self._broken.done():
+                raise BrokenPipeError
 
     async def _until(self, stop: asyncio.Event, other: asyncio.Event | None = None) -> bool:
         """Wait for ``other``; False when it was ``stop``, or the reader of our output, that ended the wait."""
@@ -155,6 +161,8 @@ class Tail:
                 facts["routes"] = list(change.added)
             elif change.added or change.removed:
                 facts.update(added=list(change.added), removed=list(change.removed))
+            if change.reason:
+                facts["reason"] = change.reason
             self._print(change.kind, **facts)
 
     def _conflict(self, conflict: Conflict, begins: bool, always: bool = False) -> None:
@@ -181,9 +189,9 @@ class Tail:
             else:
                 try:
                     content: Any = msgspec.json.decode(payload)
-                except (msgspec.MsgspecError, RecursionError):
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                     content = body
-                self._emit(msgspec.json.encode({"time": _now(), "subject": text, "message": content}).decode())
+                self._emit(json_text({"time": _now(), "subject": text, "message": content}))
 
         for subject in (bus.subjects.announce_all, bus.subjects.heartbeat_all):
             await bus.subscribe(subject, show)
@@ -192,7 +200,7 @@ class Tail:
 
     def _print(self, kind: str, **facts: Any) -> None:
         if not self._text:
-            self._emit(msgspec.json.encode({"time": _now(), "kind": kind, **facts}).decode())
+            self._emit(json_text({"time": _now(), "kind": kind, **facts}))
             return
         mark, colour = MARKS[kind]
         self._emit(f"{_clock()} {self._terminal.paint(f'{mark} {kind:<9}', colour)} {_describe(kind, facts)}")
@@ -224,6 +232,7 @@ def _describe(kind: str, facts: dict[str, Any]) -> str:
     words += [f"+[{route}]" for route in facts.get("added", ())]
     words += [f"-[{route}]" for route in facts.get("removed", ())]
     words += [f"[{route}]" for route in facts.get("routes", ())]
+    words += [f"({facts['reason']})"] if "reason" in facts else []
     return clean(" ".join(words))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,14 @@ def clean(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def json_text(value: Any) -> str:
+    """``value`` as one line of JSON; what `clean` would escape is escaped here in JSON's own way."""
+    text = msgspec.json.encode(value).decode()
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 class Terminal:
@@ -39,7 +48,7 @@ class Terminal:
 
     def json(self, value: Any) -> None:
         """Print one value as a line of JSON."""
-        self.line(msgspec.json.encode(value).decode())
+        self.line(json_text(value))
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print aligned columns."""

@@ -83,8 +83,7 @@ async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
     logger.propagate = False
     async with bus_checks.ProbingBus(settings) as bus:
         where = redact(", ".join(settings.servers))
-        name = bus.server.get("server_name", "")
-        findings = [ok("nats", f"connected to {name} at {where}, prefix {bus.subjects.prefix!r}")]
+        findings = [ok("nats", f"connected to {where}, prefix {bus.subjects.prefix!r}")]
         async with gateway_view(bus) as view:
             findings += await bus_checks.examine(bus)
             _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))
