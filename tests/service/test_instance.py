@@ -7,7 +7,7 @@ import logging
 import msgspec
 import pytest
 
-from mesh import Context, Invalid, NotFound, Overloaded, Response, Service
+from mesh import Context, Invalid, NoResponders, NotFound, Overloaded, Response, Service
 from mesh.bus import Bus
 from mesh.messages import Announcement, decode
 from mesh.testing import Mesh
@@ -116,6 +116,14 @@ async def test_a_drain_serves_what_was_accepted_and_then_says_stopped(mesh, witn
     await service.asleep.wait()
     draining = asyncio.ensure_future(instance.drain())
     await witness.until(lambda heard: heard[-1].state == "draining")
+    # The handler ends only when nobody listens any more: what was accepted is served all the same.
+    address = witness.bus.address(witness.bus.subjects.to("sleeper", instance.id, "add"))
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await witness.bus.request(address, b'{"a": 1}', timeout=5)
+            except NoResponders:
+                break
     assert not draining.done()
     service.wake.set()
     response = await pending
@@ -166,6 +174,34 @@ async def test_no_request_fails_while_instances_come_and_go(mesh):
     await asyncio.gather(*loaders)
     assert len(results) > 100
     assert set(results) == {200}
+
+
+async def test_a_request_that_nobody_received_goes_elsewhere_whatever_its_method(mesh):
+    service = Service("moved")
+
+    @service.post("/moved")
+    async def moved(ctx: Context) -> str:
+        return ctx.instance
+
+    deaf = await mesh.start(service, heartbeat_ms=30_000)
+    fine = await mesh.start(service, heartbeat_ms=30_000)
+    await deaf.bus.unsubscribe(*deaf._requests)  # and has told nobody
+    entries = []
+    mesh.gateway.access.enabled = True
+    mesh.gateway.access.write = entries.append
+    for _ in range(6):
+        response = await mesh.http.post("/moved")
+        assert (response.status_code, response.json()) == (200, fine.id)
+    assert sorted(entry.attempts for entry in entries) == [1, 1, 1, 1, 1, 2]  # tried once, then skipped
+
+
+async def test_who_was_cut_off_announces_again(mesh, witness):
+    instance = await mesh.start(sleeper(), heartbeat_ms=30_000)
+    await witness.until(lambda heard: any(m.name == "sleeper" for m in heard))
+    count = len(witness.heard)
+    await instance.bus._link.move()
+    await witness.until(lambda heard: any(m.name == "sleeper" for m in heard[count:]))
+    assert isinstance(next(m for m in witness.heard[count:] if m.name == "sleeper"), Announcement)
 
 
 async def test_calls_over_the_bus_without_http(mesh):
