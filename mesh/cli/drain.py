@@ -62,10 +62,10 @@ async def _drain(bus: Bus, target: Target, no_wait: bool, yes: bool, timeout: fl
         if target.instance and len(instances) > 1:
             raise Missing(f"{target} is the beginning of {len(instances)} ids: {', '.join(i.id for i in instances)}")
         if not target.instance and not yes and sys.stdin.isatty():
-            question = f"Drain all {len(instances)} instances of {target.service}?"
-            if not await asyncio.to_thread(click.confirm, question, err=True):
+            if not await confirmed(f"Drain all {len(instances)} instances of {target.service}?"):
                 click.echo("nothing was drained", err=True)
                 return 1
+            instances = view.instances(target)  # some may have come or gone meanwhile
         leaving = {i.id for i in instances}
         waiting = Departure(target.service, leaving)
         view.watcher.on_change(waiting.changed)
@@ -82,6 +82,18 @@ async def _drain(bus: Bus, target: Target, no_wait: bool, yes: bool, timeout: fl
         names = ", ".join(sorted(leaving))
         click.echo(f"error: {target.service} still has {names} after {timeout:g} s", err=True)
     return 1 if leaving or waiting.lost else 0
+
+
+async def confirmed(question: str) -> bool:
+    """The answer of the person at the terminal; the connection stays alive and Ctrl-C works while they think."""
+    click.echo(f"{question} [y/N]: ", nl=False, err=True)
+    loop, typed = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sys.stdin.fileno(), typed.set)
+    try:
+        await typed.wait()  # a terminal is readable when a whole line is there
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 class Departure:

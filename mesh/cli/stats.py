@@ -72,7 +72,10 @@ async def _stats(bus: Bus, target: Target | None, interval: float, as_json: bool
             _print(terminal, rows, as_json, bool(interval))
             if not interval:
                 return 0
-            await asyncio.sleep(interval)
+            try:
+                await asyncio.sleep(interval)
+            except asyncio.CancelledError:  # Ctrl-C is how watching ends
+                return 0
 
 
 async def _rows(view: View, target: Target | None, before: Counts) -> list[dict[str, Any]]:

@@ -21,8 +21,8 @@ class Done:
     def __init__(self, code, out, err):
         self.code = code
         self.raw = out
-        self.out = out.decode()
-        self.err = err.decode()
+        self.out = out.decode(errors="replace")
+        self.err = err.decode(errors="replace")
 
     @property
     def json(self):

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import sys
 import time
 
@@ -390,7 +391,7 @@ async def test_stats_watch_has_rates(shell, mesh):
     await mesh.http.get("/users/1")
     line = await running.line(lambda line: any((r["rate"] or 0) > 0 for r in json.loads(line)))
     assert {r["endpoint"] for r in json.loads(line) if r["rate"]} == {"get_user"}
-    assert await running.end(2) == 130
+    assert await running.end(signal.SIGINT) in (0, 130)  # between two rounds, or in one
     assert running.errors == b""
 
 
