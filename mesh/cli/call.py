@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -130,6 +128,7 @@ def _read(data: str | None) -> bytes | None:
 async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any], options: Options) -> int:
     import msgspec
 
+    from mesh.cli.answer import show
     from mesh.client import Caller, NamedEndpoint
     from mesh.errors import NoInstances, NoResponders
     from mesh.watcher import Watcher
@@ -147,7 +146,7 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
         reply = await _elsewhere(bus, service, endpoint, payload, options, timeout)
     finally:
         await watcher.aclose()
-    return _show(reply, "POST", options)
+    return show(reply, head=False, include=options.include, as_json=options.as_json)
 
 
 async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, options: Options, timeout: float) -> Reply:
@@ -197,6 +196,7 @@ class RouteDestination:
 async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], options: Options) -> int:
     from urllib.parse import quote
 
+    from mesh.cli.answer import show
     from mesh.cli.routes import gateway_view
     from mesh.client import Caller
     from mesh.routes import Gone, Match, NotAllowed, Refusal, parse_target
@@ -227,7 +227,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
         common = _lines([*first, (b"x-request-id", identifier), *pairs])
         timeout = options.timeout or routed or DEFAULT_S
         answer = await caller.call(RouteDestination(entry, match.values), common, body, timeout)
-    return _show(answer.reply, method, options)
+    return show(answer.reply, head=method == "HEAD", include=options.include, as_json=options.as_json)
 
 
 def _fill(method: str, target: str, values: dict[str, Any], options: Options) -> tuple[str, bytes, Pairs]:
@@ -236,6 +236,7 @@ def _fill(method: str, target: str, values: dict[str, Any], options: Options) ->
 
     import msgspec
 
+    from mesh.cli.answer import is_json
     from mesh.version import VERSION
 
     body, pairs = options.body or b"", list(options.headers)
@@ -246,20 +247,10 @@ def _fill(method: str, target: str, values: dict[str, Any], options: Options) ->
         body = msgspec.json.encode(values)
     names = {name for name, _ in pairs}
     if body and b"content-type" not in names:
-        pairs.append((b"content-type", b"application/json" if _is_json(body) else b"application/octet-stream"))
+        pairs.append((b"content-type", b"application/json" if is_json(body) else b"application/octet-stream"))
     if b"user-agent" not in names:
         pairs.append((b"user-agent", b"mesh-call/" + VERSION.encode()))
     return target, body, pairs
-
-
-def _is_json(body: bytes) -> bool:
-    import msgspec
-
-    try:
-        msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
 
 
 def _lines(pairs: Pairs) -> bytes:
@@ -273,68 +264,3 @@ def _lines(pairs: Pairs) -> bytes:
         return headers.encode(pairs)[len(headers.START) : -len(headers.END)]
     except headers.BadHeader as error:
         raise Missing(str(error)) from None
-
-
-# -- the answer
-
-
-def _show(reply: Reply, method: str, options: Options) -> int:
-    from mesh import headers
-    from mesh.client import status_of
-
-    pairs = headers.decode(reply.block)
-    status = status_of(pairs)
-    if status is None:
-        raise Missing(f"the reply has the status {headers.find(pairs, headers.STATUS)!r}")
-    body = b"" if method == "HEAD" else reply.payload
-    if options.as_json:
-        from mesh.cli.terminal import Terminal
-
-        shown = [[n.decode("latin-1"), v.decode("latin-1")] for n, v in pairs if headers.crosses(n)]
-        Terminal().json({"status": status, "headers": shown, "body": _decoded(body)})
-        return 1 if status >= 400 else 0
-    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
-    if options.include or status >= 400:
-        click.echo(f"{status} {phrase}".strip(), err=True)
-    if options.include:
-        for name, value in pairs:
-            click.echo(f"{clean(name.decode('latin-1'))}: {clean(value.decode('latin-1'))}", err=True)
-        click.echo(err=True)
-    _write(body)
-    return 1 if status >= 400 else 0
-
-
-def _decoded(body: bytes) -> Any:
-    """The body for a JSON document: its value, else its text, else base64."""
-    import base64
-
-    import msgspec
-
-    try:
-        return msgspec.json.decode(body) if body else None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(body).decode()}
-
-
-def _write(body: bytes) -> None:
-    """The body as it is; on a terminal as text without anything that could steer it."""
-    import msgspec
-
-    if not sys.stdout.isatty():
-        sys.stdout.buffer.write(body)
-        sys.stdout.flush()
-        return
-    if not body:
-        return
-    try:
-        text = (msgspec.json.format(body, indent=2) if _is_json(body) else body).decode()
-    except UnicodeDecodeError:
-        click.echo(f"{len(body)} bytes that are no text; redirect the output to keep them", err=True)
-        return
-    for line in text.split("\n"):
-        sys.stdout.write("\t".join(clean(part) for part in line.split("\t")) + "\n")
-    sys.stdout.flush()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli.terminal import clean
 from mesh.cli.view import HELP, Target, execute, number, target_of
 
 if TYPE_CHECKING:
@@ -31,20 +32,20 @@ class Pinged:
     times: list[float] = field(default_factory=list)
 
     def row(self, sent: int) -> dict[str, Any]:
-        times = self.times
-        known = {
-            "min_ms": round(min(times), 3),
-            "avg_ms": round(sum(times) / len(times), 3),
-            "max_ms": round(max(times), 3),
-        }
-        return {
+        document: dict[str, Any] = {
             "service": self.service,
             "instance": self.instance,
             "version": self.version,
             "sent": sent,
-            "received": len(times),
-            **(known if times else {}),
+            "received": len(self.times),
         }
+        return document | (figures(self.times) if self.times else {})
+
+
+def figures(times: list[float]) -> dict[str, float]:
+    """The smallest, the average and the largest of some milliseconds."""
+    known = {"min_ms": min(times), "avg_ms": sum(times) / len(times), "max_ms": max(times)}
+    return {name: round(value, 3) for name, value in known.items()}
 
 
 Found = dict[tuple[str, str], Pinged]
@@ -95,7 +96,7 @@ async def _ping(bus: Bus, target: Target | None, count: int, timeout: float, qui
         await _rounds(bus, target, count, timeout, found)
         code = 0 if any(p.times for p in found.values()) else 1
         if code:
-            click.echo(f"error: {await _silence(bus, target)}", err=True)
+            click.echo(f"error: {clean(await _silence(bus, target))}", err=True)
         nats: list[float] = []
     else:
         nats, code = await _everything(bus, count, timeout, found)
@@ -122,7 +123,7 @@ async def _everything(bus: Bus, count: int, timeout: float, found: Found) -> tup
     )
     silent = [f"{p.service}.{p.instance}" for p in found.values() if not p.times]
     for name in silent:
-        click.echo(f"error: {name} has announced itself and does not answer", err=True)
+        click.echo(f"error: {clean(name)} has announced itself and does not answer", err=True)
     return nats, 1 if silent else 0
 
 
@@ -213,8 +214,7 @@ def _print(nats: list[float], rows: list[dict[str, Any]], quiet: bool, as_json: 
     if as_json:
         document: dict[str, Any] = {"instances": rows}
         if nats:
-            times = {"min_ms": min(nats), "avg_ms": sum(nats) / len(nats), "max_ms": max(nats)}
-            document["nats"] = {name: round(value, 3) for name, value in times.items()}
+            document["nats"] = figures(nats)
         terminal.json(document)
         return
     cells = [
@@ -223,7 +223,7 @@ def _print(nats: list[float], rows: list[dict[str, Any]], quiet: bool, as_json: 
         for r in rows
     ]
     if nats:
-        told = [number(value, "ms") for value in (min(nats), sum(nats) / len(nats), max(nats))]
+        told = [number(value, "ms") for value in figures(nats).values()]
         cells.insert(0, ["(NATS)", "-", "-", f"{len(nats)}/{len(nats)}", *told])
     if cells:
         terminal.table(("SERVICE", "INSTANCE", "VERSION", "ANSWERS", "MIN", "AVERAGE", "MAX"), cells)

@@ -70,7 +70,7 @@ def execute(main: Callable[[Bus], Awaitable[int]], make: Callable[[BusSettings],
     from mesh.bus import Bus
     from mesh.cli.settings import load
     from mesh.config import BusSettings
-    from mesh.errors import BusUnavailable, MeshError
+    from mesh.errors import BadSubject, BusUnavailable, MeshError
 
     (settings,) = load(BusSettings)
     quiet()
@@ -86,7 +86,7 @@ def execute(main: Callable[[Bus], Awaitable[int]], make: Callable[[BusSettings],
         fail(f"{clean(error.detail)}\n{HINT}", NO_NATS)
     except MeshError as error:
         fail(clean(error.detail), 1)
-    except Missing as error:
+    except (Missing, BadSubject) as error:
         fail(clean(str(error)), 1)
     except BrokenPipeError:
         detach()

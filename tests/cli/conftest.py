@@ -10,7 +10,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from mesh.bus import Bus
+from mesh.config import BusSettings
 from mesh.testing import Mesh
+from tests.cli.builders import Foreign, go_like
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -129,3 +132,12 @@ async def shell(nats_url, prefix):
 async def mesh(nats_url, prefix):
     async with Mesh(nats_url=nats_url, prefix=prefix) as mesh:
         yield mesh
+
+
+@pytest.fixture
+async def foreign(nats_url, prefix):
+    name = f"adder-{prefix}"
+    async with Bus(BusSettings(servers=(nats_url,), prefix=f"f{prefix}")) as bus:
+        foreign = Foreign(bus, name, go_like(name))
+        await foreign.start()
+        yield foreign

@@ -2,131 +2,17 @@
 
 import asyncio
 import json
-import os
-import pty
 import re
 import signal
 import sys
-import time
 
-import msgspec
 import pytest
 
-from mesh import Invalid, Response, Service
-from mesh.bus import Bus
-from mesh.config import BusSettings
-from mesh.messages import Announcement, Endpoint, Heartbeat, Route, encode, revision_of
+from mesh import Service
+from tests.cli.builders import CONTROL, HOSTILE, Foreign, announce_hostile, users
 
-HOSTILE = "evil\x1b[2J\x07\x9b31m\u202etxt\r\n"
-CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
 NOBODY = "nats://127.0.0.1:9"
 COMMANDS = ("ls", "routes", "info", "stats", "ping", "call", "drain", "doctor", "completion", "tail")
-
-
-class NewUser(msgspec.Struct):
-    name: str = ""
-    age: int = 0
-
-
-def users(version="1.0.0") -> Service:
-    service = Service("users", version=version, description="who may play", metadata={"team": "core"})
-
-    @service.get("/users/{user_id}", timeout=2.5, idempotent=True)
-    async def get_user(user_id: int, full: bool = False) -> dict[str, object]:
-        """One user."""
-        if user_id == 0:
-            raise Invalid("nobody is 0")
-        return {"id": user_id, "full": full}
-
-    @service.post("/users", status=201, deprecated=True)
-    async def create_user(body: NewUser) -> NewUser:
-        return body
-
-    @service.endpoint()
-    async def greet(name: str, times: int = 1) -> str:
-        return " ".join([name] * times)
-
-    @service.get("/users/avatar.bin")
-    async def avatar() -> Response:
-        return Response(b"\xff\x00\x1b[2J", content_type="application/octet-stream", headers={"x-note": "evil\x9b2J"})
-
-    return service
-
-
-class Foreign:
-    """A micro service of another client: answers are as lenient as FACTS allows them to be."""
-
-    def __init__(self, bus, name, answers):
-        self.bus, self.name, self.answers = bus, name, answers
-
-    async def start(self):
-        for verb, answer in self.answers.items():
-            for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{self.name}"):
-                await self.bus.subscribe(subject, self._responder(json.dumps(answer).encode()))
-        await self.bus.subscribe(f"{self.name}.add", self._add)
-        await self.bus.flush()
-
-    def _responder(self, payload):
-        return lambda subject, reply, block, body: self.bus.publish(reply, payload)
-
-    def _add(self, subject, reply, block, payload):
-        self.bus.publish(reply, b"%d" % sum(json.loads(payload).values()))
-
-
-def go_like(name):
-    identity = {"name": name, "id": "GoLike1", "version": "0.3.0", "metadata": None}
-    endpoint = {"name": "add", "subject": f"{name}.add", "queue_group": "q"}
-    figures = {"num_requests": 7, "num_errors": 1, "processing_time": 14e6, "average_processing_time": 2000000.5}
-    return {
-        "PING": identity,
-        "INFO": {**identity, "description": "adds", "endpoints": [{**endpoint, "metadata": None}, 7]},
-        "STATS": {**identity, "started": "2024-05-01T10:11:12.123456789Z", "endpoints": [{**endpoint, **figures}]},
-    }
-
-
-@pytest.fixture
-async def foreign(nats_url, prefix):
-    name = f"adder-{prefix}"
-    async with Bus(BusSettings(servers=(nats_url,), prefix=f"f{prefix}")) as bus:
-        foreign = Foreign(bus, name, go_like(name))
-        await foreign.start()
-        yield foreign
-
-
-async def announce_hostile(mesh):
-    """An instance that puts control characters wherever the protocol has room for text."""
-    bus = mesh.client("hostile")
-    await bus.__aenter__()
-    endpoints = (Endpoint(name="bad", subject="x.y", metadata={"k" + HOSTILE: HOSTILE}),)
-    routes = (
-        Route(method="GET", path="/ok", endpoint="bad", summary=HOSTILE),
-        Route(method="GET", path="/" + HOSTILE, endpoint="bad"),
-    )
-    revision = revision_of("hostile", HOSTILE, endpoints, routes)
-    message = Announcement(
-        name="hostile",
-        id=bus.instance,
-        version="1" + HOSTILE,
-        description=HOSTILE,
-        metadata={HOSTILE: HOSTILE},
-        endpoints=endpoints,
-        routes=routes,
-        seq=1,
-        revision=revision,
-        state="ready",
-        started=HOSTILE,
-        heartbeat_ms=30_000,
-    )
-
-    def announce(*_):
-        bus.publish(bus.address(bus.subjects.announce("hostile", bus.instance)), encode(message))
-        beat = Heartbeat(name="hostile", id=bus.instance, seq=2, revision=revision, state="ready")
-        bus.publish(bus.address(bus.subjects.heartbeat("hostile", bus.instance)), encode(beat))
-
-    await bus.subscribe(bus.subjects.discover(), announce)
-    await bus.flush()
-    announce()
-    return bus
 
 
 # -- what all have in common
@@ -218,33 +104,39 @@ async def test_a_wrong_setting_is_named(shell):
 
 async def test_names_that_do_not_exist_lead_to_the_nearest(shell, mesh):
     instance = await mesh.start(users())
-    for arguments in (["ls", "user"], ["info", "user"], ["stats", "user"], ["ping", "user"], ["drain", "user"]):
-        done = await shell(*arguments)
-        assert (done.code, done.out) == (1, ""), arguments
-        assert "no service 'user'. Did you mean 'users'?" in done.err
     wrong = instance.id[:-1] + ("A" if instance.id[-1] != "A" else "B")
-    for command in ("ls", "info", "drain"):
-        done = await shell(command, f"users.{wrong}")
-        assert done.code == 1
-        assert f"Did you mean '{instance.id}'?" in done.err
-    done = await shell("routes", "--service", "user")
-    assert (done.code, "Did you mean 'users'?" in done.err) == (1, True)
-    done = await shell("call", "users", "gret")
-    assert (done.code, "Did you mean 'greet'?" in done.err) == (1, True)
-    done = await shell("call", "user", "greet")
-    assert (done.code, "Did you mean 'users'?" in done.err) == (1, True)
+    cases = {
+        "no service 'user'. Did you mean 'users'?": [
+            *[[command, "user"] for command in ("ls", "info", "stats", "ping", "drain")],
+            ["routes", "--service", "user"],
+            ["call", "user", "greet"],
+        ],
+        f"Did you mean '{instance.id}'?": [[command, f"users.{wrong}"] for command in ("ls", "info", "drain")],
+        "users has no endpoint 'gret'. Did you mean 'greet'?": [["call", "users", "gret"]],
+    }
+    for expected, commands in cases.items():
+        for done in await asyncio.gather(*(shell(*arguments) for arguments in commands)):
+            assert (done.code, done.out) == (1, "")
+            assert expected in done.err
 
 
-async def test_nothing_a_service_sends_steers_the_terminal(shell, mesh):
+async def test_nothing_a_service_sends_steers_the_terminal(shell, mesh, foreign):
     bus = await announce_hostile(mesh)
-    try:
-        for arguments in (["ls"], ["routes"], ["info", "hostile"], ["doctor", "--for", "1"]):
-            for more in ([], ["--json"]):
-                done = await shell(*arguments, *more)
-                assert "hostile" in done.out
-                assert not CONTROL.search(done.out + done.err), (arguments, more)
-    finally:
-        await bus.aclose()
+    identity = {"name": "hostile" + HOSTILE, "id": HOSTILE, "version": HOSTILE, "metadata": {HOSTILE: HOSTILE}}
+    endpoint = {"name": HOSTILE, "subject": HOSTILE, "queue_group": HOSTILE, "num_requests": 1, "last_error": HOSTILE}
+    answer = {**identity, "description": HOSTILE, "started": HOSTILE, "endpoints": [endpoint]}
+    await Foreign(foreign.bus, "hostile", dict.fromkeys(("PING", "INFO", "STATS"), answer)).start()
+    commands = [["ls"], ["routes"], ["info", "hostile"], ["stats"], ["ping"], ["doctor", "--for", "1"]]
+    commands = [[*arguments, *more] for arguments in commands for more in ([], ["--json"])]
+    for _ in range(4):
+        batch, commands = commands[:3], commands[3:]
+        for arguments, done in zip(batch, await asyncio.gather(*(shell(*a) for a in batch)), strict=True):
+            assert "hostile" in done.out, (arguments, done.err)
+            assert not CONTROL.search(done.out + done.err), arguments
+    for arguments in (["ping", "hostil", "--timeout", "0.3"], ["ls", "qqq"], ["call", "hostile", "x"]):
+        done = await shell(*arguments)
+        assert (done.code, CONTROL.search(done.err)) == (1, None), arguments
+    await bus.aclose()
 
 
 async def test_colour_only_where_it_is_wanted(shell, mesh):
@@ -393,216 +285,6 @@ async def test_stats_watch_has_rates(shell, mesh):
     assert {r["endpoint"] for r in json.loads(line) if r["rate"]} == {"get_user"}
     assert await running.end(signal.SIGINT) in (0, 130)  # between two rounds, or in one
     assert running.errors == b""
-
-
-# -- ping
-
-
-async def test_ping(shell, mesh, foreign):
-    one, two = [await mesh.start(users()) for _ in range(2)]
-    document = (await shell("ping", "users", "-c", "3", "--json")).json
-    rows = {row["instance"]: row for row in document["instances"]}
-    assert rows.keys() == {one.id, two.id}
-    assert all(
-        (r["sent"], r["received"]) == (3, 3) and 0 < r["min_ms"] <= r["avg_ms"] <= r["max_ms"] for r in rows.values()
-    )
-    (row,) = (await shell("ping", f"users.{one.id}", "--json")).json["instances"]
-    assert row["instance"] == one.id
-    done = await shell("ping", foreign.name)
-    assert (done.code, "GoLike1" in done.out) == (0, True)
-    document = (await shell("ping", "--json")).json
-    services = {row["service"] for row in document["instances"]}
-    assert services >= {"users", "gateway", foreign.name}
-    assert document["nats"]["min_ms"] > 0
-
-
-async def test_ping_as_a_health_check(shell, mesh):
-    instance = await mesh.start(users())
-    done = await shell("ping", f"users.{instance.id}", "--quiet", "--timeout", "1")
-    assert (done.code, done.out, done.err) == (0, "", "")
-    (row,) = (await shell("ping", "gateway", "--json")).json["instances"]
-    assert row["instance"] == mesh.gateway.id
-    assert (await shell("ping", f"gateway.{mesh.gateway.id}", "-q", "-c", "2")).code == 0
-    assert (await shell("ping", "gateway.NOBODY", "-q", "--timeout", "0.3")).code == 1
-    await instance.drain()
-    done = await shell("ping", "users", "--timeout", "0.3")
-    assert (done.code, done.out) == (1, "")
-    assert "no service 'users'" in done.err
-
-
-async def test_ping_tells_who_announces_and_does_not_answer(shell, mesh):
-    bus = await announce_hostile(mesh)
-    for arguments in (["ping", "hostile", "--timeout", "0.3"], ["ping"]):
-        done = await shell(*arguments)
-        assert done.code == 1
-        assert "has announced itself and does not answer" in done.err
-    await bus.aclose()
-
-
-# -- call
-
-
-async def test_call_an_endpoint(shell, mesh, foreign):
-    await mesh.start(users())
-    done = await shell("call", "users", "greet", "name=Ada", "times:=2")
-    assert (done.code, done.out, done.err) == (0, '"Ada Ada"', "")
-    done = await shell("call", "users", "greet", "-d", "@-", stdin=b'{"name": "Bob"}')
-    assert done.out == '"Bob"'
-    done = await shell("call", "users", "greet", "times=x")
-    assert (done.code, done.json["status"]) == (1, 422)
-    assert "422 Unprocessable" in done.err
-    done = await shell("call", foreign.name, "add", "a:=2", "b:=40")
-    assert (done.code, done.out) == (0, "42")
-
-
-async def test_call_a_route(shell, mesh):
-    await mesh.start(users())
-    done = await shell("call", "GET", "/users/7?full=true")
-    assert (done.code, done.json) == (0, {"id": 7, "full": True})
-    assert (await shell("call", "GET", "/users/7", "full=true")).json["full"] is True
-    done = await shell("call", "POST", "/users", "name=Ada", "age:=36", "-i")
-    assert (done.code, done.json) == (0, {"name": "Ada", "age": 36})
-    assert done.err.startswith("201 Created\n")
-    assert "content-type: application/json" in done.err
-    done = await shell("call", "POST", "/users", "-d", '{"name": "Eve"}', "-H", "x-a: b", "--json")
-    assert (done.json["status"], done.json["body"]["name"]) == (201, "Eve")
-    done = await shell("call", "HEAD", "/users/7", "-i")
-    assert (done.code, done.out) == (0, "")
-    done = await shell("call", "GET", "/users/0")
-    assert (done.code, done.json["reason"]) == (1, "invalid")
-    done = await shell("call", "GET", "/users/avatar.bin")
-    assert done.raw == b"\xff\x00\x1b[2J"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["GET", "/user/7"], "no service announces /user/7. Near: GET /users/{user_id}"),
-        (["PUT", "/users"], "answers OPTIONS, POST, and not PUT"),
-        (["GET", "/%2e%2e/x"], "Segment 1"),
-        (["GET", "/users/7", "-H", "mesh-identity: me"], "does not cross"),
-        (["GET", "/users/7", "-H", "a b: c"], "not a token"),
-    ],
-)
-async def test_calls_that_cannot_be(shell, mesh, arguments, expected):
-    await mesh.start(users())
-    done = await shell("call", *arguments)
-    assert (done.code, done.out) == (1, "")
-    assert expected in done.err
-
-
-async def test_call_gives_up_in_time(shell, mesh):
-    service = Service("slow")
-
-    @service.get("/slow")
-    async def slow() -> None:
-        await asyncio.Event().wait()
-
-    await mesh.start(service)
-    began = time.monotonic()
-    for arguments in (["GET", "/slow"], ["slow", "slow"]):
-        done = await shell("call", *arguments, "--timeout", "0.2")
-        assert (done.code, "deadline" in done.err) == (1, True)
-    assert time.monotonic() - began < 9
-
-
-async def test_call_on_a_terminal(shell, mesh):
-    """Indented there, and a body can steer nothing."""
-    service = Service("texts")
-
-    @service.get("/json")
-    async def document() -> dict[str, str]:
-        return {"text": "a\x9b2J"}
-
-    @service.get("/text")
-    async def text() -> Response:
-        return Response("one\ttwo\nevil\x1b[2J", content_type="text/plain")
-
-    await mesh.start(service)
-    await mesh.start(users())
-    shown = await on_terminal(shell, "call", "GET", "/json")
-    assert '{\n  "text": "a\\x9b2J"\n}\n' in shown
-    assert "one\ttwo\nevil\\x1b[2J\n" in await on_terminal(shell, "call", "GET", "/text")
-    assert "5 bytes" not in (shown := await on_terminal(shell, "call", "GET", "/users/avatar.bin", "-i"))
-    assert "6 bytes that are no text" in shown
-    assert "x-note: evil\\x9b2J" in shown
-
-
-async def on_terminal(shell, *arguments, answer=b""):
-    """What a person sees, standard error included."""
-    ours, theirs = pty.openpty()
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "mesh", *arguments, env=shell.environment, stdin=theirs, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    if answer:
-        os.write(ours, answer)
-
-    def read():
-        chunks = []
-        while True:
-            try:
-                chunk = os.read(ours, 65536)
-            except OSError:  # Linux's word for the end
-                break
-            if not chunk:
-                break
-            chunks.append(chunk)
-        return b"".join(chunks)
-
-    shown = await asyncio.to_thread(read)
-    await asyncio.wait_for(child.wait(), 20)
-    os.close(ours)
-    return shown.decode().replace("\r\n", "\n")
-
-
-# -- drain
-
-
-async def drained(instance):
-    """What a process does when it is told to drain."""
-    await instance.stop_requested.wait()
-    await instance.drain()
-
-
-async def test_drain_one_waits_until_it_has_left(shell, mesh):
-    one, two = [await mesh.start(users()) for _ in range(2)]
-    process = asyncio.ensure_future(drained(one))
-    done = await shell("drain", f"users.{one.id}", "--json")
-    assert (done.code, done.json) == (0, {"drained": [one.id], "lost": [], "remaining": []})
-    assert f"users.{one.id} has left; 0 to go" in done.err
-    await process
-    assert not two.stop_requested.is_set()
-
-
-async def test_drain_all(shell, mesh):
-    instances = [await mesh.start(users()) for _ in range(2)]
-    processes = [asyncio.ensure_future(drained(instance)) for instance in instances]
-    done = await shell("drain", "users")
-    assert done.code == 0
-    assert "; 0 to go" in done.err
-    await asyncio.gather(*processes)
-
-
-async def test_drain_says_who_has_not_left_in_time(shell, mesh):
-    instance = await mesh.start(users())
-    done = await shell("drain", f"users.{instance.id}", "--timeout", "0.2")
-    assert done.code == 1
-    assert f"users still has {instance.id} after 0.2 s" in done.err
-    instance.stop_requested.clear()
-    done = await shell("drain", f"users.{instance.id}", "--no-wait")
-    assert (done.code, done.err) == (0, "")
-    await asyncio.wait_for(instance.stop_requested.wait(), 5)
-
-
-async def test_drain_asks_on_a_terminal(shell, mesh):
-    instance = await mesh.start(users())
-    shown = await on_terminal(shell, "drain", "users", answer=b"n\n")
-    assert "Drain all 1 instances of users? [y/N]" in shown
-    assert "nothing was drained" in shown
-    assert not instance.stop_requested.is_set()
-    shown = await on_terminal(shell, "drain", "users", "--no-wait", answer=b"y\n")
-    await asyncio.wait_for(instance.stop_requested.wait(), 5)
 
 
 # -- completion

@@ -12,6 +12,7 @@ from mesh import Service
 from mesh.config import BusSettings, ServiceSettings
 from mesh.messages import Announcement, Endpoint, Route, encode, revision_of
 from mesh.service import ServiceInstance
+from tests.cli.builders import on_terminal
 from tests.cli.conftest import Shell
 
 GREETER = """
@@ -231,8 +232,6 @@ async def test_colours(shell, mesh, environment, coloured):
 
 
 async def test_a_terminal_gets_text_in_colour_unless_told_otherwise(shell, mesh):
-    from tests.cli.test_commands import on_terminal
-
     shown = await on_terminal(shell, "tail", "--once")
     assert "\x1b[2m= present  \x1b[0m gateway." in shown
     shell.environment["NO_COLOR"] = "1"
