@@ -144,7 +144,10 @@ async def _ask_services(bus: Bus, target: Target, timeout: float, found: Found) 
 
     def complete(answers: list[Micro]) -> bool:
         ids = {(m.name, m.id) for m in answers}
-        return (bool(target.instance) and (target.service, target.instance) in ids) or (bool(known) and known <= ids)
+        if target.instance and (target.service, target.instance) in ids:
+            return True
+        # Asked for everybody, those that nobody knows of must have their time to answer too.
+        return bool(target.service) and bool(known) and known <= ids
 
     for micro in await survey(bus, "PING", target.service, first=timeout, quiet=QUIET_S, complete=complete):
         if target.service or not micro.kind(bus.subjects.prefix) or "mesh.prefix" not in micro.metadata:
