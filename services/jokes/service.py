@@ -1,60 +1,66 @@
-"""Tells jokes, and takes new ones. They live as long as the instance does."""
+"""The routes of `jokes`."""
 
-import random
-from itertools import count
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from mesh import NotFound, Service
+from mesh import Depends, Service
+from services.jokes.config import load_settings
+from services.jokes.models import SCHEMA
+from services.jokes.store import Category, Joke, Jokes
+from services.schema import opened
 
-service = Service("jokes", version="1.0.0", description="tells jokes, takes new ones")
+service = Service("jokes", version="1.1.0", description="tells jokes, takes new ones")
 
-
-class NewJoke(Struct):
-    text: Annotated[str, Meta(min_length=1, max_length=500)]
-
-
-class Joke(Struct):
-    id: int
-    text: str
+CategoryName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$(?!\n)")]
 
 
-_numbers = count(1)
-_jokes = {
-    joke.id: joke
-    for joke in (
-        Joke(next(_numbers), "A request walks into a bar. Nobody is listening, and it knows so at once."),
-        Joke(next(_numbers), "I would tell you a UDP joke, but the mesh would ask for the reply."),
-        Joke(next(_numbers), "Why did the gateway forget its routes? It never had to learn them by heart."),
-    )
-}
+class NewJoke(Struct, forbid_unknown_fields=True):
+    text: Annotated[str, Meta(min_length=1, max_length=500, pattern="^[^\\u0000]*$")]
+    category: CategoryName = "general"
 
 
-@service.get("/jokes")
-async def list_jokes(limit: Annotated[int, Meta(ge=1, le=100)] = 20) -> list[Joke]:
+async def open_jokes() -> AsyncIterator[Jokes]:
+    """The jokes, for as long as the instance lives."""
+    async with opened(load_settings(), SCHEMA) as database:
+        yield Jokes(database)
+
+
+Store = Annotated[Jokes, Depends(open_jokes, scope="service")]
+
+
+@service.get("/jokes", tags=("jokes",))
+async def list_jokes(
+    store: Store,
+    category: CategoryName = "",
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20,
+) -> list[Joke]:
     """The newest jokes first."""
-    return list(reversed(_jokes.values()))[:limit]
+    return await store.newest(category, limit)
 
 
-@service.get("/jokes/random")
-async def random_joke() -> Joke:
+@service.get("/jokes/random", tags=("jokes",))
+async def random_joke(store: Store, category: CategoryName = "") -> Joke:
     """Any joke."""
-    return random.choice(list(_jokes.values()))
+    return await store.any(category)
 
 
-@service.get("/jokes/{joke_id}")
-async def get_joke(joke_id: int) -> Joke:
+@service.get("/jokes/categories", tags=("jokes",))
+async def list_categories(store: Store) -> list[Category]:
+    """What there are jokes about."""
+    return await store.categories()
+
+
+@service.get("/jokes/{joke_id}", tags=("jokes",))
+async def get_joke(joke_id: Annotated[int, Meta(ge=1, le=2**53 - 1)], store: Store) -> Joke:
     """One joke by its number."""
-    joke = _jokes.get(joke_id)
-    if joke is None:
-        raise NotFound(f"there is no joke {joke_id}")
-    return joke
+    return await store.get(joke_id)
 
 
-@service.post("/jokes", status=201)
-async def add_joke(body: NewJoke) -> Joke:
+@service.post("/jokes", status=201, tags=("jokes",))
+async def add_joke(body: NewJoke, store: Store) -> Joke:
     """Add a joke."""
-    joke = Joke(next(_numbers), body.text)
-    _jokes[joke.id] = joke
-    return joke
+    return await store.add(body.text, body.category)
