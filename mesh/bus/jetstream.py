@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import nats.errors
 import nats.js.errors
@@ -24,9 +25,13 @@ from mesh.errors import MeshError, Unavailable
 KEPT_S = 7 * 24 * 3600.0
 """Seconds for which events and dead letters are kept."""
 LONGEST_PAUSE_S = 60.0
+PREPARING_S = 2.0
+"""Seconds that making sure of the stream may take, once a connection; an account may forbid it without a word."""
 BATCH = 16
 
 _IN_USE = 10058  # JetStream's error code: the stream exists, with other settings; then an operator's settings hold
+_prepared: WeakSet[Client] = WeakSet()
+"""Connections that have made sure of the stream of events."""
 _log = logging.getLogger("mesh.events")
 
 
@@ -54,6 +59,9 @@ async def publish(bus: Bus, subject: str, payload: bytes, block: bytes, timeout:
     stream = f"{bus.subjects.prefix}_events"
     try:
         async with asyncio.timeout(timeout):
+            if client not in _prepared:
+                # Without the stream, a plain subscriber would take the event and NATS would not say that nobody did.
+                await _prepare(client, stream, bus.subjects.event(">"), timeout / 2)
             try:
                 await client.jetstream().publish(subject, payload, headers=dict_of(block))
             except nats.js.errors.NoStreamResponseError:
@@ -82,6 +90,16 @@ async def _ensure(client: Client, stream: str, subjects: str) -> None:
         raise JetStreamOff(
             "durable events need JetStream: start nats-server with -js, or enable it for this account", executed="no"
         ) from error
+
+
+async def _prepare(client: Client, stream: str, subjects: str, timeout: float) -> None:
+    """`_ensure`, once a connection, for one that may perhaps publish only: then the stream is there or is not."""
+    try:
+        async with asyncio.timeout(min(PREPARING_S, timeout)):
+            await _ensure(client, stream, subjects)
+    except (TimeoutError, nats.errors.Error) as error:
+        _log.debug("the stream %s was not made: %s", stream, error)
+    _prepared.add(client)
 
 
 class DurableEvents:

@@ -125,6 +125,19 @@ async def test_durable_events_are_redelivered_and_buried(mesh, monkeypatch):
         assert msgspec.json.decode(payload, type=Settled) == Settled(13, True)
 
 
+async def test_the_first_durable_event_is_kept_though_a_plain_handler_hears_it_too(mesh):
+    service, inbox = Service("plainly"), Inbox()
+
+    @service.on("bets.*")
+    async def settled(event: Settled) -> None:
+        inbox.add(event.bet)
+
+    await mesh.start(service)
+    response = await mesh.http.post("/bets/1/settle?durable=true")
+    assert response.status_code == 202, response.text
+    assert await inbox.until(1) == [1]
+
+
 async def test_a_durable_event_survives_its_consumer(mesh):
     inbox = Inbox()
 
