@@ -1,0 +1,266 @@
+"""Writes the pages that are made from the code: reference.md, settings.md, commands.md.
+
+``python docs/generate.py`` writes them; with ``--check`` it only names the ones that are out of date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+import mesh
+from mesh import testing
+from mesh.cli.main import COMMANDS
+from mesh.cli.main import mesh as mesh_command
+from mesh.config import documentation
+from mesh.errors import MeshError
+from mesh.service.groups import Group
+from mesh.testing import fixtures
+
+HERE = Path(__file__).parent
+NOTE = "<!-- Made by docs/generate.py from the code; do not edit. -->"
+GROUPS = {
+    "Services": ("Service", "Router", "Group", "Context", "Request", "Response"),
+    "Parameters": ("Header", "Cookie", "Query", "Body", "Depends"),
+    "Clients": ("MeshClient",),
+}
+GIVEN = {
+    "Group": "`Service.group` and `Group.group` return one.",
+    "Context": "Not made by hand: a handler gets it.",
+    "Request": "Not made by hand: a handler or a middleware gets it.",
+}
+INTERNAL = ("announced_endpoints", "pairs", "raw_header", "client", "settle")
+WIDTH = 120
+
+
+def main() -> int:
+    pages = {"reference.md": reference(), "settings.md": settings(), "commands.md": commands()}
+    stale = [name for name, lines in pages.items() if _text(lines) != _current(HERE / name)]
+    if "--check" in sys.argv[1:]:
+        for name in stale:
+            print(f"docs/{name} is out of date; run python docs/generate.py", file=sys.stderr)
+        return 1 if stale else 0
+    for name in stale:
+        (HERE / name).write_text(_text(pages[name]), encoding="utf-8")
+    return 0
+
+
+def _text(lines: list[str]) -> str:
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+def _current(page: Path) -> str:
+    return page.read_text(encoding="utf-8") if page.exists() else ""
+
+
+# -- reference.md
+
+
+def reference() -> list[str]:
+    lines = [
+        "# Reference",
+        "",
+        NOTE,
+        "",
+        "The public names of `mesh`, then those of `mesh.testing`. Whatever is not here is not public and may change.",
+        "The [guide](guide.md) shows how they are used.",
+    ]
+    grouped = {name for names in GROUPS.values() for name in names}
+    for title, names in GROUPS.items():
+        lines += ["", f"## {title}"]
+        for name in names:
+            lines += _described(name, Group if name == "Group" else getattr(mesh, name))
+    lines += ["", "## Errors", "", *_errors([name for name in mesh.__all__ if name not in grouped])]
+    lines += ["", "## mesh.testing"]
+    for name in testing.__all__:
+        lines += _described(name, getattr(testing, name))
+    lines += ["", "### Fixtures", "", *_fixtures()]
+    return lines
+
+
+def _described(name: str, cls: type[Any]) -> Iterator[str]:
+    yield from ("", f"### {name}", "", *([] if name in GIVEN else [*_code("class ", name, cls), ""]))
+    if name in GIVEN:
+        yield from (GIVEN[name], "")
+    yield from _prose(inspect.getdoc(cls) or "")
+    attributes = [key for key in getattr(cls, "__slots__", ()) if not key.startswith("_")]
+    if attributes and not hasattr(cls, "_fields"):
+        yield from ("", f"Attributes: {', '.join(f'`{key}`' for key in attributes)}.")
+    for base in cls.__mro__[1:]:
+        if base.__name__ in mesh.__all__:
+            yield from ("", f"Has everything that [{base.__name__}](#{base.__name__.lower()}) has.")
+    for key, member in vars(cls).items():
+        if key.startswith("_") or hasattr(tuple, key) or key in INTERNAL or not inspect.getdoc(member):
+            continue
+        if isinstance(member, property) and member.fget:
+            kind = inspect.signature(member.fget).return_annotation
+            yield from ("", f"#### {name}.{key}", "", f"    {key}: {kind}", "")
+        elif inspect.isfunction(member):
+            word = "async def " if inspect.iscoroutinefunction(member) else "def "
+            yield from ("", f"#### {name}.{key}", "", *_code(word, key, member), "")
+        else:
+            continue
+        yield from _prose(inspect.getdoc(member) or "")
+
+
+def _code(word: str, name: str, target: Any) -> list[str]:
+    """A signature as an indented block; a long one gets a line for each parameter."""
+    signature = inspect.signature(target)
+    parts: list[str] = []
+    for parameter in signature.parameters.values():
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and "*" not in parts and not any(p[0] == "*" for p in parts):
+            parts.append("*")
+        parts.append(_parameter(parameter))
+    returns = "" if inspect.isclass(target) else f" -> {_annotation(signature.return_annotation)}"
+    short = f"    {word}{name}({', '.join(parts)}){returns}"
+    if len(short) <= WIDTH:
+        return [short]
+    return [f"    {word}{name}(", *(f"        {part}," for part in parts), f"    ){returns}"]
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    text = f"{stars}{parameter.name}: {_annotation(parameter.annotation)}"
+    if parameter.default is parameter.empty:
+        return text
+    default = parameter.default
+    return (
+        f"{text} = {json.dumps(default) if isinstance(default, str) else '...' if default is ... else _named(default)}"
+    )
+
+
+def _annotation(annotation: Any) -> str:
+    """As it was written, without the modules that names come from."""
+    text = annotation if isinstance(annotation, str) else _named(annotation)
+    return re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text)
+
+
+def _named(value: Any) -> str:
+    if value is Any:
+        return "Any"
+    return value.__name__ if isinstance(value, type) else getattr(value, "__forward_arg__", None) or repr(value)
+
+
+def _prose(doc: str) -> Iterator[str]:
+    """A docstring as Markdown."""
+    for line in doc.splitlines():
+        if line.strip() == "::":
+            continue
+        if line.startswith("    "):
+            yield line
+        else:
+            yield line.replace("``", "`").removesuffix("::")
+
+
+def _errors(names: list[str]) -> Iterator[str]:
+    yield from (
+        "A handler raises one to answer with its status; a caller catches the same class. `executed` says whether the",
+        "handler may have run: after `no` it is safe to ask again.",
+        "",
+        "| class | base | status | reason | executed | |",
+        "|---|---|---|---|---|---|",
+    )
+    errors = [(name, getattr(mesh, name)) for name in names]
+    for name, cls in errors:
+        first = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split()).replace("``", "`")
+        if cls.__doc__ is None or not isinstance(cls.__dict__.get("__doc__"), str):
+            first = cls.title + "." if issubclass(cls, MeshError) else first
+        base = cls.__bases__[0].__name__
+        if issubclass(cls, MeshError):
+            status = "as sent" if name == "RemoteError" else str(cls.status)
+            yield f"| `{name}` | `{base}` | {status} | `{cls.reason}` | `{cls.executed}` | {first} |"
+        else:
+            yield f"| `{name}` | `{base}` | | | | {first} |"
+    yield from ("", "### MeshError", "", *_code("class ", "MeshError", MeshError), "")
+    yield from _prose(inspect.getdoc(MeshError) or "")
+    yield from (
+        "",
+        "`headers` go into the response. Other keyword arguments become members of the problem document.",
+        "`Invalid` takes `errors`, a sequence of mappings with `field` and `message`.",
+    )
+
+
+def _fixtures() -> Iterator[str]:
+    head, _, rest = (inspect.getdoc(fixtures) or "").partition("\n\n")
+    yield from (head.replace("``", "`"), "", "| fixture | |", "|---|---|")
+    for name, text in re.findall(r"^``(\w+)``\n((?: {4}.*\n?)+)", rest, re.M):
+        yield f"| `{name}` | {' '.join(text.split()).replace('``', '`')} |"
+
+
+# -- settings.md
+
+
+def settings() -> list[str]:
+    lines = [
+        "# Settings",
+        "",
+        NOTE,
+        "",
+        "Flag > environment > `mesh.toml` > default. A command checks all of them at its start and names every mistake",
+        "at once. Flags are those of [the commands](commands.md). An empty variable counts as not set.",
+        "",
+        "| variable | `mesh.toml` | default | allowed | |",
+        "|---|---|---|---|---|",
+    ]
+    for setting in documentation():
+        variables = ", ".join(f"`{variable}`" for variable in setting.env)
+        toml = f"`{setting.toml}`" if setting.toml else ""
+        default = f"`{setting.default}`" if setting.default else ""
+        lines.append(f"| {variables} | {toml} | {default} | {setting.allowed} | {setting.doc} |")
+    return lines
+
+
+# -- commands.md
+
+
+def commands() -> list[str]:
+    lines = [
+        "# Commands",
+        "",
+        NOTE,
+        "",
+        "What `mesh COMMAND --help` says. `mesh-tail` is `mesh tail`. All of them find NATS through `NATS_URL` and the",
+        "other [settings](settings.md). [Operations](operations.md) says when to use which.",
+        "",
+    ]
+    with click.Context(mesh_command, info_name="mesh") as parent:
+        for name in COMMANDS:
+            command = mesh_command.get_command(parent, name)
+            assert command is not None
+            lines += _command(command, click.Context(command, parent, info_name=name))
+    return lines
+
+
+def _command(command: click.Command, context: click.Context) -> Iterator[str]:
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    yield from ("", f"## mesh {command.name}", "", f"    {usage}", "")
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        if paragraph.startswith("\b"):
+            yield from (f"    {line}" if line.startswith(" ") else line for line in _examples(paragraph))
+            yield ""
+        else:
+            yield from (paragraph, "")
+    rows = [p.get_help_record(context) for p in command.params if isinstance(p, click.Option)]
+    shown = [row for row in rows if row is not None]
+    if shown:
+        yield from ("| option | |", "|---|---|")
+    for option, text in shown:
+        yield f"| `{option.replace('|', chr(92) + '|')}` | {' '.join(text.split()).replace('|', chr(92) + '|')} |"
+
+
+def _examples(paragraph: str) -> list[str]:
+    title, *rest = paragraph.removeprefix("\b").strip("\n").split("\n")
+    return [title, "", *rest]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
