@@ -31,6 +31,8 @@ _log = logging.getLogger("services.database")
 
 BUSY_MS = 5000
 """How long a writer waits for another process's write lock on SQLite: less than a call's default deadline."""
+WAIT_S = 5.0
+"""How long to wait for a free connection of the pool, and for a new one to PostgreSQL."""
 _PASSING = ("08", "40", "53", "57")
 """SQLSTATE classes that pass by themselves: connection, rollback (deadlock), resources, operator."""
 
@@ -66,12 +68,20 @@ class Database:
                 poolclass=AsyncAdaptedQueuePool,
                 pool_size=1 if self.in_memory else pool_size,  # what is in memory lives in its one connection
                 max_overflow=0,
+                pool_timeout=WAIT_S,
                 connect_args={"timeout": BUSY_MS / 1000},
             )
             event.listen(self.engine.sync_engine, "connect", _connected)
             event.listen(self.engine.sync_engine, "begin", _begin)
         else:
-            self.engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True)
+            self.engine = create_async_engine(
+                url,
+                pool_size=pool_size,
+                max_overflow=0,
+                pool_timeout=WAIT_S,
+                pool_pre_ping=True,
+                connect_args={"timeout": WAIT_S},
+            )
         # Writers of this process queue here, in order, and not in SQLite's lock, which is unfair.
         self._turn: AbstractAsyncContextManager[Any] = asyncio.Lock() if self.is_sqlite else nullcontext()
 

@@ -260,6 +260,41 @@ async def test_processes_that_spend_at_once_never_overdraw(database_url):
         assert audit.total == 300 - 7 * sum(spent) + (await ledger.balance(2)).balance
 
 
+CREDITOR = """
+import asyncio, itertools, sys
+from services.database import Database
+from services.urls import parse_url
+from services.wallet.store import Ledger
+
+async def main():
+    async with Database(parse_url(sys.argv[1])) as database:
+        for number in itertools.count():
+            await Ledger(database).credit(1, 1, "", f"n{number}")
+            print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_process_leaves_whole_transactions_and_keys_that_hold(database_url):
+    async with ledgers(database_url, 1) as (ledger,):
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CREDITOR, database_url, stdout=asyncio.subprocess.PIPE
+        )
+        acknowledged = -1
+        while acknowledged < 20:
+            acknowledged = int(await worker.stdout.readline())
+        worker.kill()
+        rest, _ = await worker.communicate()
+        whole = rest[: rest.rfind(b"\n") + 1].split()
+        acknowledged = int(whole[-1]) if whole else acknowledged
+        assert (await ledger.audit()).wrong == []
+        assert (await ledger.balance(1)).balance in (acknowledged + 1, acknowledged + 2)
+        for number in range(acknowledged + 2):  # the one that nobody heard about may have been executed, or not
+            await ledger.credit(1, 1, "", f"n{number}")
+        assert (await ledger.balance(1)).balance == acknowledged + 2
+
+
 # -- over the mesh
 
 
