@@ -101,7 +101,7 @@ class Tail:
             directory = Directory(watcher, on_conflict=self._conflict)
             await watcher.start()
             if await self._until(stop, watcher.synchronised):
-                self._present(watcher, directory)
+                self._present(watcher, directory, once)
                 self._live = True
                 bus.on_connection(self._connection)
                 if not once:
@@ -125,7 +125,7 @@ class Tail:
 
     # -- events
 
-    def _present(self, watcher: Watcher, directory: Directory) -> None:
+    def _present(self, watcher: Watcher, directory: Directory, once: bool) -> None:
         instances = [i for i in watcher.registry.instances() if self._wanted(i.service)]
         for instance in sorted(instances, key=lambda i: (i.service, i.id)):
             self._print(
@@ -140,8 +140,8 @@ class Tail:
             self._conflict(conflict, True, always=True)
         if self._text:
             services = len({i.service for i in instances})
-            note = f"{len(instances)} instances of {services} services; watching, Ctrl-C ends"
-            click.echo(note, err=True)
+            note = f"{len(instances)} instances of {services} services"
+            click.echo(note if once else f"{note}; watching, Ctrl-C ends", err=True)
 
     def _changes(self, changes: Sequence[Change]) -> None:
         if not self._live:
