@@ -65,6 +65,7 @@ def test_durations_sizes_and_ports_can_be_read(document, name):
         for key in DURATIONS:
             if key in place:
                 assert seconds(place[key]) > 0
+    assert int(service.get("healthcheck", {}).get("retries", 1)) > 0
     limits = service["deploy"]["resources"]["limits"]
     assert re.fullmatch(r"\d+[bkmgBKMG]", limits["memory"])
     assert float(limits["cpus"]) > 0
@@ -201,7 +202,7 @@ def test_the_environment_of_a_container_is_accepted(document, name):
         module, cls = commands.settings_of(module_name)
         if cls is None:
             continue
-        url = module.load_settings(environ).database_url
+        url = make_url(module.load_settings(environ).database_url)  # also understands a URL object
         if url.get_backend_name() == "postgresql":
             postgres = document["services"]["postgres"]["environment"]
             assert (url.host, url.database, url.username) == ("postgres", "mesh", "mesh")
