@@ -165,6 +165,24 @@ async def test_a_folder_that_does_not_exist(tmp_path):
         await Database(parse_url(f"sqlite:///{tmp_path / 'no' / 'such.db'}")).__aenter__()
 
 
+async def test_what_a_writer_on_sqlite_has_read_is_still_true_when_it_writes(tmp_path):
+    url = parse_url(f"sqlite:///{tmp_path / 'test.db'}")
+
+    async def count_up(database):
+        async with database.writing() as connection:
+            value = await connection.scalar(text("SELECT value FROM counter"))
+            await asyncio.sleep(0)
+            await connection.execute(text("UPDATE counter SET value = :value"), {"value": value + 1})
+
+    async with Database(url) as one, Database(url) as two:
+        async with one.writing() as connection:
+            await connection.execute(text("CREATE TABLE counter (value INTEGER)"))
+            await connection.execute(text("INSERT INTO counter VALUES (0)"))
+        await asyncio.gather(*(count_up(database) for database in (one, two) for _ in range(10)))
+        async with two.reading() as connection:
+            assert await connection.scalar(text("SELECT value FROM counter")) == 20
+
+
 async def test_what_raises_is_rolled_back(database_url):
     async with Database(parse_url(database_url)) as database:
         await upgrade(database, jokes.SCHEMA)
@@ -182,7 +200,7 @@ async def test_a_connection_that_was_cut_is_replaced(postgres_url):
     async with Database(parse_url(postgres_url), 1) as database:
         async with database.reading() as connection:
             pid = await connection.scalar(text("SELECT pg_backend_pid()"))
-        async with Database(parse_url(postgres_url), 1) as other, other.writing() as connection:
-            await connection.execute(text(f"SELECT pg_terminate_backend({pid})"))
+        async with Database(parse_url(postgres_url), 1) as other, other.reading() as connection:
+            assert await connection.scalar(text(f"SELECT pg_terminate_backend({pid}, 5000)"))  # waits for its end
         async with database.reading() as connection:
             assert await connection.scalar(text("SELECT pg_backend_pid()")) != pid
