@@ -76,13 +76,9 @@ async def test_a_key_stands_for_one_request_of_one_user(database_url):
     async with ledgers(database_url, 1) as (ledger,):
         first = await ledger.credit(1, 70, "", "key")
         assert await ledger.credit(1, 70, "", "key") == first
-        for again in (
-            ledger.credit(1, 71, "", "key"),
-            ledger.debit(1, 70, "", "key"),
-            ledger.credit(1, 70, "x", "key"),
-        ):
+        for ask, amount, note in ((ledger.credit, 71, ""), (ledger.debit, 70, ""), (ledger.credit, 70, "other")):
             with pytest.raises(Invalid) as caught:
-                await again
+                await ask(1, amount, note, "key")
             assert caught.value.reason == "idempotency_key_reused"
         assert (await ledger.credit(2, 70, "", "key")).id != first.id
         assert (await ledger.balance(1)).balance == 70
