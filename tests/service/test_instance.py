@@ -174,7 +174,7 @@ async def test_no_request_fails_while_instances_come_and_go(mesh):
         first = second
     stop.set()
     await asyncio.gather(*loaders)
-    assert len(results) > 100
+    assert len(results) > 20
     assert set(results) == {200}
 
 
