@@ -12,7 +12,7 @@ import click
 from mesh.cli.main import fail
 from mesh.cli.settings import load
 from mesh.config import BusSettings, ServiceSettings
-from mesh.errors import DeclarationError
+from mesh.errors import ConfigError, DeclarationError
 
 
 @click.command("run")
@@ -47,7 +47,10 @@ def command(target: str, reload: bool, instance: str) -> None:
     service = find(target)
     configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(service, bus, settings, instance))
+        try:
+            runner.run(serve(service, bus, settings, instance))
+        except ConfigError as error:  # of the service's own settings, raised by a startup hook or a dependency
+            fail("\nerror: ".join(error.problems), 2)
 
 
 def find(target: str) -> Any:
