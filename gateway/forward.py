@@ -17,7 +17,7 @@ from gateway.cors import Cors
 from gateway.headers import Pairs, request_lines, response
 from gateway.health import own_label
 from gateway.metrics import UNMATCHED, RequestMetrics
-from gateway.problems import Problem, refuse, render
+from gateway.problems import encode_document, refuse, render
 from gateway.trace import Ids
 from mesh import headers
 from mesh.bus import Bus
@@ -260,7 +260,7 @@ class Forwarder:
         if exchange.method not in ("GET", "HEAD"):
             raise refuse(405, "method_not_allowed", "this path answers GET and HEAD", {"allow": "GET, HEAD"})
         status, document = self._own(scope)
-        body, kind = Problem.encode(document)
+        body, kind = encode_document(document)
         out = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
         return status, out, b"" if exchange.method == "HEAD" else body
 

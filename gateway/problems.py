@@ -37,11 +37,7 @@ def render(error: MeshError, request_id: str, origin: str, method: str) -> tuple
     return error.status, out, b"" if method == "HEAD" else body
 
 
-class Problem:
-    """JSON documents of the gateway's own paths."""
-
-    @staticmethod
-    def encode(document: Any) -> tuple[bytes, bytes]:
-        """Body and content type; a document with ``reason`` is a problem."""
-        is_problem = isinstance(document, dict) and "reason" in document
-        return _encode(document), b"application/problem+json" if is_problem else b"application/json"
+def encode_document(document: Any) -> tuple[bytes, bytes]:
+    """Body and content type of one of the gateway's own paths; a document with ``reason`` is a problem."""
+    is_problem = isinstance(document, dict) and "reason" in document
+    return _encode(document), b"application/problem+json" if is_problem else b"application/json"

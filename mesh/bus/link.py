@@ -232,7 +232,6 @@ class _Backoff:
 
     def __init__(self) -> None:
         self._attempts = 0
-        self._servers: list[str] = []
 
     def __call__(self, servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
         tried = sum(server.reconnects for server in servers)
