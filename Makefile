@@ -49,7 +49,7 @@ up: setup ## Run NATS, the gateway and the example services until Ctrl-C.
 	@exec $(BIN)/mesh up
 
 test: setup check ## Run every check and the whole suite.
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
 check: setup ## Run the linters and the type checker.
 	@$(BIN)/ruff check .

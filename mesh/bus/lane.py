@@ -80,6 +80,7 @@ class LaneTransport(Transport):
         self._out_size = 0
         self._writable = asyncio.Event()
         self._closed = asyncio.Event()
+        self._retired = False
 
     # -- towards the socket
 
@@ -148,6 +149,8 @@ class LaneTransport(Transport):
     # -- nats-py's Transport
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        if self._retired:
+            raise ConnectionAbortedError("this connection has been given up")
         protocol = self._start()
         host, port = uri.hostname or "", uri.port or 4222
         async with asyncio.timeout(connect_timeout):
@@ -180,6 +183,8 @@ class LaneTransport(Transport):
 
     def made(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        if self._retired:
+            transport.abort()
 
     def write(self, payload: bytes) -> None:
         self.send(payload)
@@ -232,6 +237,12 @@ class LaneTransport(Transport):
         """Drop the connection now, with what was not written yet."""
         if self._transport is not None:
             self._transport.abort()
+
+    def retire(self) -> None:
+        """Drop the connection and make no other: nats-py may be reconnecting while its client is given up, and what
+        it connects after `abort` would be closed by nobody."""
+        self._retired = True
+        self.abort()
 
     def __bool__(self) -> bool:
         return True  # tells the client to use this transport rather than make one

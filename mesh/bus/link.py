@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import ssl
+from time import monotonic
 from typing import Any, Protocol
 
 from nats.aio.client import Client, Server
@@ -83,7 +84,7 @@ class Link:
         _log.warning("connecting to NATS anew: %s", why)
         self.restarts += 1
         if self.lane is not None:
-            self.lane.abort()
+            self.lane.retire()
         self._gone.set()
 
     async def move(self) -> None:
@@ -196,7 +197,7 @@ class Link:
             _log.debug("closing an old NATS client: %s", error)
         finally:
             if lane is not None:
-                lane.abort()
+                lane.retire()
 
     # -- nats-py's callbacks
 
@@ -217,12 +218,16 @@ class Link:
             _log.warning("%s", text)
 
     async def _watch_silence(self) -> None:
+        last_bytes, looked, quiet = 0.0, monotonic(), 0.0
         while True:
             await asyncio.sleep(0.5)
-            client, lane = self.client, self.lane
-            if client is None or lane is None or not client.is_connected:
-                continue
-            if asyncio.get_running_loop().time() - lane.last_bytes > SILENCE_S:
+            # The server's time, not the loop's, which a test may have paused; and what this process itself stood
+            # still is not the server's silence.
+            now, client, lane = monotonic(), self.client, self.lane
+            quiet, looked = quiet + min(now - looked, 1.0), now
+            if client is None or lane is None or not client.is_connected or lane.last_bytes != last_bytes:
+                last_bytes, quiet = lane.last_bytes if lane is not None else 0.0, 0.0
+            elif quiet > SILENCE_S:
                 await self.restart(f"no byte from the server for {SILENCE_S:g} s")
 
 

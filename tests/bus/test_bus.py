@@ -8,6 +8,7 @@ from urllib.parse import urlparse
 import pytest
 
 from mesh.bus import Bus
+from mesh.bus.lane import LaneTransport
 from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.errors import BadSubject, BusUnavailable, DeadlineExceeded, NoResponders, TooLarge
@@ -428,6 +429,19 @@ async def test_a_lane_that_does_not_deliver_falls_back_to_plain(nats_url, prefix
         await echo(bus, f"{prefix}.echo")
         assert (await bus.request(bus.address(f"{prefix}.echo"), b"x", timeout=5)).payload == b"x"
     assert "using plain nats-py" in caplog.text
+
+
+async def test_a_connection_that_was_given_up_is_not_made_any_more():
+    """nats-py may be reconnecting by itself while its client is given up: nobody would close what it connects."""
+    async with NatsServer() as server:
+        lane = LaneTransport(lambda: None)
+        connecting = asyncio.ensure_future(lane.connect(urlparse(server.url), 0, 5))
+        await asyncio.sleep(0)
+        lane.retire()
+        await connecting
+        assert lane._transport.is_closing()
+        with pytest.raises(ConnectionAbortedError):
+            await lane.connect(urlparse(server.url), 0, 5)
 
 
 async def test_a_closed_bus_leaves_no_task_and_ends_its_requests(nats_url, prefix, lane):
