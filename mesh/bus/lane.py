@@ -151,6 +151,7 @@ class LaneTransport(Transport):
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         if self._retired:
             raise ConnectionAbortedError("this connection has been given up")
+        self.abort()  # of an attempt that got as far as a connection and no further; nats-py forgets it
         protocol = self._start()
         host, port = uri.hostname or "", uri.port or 4222
         async with asyncio.timeout(connect_timeout):

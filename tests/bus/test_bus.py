@@ -444,6 +444,17 @@ async def test_a_connection_that_was_given_up_is_not_made_any_more():
             await lane.connect(urlparse(server.url), 0, 5)
 
 
+async def test_an_attempt_that_got_no_further_than_its_connection_is_closed():
+    async with NatsServer() as server:
+        lane = LaneTransport(lambda: None)
+        await lane.connect(urlparse(server.url), 0, 5)
+        given_up = lane._transport
+        await lane.connect(urlparse(server.url), 0, 5)
+        assert given_up.is_closing()
+        assert not lane._transport.is_closing()
+        lane.retire()
+
+
 async def test_a_closed_bus_leaves_no_task_and_ends_its_requests(nats_url, prefix, lane):
     before = len(asyncio.all_tasks())
     bus = bus_on(nats_url, lane)

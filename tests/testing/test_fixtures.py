@@ -45,7 +45,7 @@ async def test_the_clock_goes_on_afterwards():
 
 
 async def test_heartbeats_keep_their_pace(mesh, client):
-    """Two hours of heartbeats, counted."""
+    """Ten minutes of heartbeats, counted."""
     service = Service("steady")
 
     @service.get("/steady")
@@ -62,8 +62,9 @@ async def test_heartbeats_keep_their_pace(mesh, client):
     await bus.subscribe(bus.subjects.heartbeat("steady", instance.id), hear)
     await bus.flush()
     with PausedClock() as clock:
-        await clock.advance(600)
-    await bus.flush()
+        for _ in range(600):
+            await clock.advance(1)
+            await bus.flush()  # the server is on real time: its answer to a ping has arrived when this has
     beats = [m for m in heard if isinstance(m, Heartbeat)]
     assert 300 <= len(beats) <= 600 / 1.6 + 1  # every 2 s, up to 20 % early
     assert [m.seq for m in beats] == sorted({m.seq for m in beats})
