@@ -102,6 +102,10 @@ class Subjects:
             return None
         return Party(tokens[2].decode(), tokens[3].decode())
 
+    def is_inbox(self, reply: bytes) -> bool:
+        """Whether a reply subject is an inbox of this mesh: it names the service and instance that sent the request."""
+        return reply.startswith(self.reply_guard[1])
+
     def may_reply(self, reply: bytes) -> bool:
         """Whether an instance may answer to that subject.
 

@@ -140,6 +140,11 @@ class Bus:
         return self._lane.last_bytes if self._lane is not None else self._echoes
 
     @property
+    def silence(self) -> float:
+        """Seconds without a byte that just ended: what arrives now may be that old. Always 0.0 on plain nats-py."""
+        return self._lane.silence if self._lane is not None else 0.0
+
+    @property
     def last_error(self) -> str:
         """Why there is no connection, as a sentence; empty while there is one."""
         return self._link.last_error

@@ -29,6 +29,11 @@ from mesh.errors import Overloaded
 MAX_BUFFER = 64 * 1024 * 1024
 """Bytes that may wait for a slow NATS server before publishing is refused."""
 
+SILENCE_S = 1.5
+"""Seconds without a byte that are more than the pause between two pings."""
+AFTERMATH_S = 1.0
+"""Seconds after a silence in which what arrives may have been sent before or during it."""
+
 _TRANSPORT_METHODS = frozenset(
     [
         "connect",
@@ -67,6 +72,7 @@ class LaneTransport(Transport):
     def __init__(self, on_lost: Callable[[], None]) -> None:
         self.frames = FrameReader(self._pass_on)
         self.last_bytes = 0.0
+        self.silence = 0.0
         self.out_msgs = 0
         self.out_bytes = 0
         self._on_lost = on_lost
@@ -127,8 +133,16 @@ class LaneTransport(Transport):
     # -- from the socket
 
     def received(self, data: bytes) -> None:
-        self.last_bytes = self._loop.time()
+        now = self._loop.time()
+        if now - self.last_bytes > SILENCE_S:
+            self.silence = now - self.last_bytes
+            self._loop.call_later(AFTERMATH_S, self._forget_silence, self.silence)
+        self.last_bytes = now
         self.frames.feed(data)
+
+    def _forget_silence(self, silence: float) -> None:
+        if self.silence == silence:
+            self.silence = 0.0
 
     def _pass_on(self, data: bytes) -> None:
         self._cold.append(data)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from mesh import messages
 from mesh.balancer import Balancer, Outcome, Peer, RetryBudget, may_retry
 from mesh.bus import Bus, Pending, Reply
+from mesh.clock import boot_ms
 from mesh.errors import (
     BusUnavailable,
     DeadlineExceeded,
@@ -33,7 +33,6 @@ MAX_ATTEMPTS = 8
 """Instances tried for one call. Only no-responders leads on without a declared retry, so more is never useful."""
 STOPPED_GRACE_S = 0.25
 """A last reply may be overtaken by the ``stopped`` announcement: calls in flight are failed this much later."""
-CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 _log = logging.getLogger("mesh.client")
 
@@ -263,7 +262,7 @@ def _block(left: float, lines: bytes, common: bytes) -> bytes:
     """The header block of one attempt with ``left`` seconds to go."""
     return b"NATS/1.0\r\nMesh-Deadline: %d\r\nMesh-Sent: %d\r\n%b%b\r\n" % (
         max(1, int(left * 1000)),
-        int(time.clock_gettime(CLOCK) * 1000),
+        boot_ms(),
         lines,
         common,
     )

@@ -21,12 +21,15 @@ import msgspec
 from mesh import headers
 from mesh.bus import Bus
 from mesh.client import Calls
+from mesh.clock import boot_ms
 from mesh.errors import DeadlineExceeded, MeshError, NotFound, Overloaded, TooLarge
+from mesh.service.age import Ages
 from mesh.service.context import Context, current
 from mesh.service.dependencies import resolve
 from mesh.service.endpoints import Declared
 from mesh.service.http import Request, Response
 from mesh.service.middleware import Middleware, chain
+from mesh.service.stall import StallWatch
 from mesh.subjects import new_id
 
 DEFAULT_DEADLINE_S = 10.0
@@ -42,8 +45,10 @@ class Work(NamedTuple):
     reply: bytes
     block: bytes
     payload: bytes
-    arrived: float
     subject: bytes
+    arrived: float
+    received_ms: int
+    doubt_ms: int
 
 
 class Dispatcher:
@@ -74,6 +79,8 @@ class Dispatcher:
         self._tasks: dict[asyncio.Task[None], Work] = {}
         self._by_reply: dict[bytes, tuple[asyncio.Task[None], Context]] = {}
         self._blocks: dict[tuple[int, bytes], bytes] = {}
+        self._ages = Ages()
+        self.stall = StallWatch()
 
     # -- in
 
@@ -92,7 +99,9 @@ class Dispatcher:
         if declared is None:
             self._refuse(reply, block, NotFound(f"no endpoint {subject.decode('ascii', 'replace')!r} here"))
             return
-        work = Work(declared, reply, block, payload, asyncio.get_running_loop().time(), subject)
+        now = asyncio.get_running_loop().time()
+        doubt = int(max(self.stall.recent(now), self._bus.silence) * 1000)
+        work = Work(declared, reply, block, payload, subject, now, boot_ms(), doubt)
         if declared.concurrency and not self._pass_gate(work):
             return
         self._admit(work)
@@ -193,12 +202,12 @@ class Dispatcher:
     # -- one request
 
     async def _work(self, work: Work) -> None:
-        declared, reply, block, payload, arrived, subject = work
+        declared, reply, block, payload, subject = work[:5]
         request = Request(block, payload)
         began = time.perf_counter_ns()
         given = request.raw_header(headers.ID)
         request_id = given.decode() if given and headers.is_request_id(given) else new_id()
-        deadline = arrived + _timeout(request.raw_header(headers.DEADLINE))
+        deadline = work.arrived + _timeout(request.raw_header(headers.DEADLINE)) - self._age(work, request)
         context = Context(request, request_id, deadline, self._bus.service, self._bus.instance, self._calls, subject)
         if reply:
             task = asyncio.current_task()
@@ -208,7 +217,7 @@ class Dispatcher:
         statistics = declared.statistics
         try:
             if asyncio.get_running_loop().time() >= deadline:
-                raise DeadlineExceeded("the request waited here past its deadline", executed="no")
+                raise DeadlineExceeded("the request was too old when its turn came", executed="no")
             if self._layers:
                 answer, body = self._encode(declared, await self._layered(declared, request, context))
             elif declared.binder.dependencies:
@@ -237,6 +246,14 @@ class Dispatcher:
             statistics.record(time.perf_counter_ns() - began)
             current.reset(token)
         self._answer(reply, answer, body, request_id)
+
+    def _age(self, work: Work, request: Request) -> float:
+        """Seconds for which the request was under way before it arrived here."""
+        sent = request.raw_header(headers.SENT)
+        if sent is None or not sent.isdigit() or len(sent) > 16 or not self._bus.subjects.is_inbox(work.reply):
+            return work.doubt_ms / 1000
+        sender = work.reply[: work.reply.rindex(b".")]
+        return self._ages.age(sender, int(sent), work.received_ms, work.doubt_ms) / 1000
 
     async def _with_dependencies(self, declared: Declared, request: Request, context: Context) -> Any:
         """The handler's result; what was made for the request is torn down before it is answered."""

@@ -80,6 +80,7 @@ class ServiceInstance:
             await self._start()
         except BaseException:
             self._closed = True
+            self.dispatcher.stall.aclose()
             for close in (self.readiness.aclose, self.resources.aclose, self.calls.aclose, self.bus.aclose):
                 try:
                     await close()
@@ -106,6 +107,7 @@ class ServiceInstance:
         )
         for subject in (subjects.control("*", name), subjects.control("*", name, self.id)):
             self._control.append(await bus.subscribe(subject, self._controlled))
+        self.dispatcher.stall.start()
         await self.micro.start()
         await self.events.start()
         if bus.connected:
@@ -172,6 +174,7 @@ class ServiceInstance:
             pass
 
     async def _finish(self, timeout: float) -> None:
+        self.dispatcher.stall.aclose()
         cut = await self.dispatcher.finish(timeout)
         if cut:
             _log.warning("stopped %d handlers that were still running after %g s", cut, timeout)
