@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mesh import headers
 from mesh.bus import Reply
-from mesh.client import status_of
 from mesh.errors import BadReply
 
 Pairs = list[tuple[bytes, bytes]]
@@ -48,7 +47,7 @@ def response(reply: Reply, method: str) -> tuple[int, Pairs, bytes]:
     """Status, headers and body for the client. Raises `BadReply` where the reply has no valid status."""
     block, body = reply
     pairs = headers.decode(block)
-    status = status_of(pairs)
+    status = headers.status_of(pairs)
     if status is None:
         raise BadReply(f"the service replied with the status {headers.find(pairs, headers.STATUS)!r}")
     out: Pairs = []

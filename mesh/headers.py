@@ -95,12 +95,17 @@ def to_latin1(value: bytes) -> bytes:
         return value
 
 
-def inline_status(block: bytes) -> int:
-    """The status in the block's first line (``NATS/1.0 503``), which only a NATS server writes; 0 without one."""
-    if block[:9] != b"NATS/1.0 ":
-        return 0
-    text = block[9:12]
-    return int(text) if text.isdigit() and len(text) == 3 else 0
+def status_of(pairs: Pairs) -> int | None:
+    """The HTTP status of a reply: ``Mesh-Status``, else ADR-32's error code, else 200; None where it is invalid."""
+    text = find(pairs, STATUS)
+    if text is None:
+        code = find(pairs, b"nats-service-error-code")
+        if code is None:
+            return 200
+        return int(code) if code.isdigit() and len(code) == 3 and 400 <= int(code) <= 599 else 500
+    if len(text) != 3 or not text.isdigit() or not 200 <= int(text) <= 599:
+        return None
+    return int(text)
 
 
 def find(pairs: Pairs, name: bytes) -> bytes | None:

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
 def show(reply: Reply, *, head: bool, include: bool, as_json: bool) -> int:
     """Print an answer; gives the exit code."""
-    from mesh.client import status_of
-
     pairs = headers.decode(reply.block)
-    status = status_of(pairs)
+    status = headers.status_of(pairs)
     if status is None:
         raise Missing(f"the reply has the status {headers.find(pairs, headers.STATUS)!r}")
     body = b"" if head else reply.payload

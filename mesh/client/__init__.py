@@ -1,7 +1,7 @@
 """Calling services over the bus."""
 
 from mesh.client.caller import Answer, Caller, Destination, NamedEndpoint, Repeatable
-from mesh.client.calls import Calls, read_answer, remote_error, status_of
+from mesh.client.calls import Calls, read_answer, remote_error
 from mesh.client.standalone import MeshClient
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "Repeatable",
     "read_answer",
     "remote_error",
-    "status_of",
 ]

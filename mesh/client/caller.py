@@ -12,11 +12,12 @@ import random
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
-from mesh import messages
+from mesh import headers, messages
 from mesh.balancer import Balancer, Outcome, Peer, RetryBudget, may_retry
 from mesh.bus import Bus, Pending, Reply
 from mesh.clock import boot_ms
 from mesh.errors import (
+    BadReply,
     BusUnavailable,
     DeadlineExceeded,
     InstanceLost,
@@ -33,6 +34,8 @@ MAX_ATTEMPTS = 8
 """Instances tried for one call. Only no-responders leads on without a declared retry, so more is never useful."""
 STOPPED_GRACE_S = 0.25
 """A last reply may be overtaken by the ``stopped`` announcement: calls in flight are failed this much later."""
+
+_OURS = b"NATS/1.0\r\nMesh-Status: "
 
 _log = logging.getLogger("mesh.client")
 
@@ -115,9 +118,8 @@ class Caller:
 
         ``common`` are header lines, each ending in CRLF, that go with every attempt. An attempt that nobody received
         is repeated elsewhere at once; one that takes longer than ``repeatable`` says, within the rules of
-        `mesh.balancer.may_retry`. Raises `NoInstances`,
-        `NoResponders`, `Starting`, `BusUnavailable`, `InstanceLost`, `DeadlineExceeded`, `TooLarge`. When the caller
-        is cancelled, the instance is told.
+        `mesh.balancer.may_retry`. Raises `NoInstances`, `NoResponders`, `Starting`, `BusUnavailable`, `InstanceLost`,
+        `DeadlineExceeded`, `BadReply`, `TooLarge`. When the caller is cancelled, the instance is told.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
@@ -195,6 +197,10 @@ class Caller:
         outcome = Outcome.CANCELLED
         try:
             reply = await pending.future
+            if not _is_usable(reply.block):
+                outcome = Outcome.BAD_REPLY
+                given = headers.find(headers.decode(reply.block), headers.STATUS)
+                raise BadReply(f"{peer.service}.{peer.id} replied with the status {given!r}")
             outcome = Outcome.ANSWERED
             return reply
         except NoResponders:
@@ -256,6 +262,14 @@ class Caller:
     def _fail(self, service: str, instance: str) -> None:
         prefix = self._bus.subjects.to(service, instance, "").encode()
         self._bus.requests.fail_prefix(prefix, lambda: InstanceLost(f"{service}.{instance} died while it had the call"))
+
+
+def _is_usable(block: bytes) -> bool:
+    """Whether a reply has a valid status; decodes it only where it does not begin as ours do."""
+    if block.startswith(_OURS) and block[26:28] == b"\r\n":
+        status = block[23:26]
+        return status.isdigit() and b"200" <= status <= b"599"
+    return headers.status_of(headers.decode(block)) is not None
 
 
 def _block(left: float, lines: bytes, common: bytes) -> bytes:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from mesh import headers
+from mesh.balancer import IDEMPOTENT_METHODS
 from mesh.bus import Bus
-from mesh.client.caller import Answer, Caller, NamedEndpoint
+from mesh.client.caller import Answer, Caller, NamedEndpoint, Repeatable
 from mesh.errors import BadReply, MeshError, from_problem
+from mesh.registry import Change
 from mesh.watcher import Watcher
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -27,6 +29,7 @@ class Calls:
         self._bus = bus
         self._watcher: Watcher | None = None
         self._caller: Caller | None = None
+        self._repeatable: dict[tuple[str, str], Repeatable | None] = {}
 
     async def aclose(self) -> None:
         watcher, self._watcher = self._watcher, None
@@ -70,11 +73,26 @@ class Calls:
         if self._watcher is None or self._caller is None:
             self._watcher = Watcher(self._bus, everything=False)
             self._caller = Caller(self._bus, self._watcher)
+            self._watcher.on_change(self._changed)
             await self._watcher.start()
         await self._watcher.watch(service)
-        return await self._caller.call(
-            NamedEndpoint(service, endpoint, self._bus.subjects.request(service, endpoint)), carried, payload, timeout
-        )
+        key = (service, endpoint)
+        if key not in self._repeatable:
+            self._repeatable[key] = self._declared(self._watcher, service, endpoint)
+        destination = NamedEndpoint(service, endpoint, self._bus.subjects.request(service, endpoint))
+        return await self._caller.call(destination, carried, payload, timeout, self._repeatable[key])
+
+    @staticmethod
+    def _declared(watcher: Watcher, service: str, endpoint: str) -> Repeatable | None:
+        """What the endpoint's routes, which a call goes past, declare about repeating; None unless they agree to it."""
+        routes = [r for c in watcher.registry.contents(service) for r in c.routes if r.endpoint == endpoint]
+        if not routes or not all(route.try_timeout_ms for route in routes):
+            return None
+        idempotent = all(route.idempotent or route.method in IDEMPOTENT_METHODS for route in routes)
+        return Repeatable("CALL", min(route.try_timeout_ms for route in routes), idempotent)
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        self._repeatable.clear()
 
 
 def checked_event(name: str) -> str:
@@ -88,7 +106,7 @@ def read_answer(answer: Answer, returns: Any, what: str) -> Any:
     """The value in a reply, or the error that it stands for."""
     block, payload = answer.reply
     pairs = headers.decode(block)
-    status = status_of(pairs)
+    status = headers.status_of(pairs)
     if status is None:
         raise BadReply(f"{what} replied with the status {headers.find(pairs, headers.STATUS)!r}")
     if status >= 400:
@@ -101,19 +119,6 @@ def read_answer(answer: Answer, returns: Any, what: str) -> Any:
         return msgspec.json.decode(payload, type=returns)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadReply(f"{what} replied with something else than asked for: {error}", executed="yes") from error
-
-
-def status_of(pairs: headers.Pairs) -> int | None:
-    """The HTTP status of a reply: ``Mesh-Status``, else ADR-32's error code, else 200; None where it is invalid."""
-    text = headers.find(pairs, headers.STATUS)
-    if text is None:
-        code = headers.find(pairs, b"nats-service-error-code")
-        if code is None:
-            return 200
-        return int(code) if code.isdigit() and len(code) == 3 and 400 <= int(code) <= 599 else 500
-    if len(text) != 3 or not text.isdigit() or not 200 <= int(text) <= 599:
-        return None
-    return int(text)
 
 
 def remote_error(status: int, pairs: headers.Pairs, payload: bytes, what: str) -> MeshError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -49,13 +50,20 @@ class MeshClient:
         self,
         service: str,
         endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
         *,
         returns: Any = Any,
         timeout: float = DEFAULT_TIMEOUT_S,
         **arguments: Any,
     ) -> Any:
-        """The result of one call, decoded as ``returns``. Raises the `mesh.errors` class of an error reply."""
-        return await self._calls.call(service, endpoint, arguments, returns=returns, timeout=timeout)
+        """The result of one call, decoded as ``returns``. Raises the `mesh.errors` class of an error reply.
+
+        ``more`` takes arguments that cannot be given by name: those called ``returns`` or ``timeout``.
+        """
+        return await self._calls.call(
+            service, endpoint, {**(more or {}), **arguments}, returns=returns, timeout=timeout
+        )
 
     async def emit(self, event: str, data: Any, *, durable: bool = False) -> None:
         """Publish an event; ``durable`` waits until JetStream has stored it."""

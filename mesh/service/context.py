@@ -81,15 +81,24 @@ class Context:
         return logging.getLogger(f"service.{self.service}")
 
     async def call(
-        self, service: str, endpoint: str, *, returns: Any = Any, timeout: float | None = None, **arguments: Any
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: Any = Any,
+        timeout: float | None = None,
+        **arguments: Any,
     ) -> Any:
         """Call another service's endpoint; deadline, request id, trace and identity go along.
 
-        ``returns`` is the type of the result. Raises the `mesh.errors` class that stands for an error reply.
+        ``returns`` is the type of the result; ``more`` takes arguments that cannot be given by name: those called
+        ``returns`` or ``timeout``. Raises the `mesh.errors` class that stands for an error reply.
         """
         left = self.remaining if timeout is None else min(timeout, self.remaining)
         return await self._calls.call(
-            service, endpoint, arguments, returns=returns, timeout=left, carried=self._carried()
+            service, endpoint, {**(more or {}), **arguments}, returns=returns, timeout=left, carried=self._carried()
         )
 
     async def emit(self, event: str, data: Any, *, durable: bool = False) -> None:

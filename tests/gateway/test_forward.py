@@ -364,6 +364,8 @@ async def test_replies_that_are_no_replies(mesh, prefix):
         replies["block"] = b"NATS/1.0\r\nMesh-Status: %b\r\n\r\n" % bad
         response = await mesh.http.get("/fake")
         assert (response.status_code, response.json()["reason"]) == (502, "bad_reply")
+    (peer,) = mesh.gateway.caller.peers("fake")
+    assert peer.strikes == 4  # garbage counts towards ejection, an attempt of less than a second does not
 
 
 async def test_a_reply_that_is_too_large_is_502(mesh):

@@ -372,38 +372,16 @@ async def second_done(calls):
     return done.pop()
 
 
-# -- repeating
+async def test_arguments_may_have_any_name(mesh, client):
+    service = Service("names")
 
+    @service.endpoint()
+    async def join(service: str, endpoint: str, returns: str, timeout: str) -> str:
+        return f"{service} {endpoint} {returns} {timeout}"
 
-async def test_an_attempt_that_takes_too_long_is_repeated_elsewhere_where_the_route_allows_it(mesh):
-    def make(slow: bool) -> Service:
-        service = Service("repeat")
-        service.calls = []
-
-        @service.get("/get", try_timeout=0.1, timeout=5)
-        async def get() -> str:
-            service.calls.append("get")
-            if slow:
-                await asyncio.Event().wait()
-            return "got"
-
-        @service.post("/post", try_timeout=0.1, timeout=0.3)
-        async def post() -> str:
-            service.calls.append("post")
-            await asyncio.Event().wait()
-            return "never"
-
-        return service
-
-    slow, quick = make(True), make(False)
-    await mesh.start(slow, drain_s=0.1)
-    await mesh.start(quick, drain_s=0.1)
-    for _ in range(4):
-        assert (await mesh.http.get("/get")).json() == "got"
-    assert "get" in slow.calls
-    response = await mesh.http.post("/post")
-    assert (response.status_code, response.json()["executed"]) == (504, "unknown")
-    assert len([c for c in slow.calls + quick.calls if c == "post"]) == 1  # a POST runs at most once
+    await mesh.start(service)
+    found = await client.call("names", "join", {"returns": "c", "timeout": "d"}, service="a", endpoint="b", timeout=5)
+    assert found == "a b c d"
 
 
 # -- a program that is no service

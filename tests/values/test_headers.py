@@ -97,15 +97,20 @@ def test_a_param_without_equals_is_refused():
 @pytest.mark.parametrize(
     ("block", "status"),
     [
-        (b"NATS/1.0 503\r\n\r\n", 503),
-        (b"NATS/1.0 404 No Messages\r\n\r\n", 404),
-        (b"NATS/1.0\r\nStatus: 503\r\n\r\n", 0),  # only the server writes the first line
-        (b"", 0),
-        (b"NATS/1.0 5x3\r\n", 0),
+        (b"NATS/1.0\r\nMesh-Status: 201\r\n\r\n", 201),
+        (b"NATS/1.0\r\nmesh-status: 599\r\n\r\n", 599),
+        (b"NATS/1.0\r\nMesh-Status: 199\r\n\r\n", None),
+        (b"NATS/1.0\r\nMesh-Status: 600\r\n\r\n", None),
+        (b"NATS/1.0\r\nMesh-Status: 2x0\r\n\r\n", None),
+        (b"NATS/1.0\r\nMesh-Status: 20\r\n\r\n", None),
+        (b"NATS/1.0\r\nMesh-Status: \r\n\r\n", None),
+        (b"NATS/1.0\r\nNats-Service-Error-Code: 404\r\n\r\n", 404),
+        (b"NATS/1.0\r\nNats-Service-Error-Code: 12\r\n\r\n", 500),
+        (b"", 200),  # a foreign service need not say anything
     ],
 )
-def test_inline_status(block, status):
-    assert headers.inline_status(block) == status
+def test_the_status_of_a_reply(block, status):
+    assert headers.status_of(headers.decode(block)) == status
 
 
 @pytest.mark.parametrize(("text", "good"), [(b"a-1._", True), (b"", False), (b"a b", False), (b"x" * 129, False)])
