@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -23,6 +22,7 @@ from mesh.bus import Bus
 from mesh.client import Calls
 from mesh.clock import boot_ms
 from mesh.errors import DeadlineExceeded, MeshError, NotFound, Overloaded, TooLarge
+from mesh.service.admission import Admission, Work
 from mesh.service.age import Ages
 from mesh.service.context import Context, current
 from mesh.service.dependencies import resolve
@@ -36,19 +36,6 @@ DEFAULT_DEADLINE_S = 10.0
 
 _log = logging.getLogger("mesh.service")
 _encode = msgspec.json.Encoder().encode
-
-
-class Work(NamedTuple):
-    """A request that was accepted."""
-
-    declared: Declared
-    reply: bytes
-    block: bytes
-    payload: bytes
-    subject: bytes
-    arrived: float
-    received_ms: int
-    doubt_ms: int
 
 
 class Dispatcher:
@@ -65,22 +52,23 @@ class Dispatcher:
         layers: Sequence[Middleware] = (),
         resources: Mapping[Callable[..., Any], Any] | None = None,
     ) -> None:
-        self.inflight = 0
         self.capacity = concurrency
         self._bus = bus
         self._endpoints = {name.encode(): declared for name, declared in endpoints.items()}
         self._calls = calls
-        self._max_queue = queue
+        self._admission = Admission(concurrency, queue, start=self._start, refuse=self._overloaded, left=self._left)
         self._layers = tuple(layers)
         self._resources = resources if resources is not None else {}
-        self._admitted: dict[str, int] = {}  # by endpoint with a limit of its own: calls past that limit's gate
-        self._at_gate: dict[str, deque[Work]] = {}
-        self._waiting: deque[Work] = deque()
-        self._tasks: dict[asyncio.Task[None], Work] = {}
+        self._tasks: dict[asyncio.Task[None], tuple[Work, float]] = {}
         self._by_reply: dict[bytes, tuple[asyncio.Task[None], Context]] = {}
         self._blocks: dict[tuple[int, bytes], bytes] = {}
         self._ages = Ages()
         self.stall = StallWatch()
+
+    @property
+    def inflight(self) -> int:
+        """Handlers that run."""
+        return self._admission.running
 
     # -- in
 
@@ -101,80 +89,41 @@ class Dispatcher:
             return
         now = asyncio.get_running_loop().time()
         doubt = int(max(self.stall.recent(now), self._bus.silence) * 1000)
-        work = Work(declared, reply, block, payload, subject, now, boot_ms(), doubt)
-        if declared.concurrency and not self._pass_gate(work):
-            return
-        self._admit(work)
+        self._admission.offer(Work(declared, reply, block, payload, subject, now, boot_ms(), doubt))
 
-    def _pass_gate(self, work: Work) -> bool:
-        """Whether a call may go on past its endpoint's own limit; otherwise it waits there or is refused."""
-        declared = work.declared
-        count = self._admitted.get(declared.name, 0)
-        if count < declared.concurrency:
-            self._admitted[declared.name] = count + 1
-            return True
-        waiting = self._at_gate.setdefault(declared.name, deque())
-        if len(waiting) < declared.queue:
-            waiting.append(work)
-        else:
-            self._overload(work, f"{declared.concurrency} calls of {declared.name} run and {declared.queue} wait")
-        return False
+    def _left(self, work: Work) -> float:
+        """Seconds until the caller gives up, as the request itself says."""
+        given = headers.find(headers.decode(work.block), headers.DEADLINE)
+        return work.arrived + _timeout(given) - asyncio.get_running_loop().time()
 
-    def _admit(self, work: Work) -> None:
-        if self.inflight < self.capacity:
-            self._start(work)
-        elif len(self._waiting) < self._max_queue:
-            self._waiting.append(work)
-        else:
-            self._leave_gate(work.declared)
-            self._overload(work, f"{self.capacity} calls run and {self._max_queue} wait")
-
-    def _leave_gate(self, declared: Declared) -> None:
-        if not declared.concurrency:
-            return
-        waiting = self._at_gate.get(declared.name)
-        if waiting:
-            self._admit(waiting.popleft())  # takes over the place of the call that left
-        else:
-            self._admitted[declared.name] -= 1
-
-    def _overload(self, work: Work, detail: str) -> None:
-        error = Overloaded(detail, retry_after=1)
+    def _overloaded(self, work: Work, detail: str, retry_after: float) -> None:
         work.declared.statistics.refuse(f"503:{detail}")
-        self._refuse(work.reply, work.block, error)
+        self._refuse(work.reply, work.block, Overloaded(detail, retry_after=retry_after))
 
     def cancel(self, reply: bytes) -> None:
         """Nobody waits for the answer to ``reply`` any more."""
-        for waiting in (self._waiting, *self._at_gate.values()):
-            for work in waiting:
-                if work.reply == reply:
-                    work.declared.statistics.refuse("499:the caller went away")
-                    waiting.remove(work)
-                    if waiting is self._waiting:
-                        self._leave_gate(work.declared)
-                    return
+        waiting = self._admission.withdraw(reply)
+        if waiting is not None:
+            waiting.declared.statistics.refuse("499:the caller went away")
+            return
         running = self._by_reply.get(reply)
         if running is not None:
             task, context = running
             context.cancelled.set()
-            if self._tasks[task].declared.cancel:
+            if self._tasks[task][0].declared.cancel:
                 task.cancel()
 
     def _start(self, work: Work) -> None:
-        self.inflight += 1
         task = asyncio.create_task(self._work(work))
-        self._tasks[task] = work
+        self._tasks[task] = work, time.perf_counter()
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self.inflight -= 1
-        work = self._tasks.pop(task)
+        work, began = self._tasks.pop(task)
         self._by_reply.pop(work.reply, None)
         if not task.cancelled() and task.exception() is not None:
             _log.error("answering failed", exc_info=task.exception())
-        self._leave_gate(work.declared)
-        while self._waiting and self.inflight < self.capacity:
-            self._start(self._waiting.popleft())
+        self._admission.ended(work, time.perf_counter() - began)
 
     async def finish(self, timeout: float) -> int:
         """Wait for all accepted work; what still runs after ``timeout`` seconds is cancelled. Returns how many were."""
@@ -189,11 +138,9 @@ class Dispatcher:
             return 0
         except TimeoutError:
             left = list(self._tasks)
-            for waiting in (self._waiting, *self._at_gate.values()):
-                for work in waiting:
-                    work.declared.statistics.refuse("503:the instance is stopping")
-                    self._refuse(work.reply, work.block, Overloaded("the instance is stopping"))
-                waiting.clear()
+            for work in self._admission.clear():
+                work.declared.statistics.refuse("503:the instance is stopping")
+                self._refuse(work.reply, work.block, Overloaded("the instance is stopping"))
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
