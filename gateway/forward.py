@@ -16,6 +16,7 @@ from gateway.access import AccessLog, begin
 from gateway.cors import Cors
 from gateway.headers import Pairs, request_lines, response
 from gateway.health import own_label
+from gateway.limits import RouteLimits
 from gateway.metrics import UNMATCHED, RequestMetrics
 from gateway.problems import encode_document, refuse, render
 from gateway.trace import Ids
@@ -112,6 +113,7 @@ class Forwarder:
         self._metrics = metrics
         self._access = access
         self._ids = Ids()
+        self._limits = RouteLimits(settings.route_inflight, settings.route_queue)
         self._loop = asyncio.get_running_loop()
         self._exchanges: set[Exchange] = set()
         self._watching: asyncio.TimerHandle | None = None
@@ -231,17 +233,21 @@ class Forwarder:
         )
         body = await self._read_body(exchange, pairs, self._bus.max_payload - len(common) - OVERHEAD)
         entry.bytes_in = len(body)
-        timeout = min((b.route.timeout_ms for b in route.bindings.values() if b.route.timeout_ms), default=0)
+        timeout_ms = min((b.route.timeout_ms for b in route.bindings.values() if b.route.timeout_ms), default=0)
+        timeout = (timeout_ms or settings.timeout_ms) / 1000
         began = perf_counter()
         exchange.task = asyncio.current_task()
+        place = (method, route.template)
         try:
-            answer = await self._caller.call(
-                RouteDestination(route, match.values),
-                common,
-                body,
-                (timeout or settings.timeout_ms) / 1000,
-                _repeatable(route, method),
-            )
+            if not self._limits.try_enter(place):
+                await self._limits.wait(place, timeout)
+                timeout -= perf_counter() - began
+            try:
+                answer = await self._caller.call(
+                    RouteDestination(route, match.values), common, body, timeout, _repeatable(route, method)
+                )
+            finally:
+                self._limits.leave(place)
         except asyncio.CancelledError:
             if exchange.watch is not None and exchange.watch.done() and not exchange.watch.cancelled():
                 asyncio.current_task().uncancel()  # type: ignore[union-attr]

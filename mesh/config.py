@@ -168,6 +168,18 @@ class GatewaySettings(MeshSettings):
     max_inflight: int = setting(
         10_000, kinds.whole(1, 10_000_000), env=["MESH_MAX_INFLIGHT"], doc="Requests under way at the same time."
     )
+    route_inflight: int = setting(
+        2000,
+        kinds.whole(1, 10_000_000),
+        env=["MESH_ROUTE_INFLIGHT"],
+        doc="Requests of one route under way at the same time.",
+    )
+    route_queue: int = setting(
+        1000,
+        kinds.whole(0, 10_000_000),
+        env=["MESH_ROUTE_QUEUE"],
+        doc="Requests of one route that may wait for a free place.",
+    )
     window_ms: int = setting(
         500,
         kinds.whole(0, 60_000, "milliseconds"),
