@@ -7,16 +7,16 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
-
-import uvicorn
 
 from gateway import health, ops
 from gateway.access import AccessLog
 from gateway.forward import Forwarder, Scope
+from gateway.listener import Listener
 from gateway.metrics import RequestMetrics
+from gateway.sockets import listen
 from mesh.announcer import Announcer, Load
 from mesh.bus import Bus
 from mesh.client import Caller
@@ -26,75 +26,22 @@ from mesh.subjects import new_id
 from mesh.version import VERSION
 from mesh.watcher import SYNC_MARGIN_S, Watcher
 
-KEEP_ALIVE_S = 75
-"""Idle seconds that a connection is kept; longer than the 60 s of usual load balancers, so that they close first."""
-
 _log = logging.getLogger("mesh.gateway")
 
 
-class Listener(uvicorn.Server):
-    """A uvicorn server on an open socket, which leaves signals to its process."""
-
-    def __init__(self, app: Any, sock: socket.socket, grace_s: float) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=max(1, round(grace_s)),
-                backlog=2048,
-            )
-        )
-        self.socket = sock
-        self._running: asyncio.Task[None] | None = None
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    @property
-    def port(self) -> int:
-        return int(self.socket.getsockname()[1])
-
-    async def start(self) -> None:
-        self._running = asyncio.create_task(self.serve(sockets=[self.socket]), name="listener")
-        while not self.started:
-            if self._running.done():
-                await self._running
-                raise RuntimeError("the listener ended while it started")
-            await asyncio.sleep(0)
-
-    async def aclose(self) -> None:
-        """Close the listener and idle connections, wait for requests (bounded)."""
-        self.should_exit = True
-        if self._running is not None:
-            await asyncio.gather(self._running, return_exceptions=True)
-        self.socket.close()
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Raises OSError with the address in its text."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
-
-
 class Gateway:
-    """The whole gateway; ``async with`` starts and drains it. ``port`` and ``ops_port`` are the real ones."""
+    """The whole gateway; ``async with`` starts and drains it. ``port`` and ``ops_port`` are the real ones.
+
+    ``sockets``: listening ones that another process owns too, for clients and for the operator's plane. Then this is
+    one in a row of gateways behind them: it begins to accept when it knows who is there, and not before.
+    """
 
     def __init__(
         self,
         bus: BusSettings,
         settings: GatewaySettings,
         *,
+        sockets: Sequence[socket.socket] = (),
         text_log: bool | None = None,
         sync_margin_s: float = SYNC_MARGIN_S,
     ) -> None:
@@ -129,6 +76,7 @@ class Gateway:
             load=lambda: Load(self.forwarder.inflight, settings.max_inflight),
         )
         self._ops_app = ops.build(self.bus, self.watcher, self.directory, self.health, self.metrics, facts)
+        self._sockets = list(sockets)
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._control: list[Any] = []
@@ -144,36 +92,58 @@ class Gateway:
     async def start(self) -> None:
         """Open the listeners and begin to watch. Without NATS the gateway is up too, and answers 503."""
         settings = self.settings
-        sockets = [listen(settings.host, settings.port)]
-        try:
-            sockets.append(listen(settings.ops_host, settings.ops_port))
-        except OSError:
-            sockets[0].close()
-            raise
+        if not self._sockets:
+            self._sockets.append(listen(settings.host, settings.port))
+            try:
+                self._sockets.append(listen(settings.ops_host, settings.ops_port))
+            except OSError:
+                self._sockets[0].close()
+                raise
         self.bus.open()
         await self.watcher.start()
         subjects = self.bus.subjects
         for subject in (subjects.control("drain", "gateway"), subjects.control("drain", "gateway", self.id)):
             self._control.append(await self.bus.subscribe(subject, self._asked_to_drain))
-        for app, sock in zip((self.forwarder, self._ops_app), sockets, strict=True):
-            listener = Listener(app, sock, settings.drain_s)
-            self._listeners.append(listener)
-            await listener.start()
         await self.announcer.start("starting")
         self._tasks = [
             asyncio.create_task(self._become_ready(), name="readiness"),
             asyncio.create_task(self._expire(), name="route memory"),
         ]
-        _log.info("gateway %s listens on %s:%d", self.id, settings.host, self.port)
 
-    async def drain(self) -> None:
-        """Readiness fails first, connections are told to close, then the listener closes and requests end."""
+    async def listen(self) -> None:
+        """Begin to accept connections."""
+        for app, sock in zip((self.forwarder, self._ops_app), self._sockets, strict=True):
+            listener = Listener(app, sock, self.settings.drain_s)
+            self._listeners.append(listener)
+            await listener.start()
+        _log.info("gateway %s listens on %s:%d", self.id, self.settings.host, self.port)
+
+    async def drain(self, hurry: asyncio.Event | None = None, *, replaced: bool = False) -> None:
+        """Readiness fails first, connections are told to close, then the listener closes and requests end.
+
+        ``replaced``: another gateway accepts on the same socket already, so this one stops accepting at once, and every
+        connection is kept until a response has told its client to open another, as long as ``drain_s`` allows.
+        ``hurry`` (a second Ctrl-C) ends the waits early.
+        """
+        hurry = hurry or asyncio.Event()
         self.health.draining = self.forwarder.draining = True
-        if self.bus.connected:
-            self.announcer.declare("draining")
         for task in self._tasks:
             task.cancel()
+        if self.bus.connected:
+            self.announcer.declare("draining")
+        if not replaced:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.linger_ms / 1000):
+                    await hurry.wait()
+        for listener in self._listeners:
+            listener.stop_accepting(for_all=not replaced)
+        if replaced and self._listeners:
+            await self._listeners[0].all_gone(self.settings.drain_s, hurry)
+        for listener in self._listeners:
+            listener.force_exit = hurry.is_set()
         await asyncio.gather(*(listener.aclose() for listener in self._listeners))
+        for sock in self._sockets:
+            sock.close()
         await self.announcer.aclose()
         await self.watcher.aclose()
         self.forwarder.aclose()
@@ -184,6 +154,11 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         await self.start()
+        try:
+            await self.listen()
+        except BaseException:
+            await self.drain()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

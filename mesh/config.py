@@ -198,6 +198,12 @@ class GatewaySettings(MeshSettings):
     cors_origins: tuple[str, ...] = setting(
         (), kinds.origins(), env=["MESH_CORS_ORIGINS"], doc="Web origins whose pages may read answers; none by default."
     )
+    linger_ms: int = setting(
+        1000,
+        kinds.whole(0, 600_000, "milliseconds"),
+        env=["MESH_GATEWAY_LINGER_MS"],
+        doc="How long to keep accepting after readiness fails, while a load balancer moves away.",
+    )
     drain_s: float = setting(
         25.0,
         kinds.number(0, 3600, "seconds"),

@@ -3,18 +3,16 @@
 import asyncio
 import json
 import os
-import re
 import select
 import signal
 import socket
-import sys
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
 import pytest
+
+from tests.processes import answers, gateway_on, run, says
 
 GREETER = '''
 from mesh import Service
@@ -43,98 +41,9 @@ async def work(ctx: Context, seconds: float = 0.0) -> str:
 """
 
 
-class Process:
-    """A command of this project, with its output by line."""
-
-    def __init__(self, child):
-        self.child = child
-        self.lines = []
-        self._arrived = asyncio.Condition()
-        self._reader = asyncio.create_task(self._read())
-
-    async def _read(self):
-        async for line in self.child.stdout:
-            async with self._arrived:
-                self.lines.append(line.decode())
-                self._arrived.notify_all()
-        async with self._arrived:
-            self._arrived.notify_all()
-
-    async def line(self, pattern, after=0):
-        """The first line from index ``after`` on that has the pattern."""
-        async with asyncio.timeout(20), self._arrived:
-            while True:
-                for line in self.lines[after:]:
-                    if re.search(pattern, line):
-                        return line
-                if self._reader.done():
-                    raise AssertionError(f"ended without {pattern!r}: {self.lines}")
-                await self._arrived.wait()
-
-    async def end(self, number=signal.SIGTERM):
-        if self.child.returncode is None:
-            self.child.send_signal(number)
-        code = await asyncio.wait_for(self.child.wait(), 30)
-        await self._reader
-        return code
-
-
-@asynccontextmanager
-async def run(*arguments, cwd, env):
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "mesh",
-        *arguments,
-        cwd=cwd,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parents[1]), **env},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        stdin=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    process = Process(child)
-    try:
-        yield process
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.wait()
-        await process._reader
-
-
 @pytest.fixture
 def env(nats_url, prefix):
     return {"NATS_URL": nats_url, "MESH_PREFIX": prefix, "MESH_WINDOW_MS": "0", "MESH_HEARTBEAT_MS": "500"}
-
-
-@asynccontextmanager
-async def gateway_on(tmp_path, env, *flags):
-    async with run("gateway", "--port", "0", "--ops-port", "0", *flags, cwd=tmp_path, env=env) as process:
-        port = re.search(r"listens on [^:]+:(\d+)", await process.line("listens on"))[1]
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
-            await answers(http, "/readyz", 200)
-            yield process, http
-
-
-async def answers(http, path, status, timeout=10.0):
-    """Ask again and again until the status is that one; returns how long it took."""
-    began = time.monotonic()
-    while True:
-        response = await http.get(path)
-        if response.status_code == status:
-            return time.monotonic() - began
-        assert time.monotonic() - began < timeout, (path, response.status_code, response.text)
-        await asyncio.sleep(0)
-
-
-async def says(http, path, value):
-    """Ask until the answer is that one."""
-    async with asyncio.timeout(10):
-        for _ in range(10_000):
-            if (await http.get(path)).json() == value:
-                return
-    raise AssertionError(f"{path} never said {value!r}")
 
 
 async def test_a_new_service_file_is_served_and_missed(tmp_path, env):
@@ -278,7 +187,7 @@ async def test_up_serves_what_it_prints_and_leaves_nothing(tmp_path):
             greetings.add(json.loads(out).get("instance"))
         assert len(greetings - {None}) == 2
         children = descendants(up.child.pid)
-        assert len(children) == 5  # NATS, the gateway, three services
+        assert len(children) == 6  # NATS, the gateway and its worker, three services
         assert await up.end(signal.SIGINT) == 0
         assert not any(alive(pid) for pid in children)
 
@@ -292,7 +201,7 @@ async def test_up_uses_the_nats_that_is_given_and_names_busy_ports(tmp_path, nat
             text = "".join(up.lines)
             assert f"{nats_url} (given by NATS_URL)" in text
             assert f"port {port} is busy: the gateway listens on " in text
-            assert len(descendants(up.child.pid)) == 4  # no NATS of its own
+            assert len(descendants(up.child.pid)) == 5  # no NATS of its own
             assert await up.end(signal.SIGINT) == 0
 
 

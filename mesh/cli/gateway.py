@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from mesh.cli.main import fail
 from mesh.cli.settings import load
-from mesh.config import BusSettings, GatewaySettings, ServiceSettings
+from mesh.config import BusSettings, GatewaySettings, ServiceSettings, find_file, load_all
 
 
 @click.command("gateway")
@@ -18,37 +21,99 @@ from mesh.config import BusSettings, GatewaySettings, ServiceSettings
 @click.option("--port", type=int, help="Port to listen on, 0 for any  [default: 8080]")
 @click.option("--ops-host", help="Address of the operator's plane  [default: 127.0.0.1]")
 @click.option("--ops-port", type=int, help="Port of the operator's plane, 0 for any  [default: 8081]")
-def command(host: str | None, port: int | None, ops_host: str | None, ops_port: int | None) -> None:
+@click.option("--worker", type=int, nargs=3, hidden=True, help="Descriptors: two listening sockets, a pipe.")
+@click.option("--succeeds", is_flag=True, hidden=True, help="Another worker accepts until this one does.")
+def command(worker: tuple[int, ...] | None, succeeds: bool, **flags: Any) -> None:
     """Serve HTTP: every route that a live service announces, until SIGTERM or Ctrl-C.
+
+    SIGHUP, or a change of mesh.toml, starts a new process with the new configuration behind the same sockets; the old
+    one finishes what it has. No connection is refused or cut for it.
 
     \b
     Examples:
       mesh gateway
       mesh gateway --host 0.0.0.0 --port 80
       NATS_URL=nats://nats.internal:4222 mesh gateway
+      kill -HUP PID                      take over a new configuration, or a new version of mesh
 
     Exit codes: 0 after draining, 1 when a port is taken, 2 for wrong settings.
     """
     from mesh.logs import configure
     from mesh.service.run import loop_factory
 
-    flags = {"host": host, "port": port, "ops_host": ops_host, "ops_port": ops_port}
     bus, settings, logging_settings = load(BusSettings, GatewaySettings, ServiceSettings, flags=flags)
     configure(logging_settings.log_level, logging_settings.log_format)
-    text = logging_settings.log_format == "text" or (logging_settings.log_format == "auto" and sys.stderr.isatty())
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        try:
-            runner.run(_serve(bus, settings, text))
-        except OSError as error:
-            fail(f"{error.strerror or error}; choose another with --port or --ops-port", 1)
+    if worker:
+        text = logging_settings.log_format == "text" or (logging_settings.log_format == "auto" and sys.stderr.isatty())
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_serve(bus, settings, text, worker, succeeds))
+        return
+    try:
+        code = asyncio.run(_supervise(flags))
+    except OSError as error:
+        fail(f"{error.strerror or error}; choose another with --port or --ops-port", 1)
+    sys.exit(code)
 
 
-async def _serve(bus: BusSettings, settings: GatewaySettings, text: bool) -> None:
+async def _supervise(flags: dict[str, Any]) -> int:
+    from gateway.sockets import listen
+    from mesh.cli.workers import Workers
+
+    options = [part for name, value in flags.items() if value is not None for part in (_option(name), str(value))]
+
+    def command(descriptors: Sequence[int], succeeds: bool) -> list[str]:
+        hidden = ["--worker", *map(str, descriptors), *(["--succeeds"] if succeeds else [])]
+        return [sys.executable, "-m", "mesh", "gateway", *options, *hidden]
+
+    def addresses() -> list[tuple[str, int]]:
+        _, found = load_all(BusSettings, GatewaySettings, environ=os.environ, file=find_file(os.environ), flags=flags)
+        return [(found.host, found.port), (found.ops_host, found.ops_port)]
+
+    return await Workers(command, addresses, listen, find_file(os.environ)).run()
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+async def _serve(
+    bus: BusSettings, settings: GatewaySettings, text: bool, descriptors: Sequence[int], succeeds: bool
+) -> None:
+    """A worker: serve the parent's sockets until SIGTERM, or until SIGUSR1 says that another worker does."""
     from gateway.server import Gateway
+    from gateway.sockets import inherited
+    from mesh.cli.workers import REPLACED
 
-    gateway = Gateway(bus, settings, text_log=text)
+    *sockets, ready = descriptors
+    gateway = Gateway(bus, settings, sockets=[inherited(fd) for fd in sockets], text_log=text)
+    hurry, replaced = asyncio.Event(), asyncio.Event()
+
+    def asked() -> None:
+        (hurry if gateway.stop_requested.is_set() else gateway.stop_requested).set()
+
+    def another_serves() -> None:
+        replaced.set()
+        gateway.stop_requested.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, gateway.stop_requested.set)
-    async with gateway:
-        await gateway.stop_requested.wait()
+        loop.add_signal_handler(number, asked)
+    loop.add_signal_handler(REPLACED, another_serves)
+    await gateway.start()
+    try:
+        if succeeds:  # who already serves knows who is there: not a moment earlier
+            await _either(gateway.watcher.synchronised, gateway.stop_requested)
+        if not gateway.stop_requested.is_set():
+            await gateway.listen()
+            os.write(ready, b"1")
+            os.close(ready)
+            await gateway.stop_requested.wait()
+    finally:
+        await gateway.drain(hurry, replaced=replaced.is_set())
+
+
+async def _either(*events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()

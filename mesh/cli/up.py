@@ -79,7 +79,8 @@ async def _up(bus: BusSettings, gateway: GatewaySettings, quiet: bool) -> int:
         supervisor = await stack.enter_async_context(Supervisor(sys.stderr if not quiet else None))
         supervisor.on_exit(lambda name, code: _report(name, code, stop))
         mesh = [sys.executable, "-m", "mesh"]
-        environment = {"NATS_URL": ",".join(bus.servers), "MESH_WINDOW_MS": "50", "MESH_LINGER_MS": "100"}
+        environment = {"NATS_URL": ",".join(bus.servers), "MESH_WINDOW_MS": "50"}
+        environment |= {"MESH_LINGER_MS": "100", "MESH_GATEWAY_LINGER_MS": "100"}
         if terminal.stream.isatty() and sys.stderr.isatty():
             environment["MESH_LOG_FORMAT"] = os.environ.get("MESH_LOG_FORMAT", "text")
         address = ["--port", str(ports[0]), "--ops-port", str(ports[1])]

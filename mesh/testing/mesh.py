@@ -43,7 +43,7 @@ class Mesh:
         self.nats: NatsServer | None = None
         self.bus_settings = BusSettings(servers=(nats_url,) if nats_url else ("",), prefix=prefix, **(bus or {}))
         self.service_settings = replace(ServiceSettings(), **{**QUICK, **(settings or {})})
-        defaults = {"port": 0, "ops_port": 0, "window_ms": 0, "access_log": False, "drain_s": 2.0}
+        defaults = {"port": 0, "ops_port": 0, "window_ms": 0, "access_log": False, "drain_s": 2.0, "linger_ms": 0}
         self.gateway_settings = replace(GatewaySettings(), **{**defaults, **(gateway or {})})
         self.gateway: Gateway
         self.http: httpx.AsyncClient
@@ -72,6 +72,7 @@ class Mesh:
         try:
             self.gateway = Gateway(self.bus_settings, self.gateway_settings, sync_margin_s=SYNC_MARGIN_S)
             await self.gateway.start()
+            await self.gateway.listen()
             self.http = httpx.AsyncClient(base_url=self.url, timeout=10)
             await self.gateway.bus.wait_connected(5)
             await asyncio.wait_for(self.gateway.watcher.synchronised.wait(), 10)

@@ -82,7 +82,7 @@ async def test_a_gateway_without_nats_is_up_and_says_why(nats, prefix):
         BusSettings(servers=(nats.url,), prefix=prefix),
         GatewaySettings(port=0, ops_port=0, window_ms=0, access_log=False),
     )
-    await gateway.start()
+    await gateway.__aenter__()
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as http:
             assert (await http.get("/livez")).status_code == 200
@@ -111,7 +111,7 @@ async def test_a_gateway_without_nats_is_up_and_says_why(nats, prefix):
 async def test_before_it_knows_everybody_a_gateway_never_says_404(nats_url, prefix):
     settings = GatewaySettings(port=0, ops_port=0, window_ms=60_000, access_log=False)
     gateway = Gateway(BusSettings(servers=(nats_url,), prefix=prefix), settings)
-    await gateway.start()
+    await gateway.__aenter__()
     try:
         await gateway.bus.wait_connected(5)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as http:

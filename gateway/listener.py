@@ -1,0 +1,77 @@
+"""An HTTP server on an open socket: it starts, stops accepting, and ends, each when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from gateway.sockets import BACKLOG
+
+KEEP_ALIVE_S = 75
+"""Idle seconds that a connection is kept; longer than the 60 s of usual load balancers, so that they close first."""
+POLL_S = 0.05
+
+
+class Listener(uvicorn.Server):
+    """A uvicorn server which leaves signals to its process."""
+
+    def __init__(self, app: Any, sock: socket.socket, grace_s: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=max(1, round(grace_s)),
+                backlog=BACKLOG,
+            )
+        )
+        self.socket = sock
+        self.port = int(sock.getsockname()[1])
+        self._running: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def start(self) -> None:
+        self._running = asyncio.create_task(self.serve(sockets=[self.socket]), name="listener")
+        while not self.started:
+            if self._running.done():
+                await self._running
+                raise RuntimeError("the listener ended while it started")
+            await asyncio.sleep(0)
+
+    def stop_accepting(self, *, for_all: bool) -> None:
+        """Take no new connection; those that are there go on. ``for_all``: nor does anybody who shares the socket."""
+        if for_all:
+            # Closing alone would leave clients waiting in a queue that the parent process keeps open.
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+        for server in self.servers:
+            server.close()
+
+    async def all_gone(self, timeout: float, hurry: asyncio.Event) -> None:
+        """Return when every connection has ended, after ``timeout`` seconds, or when ``hurry`` is set."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        while self.server_state.connections and not hurry.is_set():
+            if asyncio.get_running_loop().time() >= deadline:
+                return
+            await asyncio.sleep(POLL_S)  # uvicorn has no event for it
+
+    async def aclose(self) -> None:
+        """Close the listener and idle connections, wait for requests (bounded)."""
+        self.should_exit = True
+        if self._running is not None:
+            await asyncio.gather(self._running, return_exceptions=True)
+        self.socket.close()
