@@ -13,6 +13,7 @@
     |-- TooManyRequests          429     too_many_requests  no
     |-- RemoteError              as sent as sent            as sent
     |-- BadReply                 502     bad_reply          unknown
+    |-- StreamBroken             502     stream_broken      unknown
     |-- Unavailable              503
     |   |-- NoInstances          503     no_instances       no
     |   |-- NoResponders         503     no_responders      no
@@ -149,6 +150,14 @@ class BadReply(MeshError):
     origin = "mesh"
 
 
+class StreamBroken(MeshError):
+    """A stream ended before its end: what was read of it is void."""
+
+    status, reason, title = 502, "stream_broken", "The stream broke"
+    executed: Executed = "unknown"
+    origin = "mesh"
+
+
 class Unavailable(MeshError):
     """Base of the answers that invite a retry; carries ``Retry-After``."""
 
@@ -235,7 +244,16 @@ BY_STATUS: dict[int, type[MeshError]] = {
 }
 BY_REASON: dict[str, type[MeshError]] = {
     cls.reason: cls
-    for cls in (NoInstances, NoResponders, BusUnavailable, InstanceLost, Overloaded, Starting, DeadlineExceeded)
+    for cls in (
+        NoInstances,
+        NoResponders,
+        BusUnavailable,
+        InstanceLost,
+        Overloaded,
+        Starting,
+        DeadlineExceeded,
+        StreamBroken,
+    )
 }
 
 

@@ -89,6 +89,10 @@ class Subjects:
         """The prefix of an inbox, without its last token."""
         return f"{self.prefix}.inbox.{service}.{instance}.{random}"
 
+    def stream(self, service: str, instance: str, id: str) -> str:
+        """Where an instance takes the frames of one stream; ``id="*"`` is what it subscribes to."""
+        return f"{self.prefix}.stream.{service}.{instance}.{id}"
+
     def control(self, verb: str, service: str, instance: str = "") -> str:
         return ".".join(filter(None, (self.prefix, "ctl", service, instance, verb)))
 
@@ -105,6 +109,11 @@ class Subjects:
     def is_inbox(self, reply: bytes) -> bool:
         """Whether a reply subject is an inbox of this mesh: it names the service and instance that sent the request."""
         return reply.startswith(self.reply_guard[1])
+
+    def is_stream(self, subject: bytes) -> bool:
+        """Whether frames may be sent to that subject: an instance's stream, or a caller's inbox."""
+        own = self.reply_guard[0]
+        return subject.startswith((own + b"stream.", own + b"inbox.")) and _REPLY.fullmatch(subject) is not None
 
     def may_reply(self, reply: bytes) -> bool:
         """Whether an instance may answer to that subject.

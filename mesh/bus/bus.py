@@ -76,6 +76,8 @@ class Bus:
         self._held_size = 0
         self._echoes = 0.0
         self._background: set[asyncio.Task[None]] = set()
+        self._adopt: Callable[[bytes, bytes], Any] | None = None
+        self._orphan: Callable[[bytes, bytes], None] | None = None
         self._opened = False
 
     # -- life
@@ -85,6 +87,7 @@ class Bus:
         assert not self._opened, "a bus is opened once"
         self._opened = True
         self.requests = Requests(self._inbox)
+        self.requests.adopt, self.requests.orphan = self._adopt, self._orphan
         self._subscriptions.insert(0, Subscription(self._inbox + ".*", "", self.requests.deliver))
         self._link = Link(self.settings, f"{self.service}.{self.instance}", self._inbox + ".js", self)
         self._link.start()
@@ -127,6 +130,12 @@ class Bus:
         """Call ``callback(True)`` at every (re)connection, after subscriptions are in place, ``(False)`` at a loss."""
         self._watchers.append(callback)
 
+    def on_stream(self, adopt: Callable[[bytes, bytes], Any], orphan: Callable[[bytes, bytes], None]) -> None:
+        """Whom to give replies that begin a stream, and messages for streams that are over; see `Requests`."""
+        self._adopt, self._orphan = adopt, orphan
+        if self._opened:
+            self.requests.adopt, self.requests.orphan = adopt, orphan
+
     # -- facts
 
     @property
@@ -164,6 +173,11 @@ class Bus:
     def buffered(self) -> int:
         """Bytes that wait to be written to NATS."""
         return self._lane.buffered if self._lane is not None else 0
+
+    async def writable(self) -> None:
+        """Return when NATS has taken most of what was published."""
+        if self._lane is not None:
+            await self._lane.writable()
 
     def statistics(self) -> dict[str, int]:
         """Counters of this process's connection since it was made."""
@@ -335,12 +349,12 @@ class Bus:
     async def gather(self, address: bytes, payload: bytes, block: bytes = b"") -> AsyncIterator[asyncio.Queue[Reply]]:
         """Publish to many and collect their replies in a queue for as long as the context lasts."""
         replies: asyncio.Queue[Reply] = asyncio.Queue()
-        token, reply = self.requests.open_stream(lambda block, payload: replies.put_nowait(Reply(block, payload)))
+        reply = self.requests.open_stream(lambda block, payload: replies.put_nowait(Reply(block, payload)))
         try:
             self.publish(address, payload, block, reply)
             yield replies
         finally:
-            self.requests.close_stream(token)
+            self.requests.close_stream(reply)
 
     # -- what the link tells (Owner)
 
@@ -412,7 +426,7 @@ class Bus:
         def heard(block: bytes, payload: bytes) -> None:
             self._echoes = asyncio.get_running_loop().time()
 
-        token, reply = self.requests.open_stream(heard)
+        reply = self.requests.open_stream(heard)
         try:
             while self.connected and self._client is client:
                 self.publish(reply, b"")
@@ -420,7 +434,7 @@ class Bus:
         except BusUnavailable:
             pass
         finally:
-            self.requests.close_stream(token)
+            self.requests.close_stream(reply)
 
     def _tell(self, connected: bool) -> None:
         for watcher in list(self._watchers):

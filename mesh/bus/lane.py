@@ -124,6 +124,12 @@ class LaneTransport(Transport):
         self._writable.set()
         self._write_out()
 
+    async def writable(self) -> None:
+        """Return when the socket's buffer is below its high-water mark, or the connection is lost."""
+        if self._out:
+            await asyncio.sleep(0)  # what was sent in this turn is written at its end
+        await self._writable.wait()
+
     @property
     def buffered(self) -> int:
         """Bytes that wait to be written, here and in the event loop's transport."""

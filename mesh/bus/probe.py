@@ -20,7 +20,7 @@ async def probe(requests: Requests, client: Client, lane: LaneTransport) -> str:
     the lane keeps. Raises TimeoutError where the connection itself was lost meanwhile.
     """
     answers: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
-    token, reply = requests.open_stream(lambda block, payload: answers.put_nowait((block, payload)))
+    reply = requests.open_stream(lambda block, payload: answers.put_nowait((block, payload)))
     try:
         async with asyncio.timeout(ANSWER_S):
             await client.publish(reply.decode(), b"", headers={"a": "1"})
@@ -34,5 +34,5 @@ async def probe(requests: Requests, client: Client, lane: LaneTransport) -> str:
             raise
         return "a message sent to ourselves did not come back"
     finally:
-        requests.close_stream(token)
+        requests.close_stream(reply)
     return ""

@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mesh import headers
 from mesh.errors import BusUnavailable, DeadlineExceeded, MeshError, NoResponders
@@ -19,6 +19,7 @@ SWEEP_S = 0.01
 """Grain of the deadlines, in seconds: a request is failed at most this much late."""
 
 _STATUS = b"Mesh-Status:"
+_STREAM = b"Mesh-Stream:"
 
 
 class Reply(NamedTuple):
@@ -31,7 +32,7 @@ class Reply(NamedTuple):
 class Pending:
     """One request that waits. Await ``future``, and give it to `Requests.close` whatever happened."""
 
-    __slots__ = ("address", "bucket", "future", "lenient", "reply", "token")
+    __slots__ = ("address", "bucket", "future", "lenient", "reply", "stream", "token")
 
     def __init__(self, token: bytes, reply: bytes, future: asyncio.Future[Reply], lenient: bool) -> None:
         self.token = token
@@ -39,6 +40,8 @@ class Pending:
         self.future = future
         self.lenient = lenient
         self.address = b""
+        self.stream: Any = None
+        """What `Requests.adopt` made of a reply that begins a stream."""
         self.bucket: dict[bytes, Pending] | None = None
 
 
@@ -54,8 +57,10 @@ class Requests:
         "_ticks",
         "_timer",
         "_tokens",
+        "adopt",
         "ignored",
         "late",
+        "orphan",
     )
 
     def __init__(self, inbox: str) -> None:
@@ -68,11 +73,19 @@ class Requests:
         self._ticks: list[int] = []  # a heap of the buckets' keys
         self._timer: asyncio.TimerHandle | None = None
         self._tokens: list[bytes] = []
+        self.adopt: Callable[[bytes, bytes], Any] | None = None
+        """Makes an object with a ``deliver(block, payload)`` of a reply, given its subject and block, or None."""
+        self.orphan: Callable[[bytes, bytes], None] | None = None
+        """Told the reply subject and block of what came for nobody."""
         self.ignored = 0
         self.late = 0
 
     def __len__(self) -> int:
         return len(self._pending)
+
+    def new_reply(self) -> bytes:
+        """An unused subject of the inbox; see `route`."""
+        return self._inbox + self.new_token()
 
     def new_token(self) -> bytes:
         """12 unguessable characters; the system's random source is asked once for many."""
@@ -109,14 +122,19 @@ class Requests:
         if not pending.future.done():
             pending.future.cancel()
 
-    def open_stream(self, deliver: Callable[[bytes, bytes], None]) -> tuple[bytes, bytes]:
-        """A token for any number of replies, until `close_stream`; returns it and its reply subject."""
-        token = self.new_token()
-        self._streams[token] = deliver
-        return token, self._inbox + token
+    def open_stream(self, deliver: Callable[[bytes, bytes], None]) -> bytes:
+        """A reply subject for any number of replies, until `close_stream`."""
+        reply = self.new_reply()
+        self.route(reply, deliver)
+        return reply
 
-    def close_stream(self, token: bytes) -> None:
-        self._streams.pop(token, None)
+    def route(self, reply: bytes, deliver: Callable[[bytes, bytes], None]) -> None:
+        """Give what comes on a subject of the inbox to ``deliver(block, payload)``, until `close_stream`."""
+        self._streams[reply[len(self._inbox) :]] = deliver
+
+    def close_stream(self, reply: bytes) -> None:
+        if reply.startswith(self._inbox):
+            self._streams.pop(reply[len(self._inbox) :], None)
 
     def deliver(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         """The inbox subscription's callback."""
@@ -128,6 +146,8 @@ class Requests:
                 stream(block, payload)
             else:
                 self.late += 1
+                if reply and self.orphan is not None:
+                    self.orphan(reply, block)
             return
         if not pending.lenient and _STATUS not in block and _STATUS.lower() not in block.lower():
             if not payload and block.startswith(headers.NO_RESPONDERS):
@@ -138,6 +158,10 @@ class Requests:
         if pending.lenient and not payload and block.startswith(headers.NO_RESPONDERS):
             self._end(pending, NoResponders("nobody listens on the subject"))
             return
+        if self.adopt is not None and (_STREAM in block or _STREAM.lower() in block):
+            pending.stream = self.adopt(pending.reply, block)
+            if pending.stream is not None:
+                self._streams[token] = pending.stream.deliver  # its first frames may be in the same read
         self._end(pending, Reply(block, payload))
 
     def fail_all(self, make_error: Callable[[], MeshError]) -> None:

@@ -113,9 +113,9 @@ async def test_a_hundred_thousand_end_without_a_trace(requests):
 
 async def test_streams_get_every_reply_until_closed(requests):
     got = []
-    token, reply = requests.open_stream(lambda block, payload: got.append(payload))
+    reply = requests.open_stream(lambda block, payload: got.append(payload))
     requests.deliver(reply, b"", b"", b"1")
     requests.deliver(reply, b"", OK, b"2")
-    requests.close_stream(token)
+    requests.close_stream(reply)
     requests.deliver(reply, b"", b"", b"3")
     assert got == [b"1", b"2"]
