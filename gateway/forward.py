@@ -8,31 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from time import perf_counter
 from typing import Any
 
 from gateway.access import AccessLog, begin
 from gateway.cors import Cors
-from gateway.headers import Pairs, request_lines, response
+from gateway.headers import NO_BODY, Pairs, request_lines, response
 from gateway.health import own_label
 from gateway.limits import RouteLimits
 from gateway.metrics import UNMATCHED, RequestMetrics
 from gateway.problems import encode_document, refuse, render
+from gateway.streaming import ClientGone, Receive, Send, Upload, read_body, send_stream
 from gateway.trace import Ids
 from mesh import headers
 from mesh.bus import Bus
-from mesh.client import Caller, Repeatable
+from mesh.client import Answer, Caller, Repeatable
 from mesh.config import GatewaySettings
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
 from mesh.routes import Binding, Gone, Match, NotAllowed, Refusal, parse_target
 from mesh.routes import Entry as RouteEntry
+from mesh.streams import FIRST_CREDIT, Stream
 from mesh.watcher import Watcher
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 OwnPath = Callable[[Scope], tuple[int, Any]]
 """Answers one of the gateway's own paths: status and JSON-ready document."""
 
@@ -42,11 +42,9 @@ WATCH_S = 0.05
 OVERHEAD = 4096
 """Bytes of one message set aside for headers that are added per attempt."""
 
+TAKES_STREAMS = b"Mesh-Credit: %d\r\n" % FIRST_CREDIT
+
 _log = logging.getLogger("mesh.gateway")
-
-
-class ClientGone(Exception):
-    """The client closed its connection before there was an answer."""
 
 
 class RouteDestination:
@@ -72,7 +70,18 @@ class RouteDestination:
 class Exchange:
     """One request while it is answered; also what the access log will say of it."""
 
-    __slots__ = ("began", "entry", "method", "receive", "request_id", "task", "upstream", "watch")
+    __slots__ = (
+        "began",
+        "entry",
+        "method",
+        "receive",
+        "request_id",
+        "stream",
+        "task",
+        "upload",
+        "upstream",
+        "watch",
+    )
 
     def __init__(self, method: str, request_id: bytes, began: float, receive: Receive) -> None:
         self.method = method
@@ -81,6 +90,10 @@ class Exchange:
         self.receive = receive
         self.entry = begin(method, request_id.decode())
         self.upstream = 0.0
+        self.upload: Upload | None = None
+        """The request's body, while the response is a stream already."""
+        self.stream: Stream | None = None
+        """The rest of the response's body."""
         self.task: asyncio.Task[Any] | None = None
         self.watch: asyncio.Task[None] | None = None
 
@@ -158,7 +171,10 @@ class Forwarder:
             entry.status = status
             entry.bytes_out = len(body)
             await send({"type": "http.response.start", "status": status, "headers": out})
-            await send({"type": "http.response.body", "body": body})
+            if exchange.stream is None:
+                await send({"type": "http.response.body", "body": body})
+            else:
+                await self._send_stream(exchange, exchange.stream, send)
         except ClientGone:
             entry.status, entry.reason, entry.origin = 499, "client_gone", "client"
         except Exception:
@@ -170,6 +186,37 @@ class Forwarder:
             await send({"type": "http.response.body", "body": body})
         finally:
             self._finish(exchange)
+
+    async def _send_stream(self, exchange: Exchange, stream: Stream, send: Send) -> None:
+        settings, entry, upload = self._settings, exchange.entry, exchange.upload
+        exchange.task = asyncio.current_task()
+        if upload is None:
+            self._watch_client(exchange)
+        else:
+            upload.then(lambda: self._uploaded(exchange, upload))
+        try:
+            entry.bytes_out = await send_stream(
+                stream, send, idle_s=settings.stream_idle_s, total_s=settings.stream_total_s
+            )
+        except asyncio.CancelledError:
+            raise _gone(exchange) from None
+        except MeshError as error:
+            # No end is sent: uvicorn closes the connection, and the client sees that the body is cut off.
+            entry.origin, entry.reason = "mesh", error.reason
+        finally:
+            stream.close()
+            if upload is not None:
+                await upload.end()
+                entry.bytes_in = upload.size
+
+    def _uploaded(self, exchange: Exchange, upload: Upload) -> None:
+        """The request's body has gone while the response is being sent; until now its reader saw a client that goes."""
+        if exchange.task is None:
+            return
+        if upload.done:
+            self._watch_client(exchange)
+        elif upload.client_gone:
+            exchange.task.cancel()
 
     def _finish(self, exchange: Exchange) -> None:
         self._exchanges.discard(exchange)
@@ -223,44 +270,81 @@ class Forwarder:
         )
         trace = self._ids.traceparent(headers.find(pairs, headers.TRACEPARENT))
         entry.trace = trace[3:35].decode()
-        common = b"%bMesh-Id: %b\r\nx-request-id: %b\r\ntraceparent: %b\r\nMesh-Forwarded: %b\r\n%b" % (
-            line,
-            exchange.request_id,
-            exchange.request_id,
-            trace,
-            _forwarded(scope, pairs),
-            request_lines(pairs),
+        common = (
+            b"%bMesh-Credit: %d\r\nMesh-Id: %b\r\nx-request-id: %b\r\ntraceparent: %b\r\nMesh-Forwarded: %b\r\n%b"
+            % (
+                line,
+                FIRST_CREDIT,
+                exchange.request_id,
+                exchange.request_id,
+                trace,
+                _forwarded(scope, pairs),
+                request_lines(pairs),
+            )
         )
-        body = await self._read_body(exchange, pairs, self._bus.max_payload - len(common) - OVERHEAD)
-        entry.bytes_in = len(body)
+        pieces, whole = await self._read_body(exchange, pairs, self._bus.max_payload - len(common) - OVERHEAD)
         timeout_ms = min((b.route.timeout_ms for b in route.bindings.values() if b.route.timeout_ms), default=0)
         timeout = (timeout_ms or settings.timeout_ms) / 1000
-        began = perf_counter()
-        exchange.task = asyncio.current_task()
+        destination = RouteDestination(route, match.values)
         place = (method, route.template)
+        began = perf_counter()
+        exchange.task = asyncio.current_task() if whole else None  # the body's reader sees a client that goes
         try:
             if not self._limits.try_enter(place):
                 await self._limits.wait(place, timeout)
                 timeout -= perf_counter() - began
             try:
-                answer = await self._caller.call(
-                    RouteDestination(route, match.values), common, body, timeout, _repeatable(route, method)
-                )
+                if whole:
+                    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                    entry.bytes_in = len(body)
+                    answer = await self._caller.call(destination, common, body, timeout, _repeatable(route, method))
+                else:
+                    answer = await self._upload(exchange, pieces, pairs, destination, common, timeout)
             finally:
                 self._limits.leave(place)
         except asyncio.CancelledError:
-            if exchange.watch is not None and exchange.watch.done() and not exchange.watch.cancelled():
-                asyncio.current_task().uncancel()  # type: ignore[union-attr]
-                raise ClientGone from None
-            raise
+            raise _gone(exchange) from None
         finally:
             exchange.task = None
             exchange.upstream = perf_counter() - began
         entry.instance, entry.attempts = answer.instance, answer.attempts
-        status, out, content = response(answer.reply, method)
+        stream = exchange.stream = answer.stream
+        status, out, content = response(answer.reply, method, streamed=stream is not None)
+        if stream is not None and (method == "HEAD" or status in NO_BODY):
+            stream.close()
+            exchange.stream = None
         if status >= 500:
             entry.origin, entry.reason = "service", "service_error"
         return status, out, content
+
+    async def _upload(
+        self,
+        exchange: Exchange,
+        pieces: list[bytes],
+        pairs: Pairs,
+        destination: RouteDestination,
+        common: bytes,
+        timeout: float,
+    ) -> Answer:
+        """A call whose body is larger than one message, or has no known length."""
+        settings, limit = self._settings, self._settings.max_request_body
+        conversation = await self._caller.open(destination, common, timeout)
+        upload = Upload(exchange.receive, pieces, conversation.stream, idle_s=settings.body_idle_s, limit=limit)
+        try:
+            await upload.until_answered(conversation)
+            reply = await conversation.head(timeout)
+        except BaseException:
+            await upload.end()
+            conversation.close()
+            raise
+        finally:
+            exchange.entry.bytes_in = upload.size
+        if conversation.streamed:
+            exchange.upload = upload  # a service may answer while it still reads
+            return Answer(reply, conversation.instance, conversation.attempts, conversation.stream)
+        await upload.end()  # uvicorn reads past what the service did not want
+        conversation.close()
+        return Answer(reply, conversation.instance, conversation.attempts)
 
     def _answer_own(self, scope: Scope, exchange: Exchange) -> tuple[int, Pairs, bytes]:
         if exchange.method not in ("GET", "HEAD"):
@@ -306,26 +390,17 @@ class Forwarder:
 
     # -- the request's body
 
-    async def _read_body(self, exchange: Exchange, pairs: Pairs, limit: int) -> bytes:
-        declared = headers.find(pairs, b"content-length")
-        if declared is not None and declared.isdigit() and int(declared) > limit:
-            raise TooLarge(f"the body has {int(declared)} bytes; {limit} fit with these headers")
-        if declared is None and headers.find(pairs, b"transfer-encoding") is None:
-            return b""
-        chunks: list[bytes] = []
-        size = 0
-        while True:
-            # `receive` is also what makes uvicorn send 100 Continue: not before route and limits have passed.
-            message = await exchange.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            chunk: bytes = message.get("body", b"")
-            size += len(chunk)
-            if size > limit:
-                raise TooLarge(f"the body has more than the {limit} bytes that fit with these headers")
-            chunks.append(chunk)
-            if not message.get("more_body"):
-                return b"".join(chunks) if len(chunks) > 1 else chunk
+    async def _read_body(self, exchange: Exchange, pairs: Pairs, limit: int) -> tuple[list[bytes], bool]:
+        """The body's pieces, and whether they are all: what is larger than ``limit`` is not read as a whole."""
+        declared, most = headers.find(pairs, b"content-length"), self._settings.max_request_body
+        if declared is not None and declared.isdigit():
+            if most and int(declared) > most:
+                raise TooLarge(f"the body has {int(declared)} bytes; {most} are allowed")
+            if int(declared) > limit:
+                return [], False
+        elif declared is None and headers.find(pairs, b"transfer-encoding") is None:
+            return [b""], True
+        return await read_body(exchange.receive, limit)
 
     # -- clients that go away
 
@@ -334,8 +409,12 @@ class Forwarder:
         self._watching = self._loop.call_later(WATCH_S, self._watch) if self._exchanges else None
         before = perf_counter() - WATCH_S
         for exchange in self._exchanges:
-            if exchange.watch is None and exchange.task is not None and exchange.began < before:
-                exchange.watch = asyncio.create_task(self._await_disconnect(exchange))
+            if exchange.task is not None and exchange.began < before:
+                self._watch_client(exchange)
+
+    def _watch_client(self, exchange: Exchange) -> None:
+        if exchange.watch is None:
+            exchange.watch = asyncio.create_task(self._await_disconnect(exchange))
 
     async def _await_disconnect(self, exchange: Exchange) -> None:
         while (await exchange.receive())["type"] != "http.disconnect":
@@ -347,6 +426,17 @@ class Forwarder:
         if self._watching is not None:
             self._watching.cancel()
         self._access.flush()
+
+
+def _gone(exchange: Exchange) -> BaseException:
+    """What a cancelled task raises: `ClientGone` where that was the reason."""
+    seen = exchange.watch is not None and exchange.watch.done() and not exchange.watch.cancelled()
+    if seen or (exchange.upload is not None and exchange.upload.client_gone):
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        return ClientGone()
+    return asyncio.CancelledError()
 
 
 def _repeatable(route: RouteEntry, method: str) -> Repeatable | None:

@@ -9,7 +9,7 @@ from mesh.errors import BadReply
 Pairs = list[tuple[bytes, bytes]]
 
 _KNOWN_MAX = 4096
-_NO_BODY = frozenset({204, 304})
+NO_BODY = frozenset({204, 304})
 # Who is in front of this gateway is not for a client to say.
 _PROXY = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip"})
 # Written anew from what the gateway knows.
@@ -43,8 +43,11 @@ def request_lines(pairs: Pairs) -> bytes:
     return b"".join(lines)
 
 
-def response(reply: Reply, method: str) -> tuple[int, Pairs, bytes]:
-    """Status, headers and body for the client. Raises `BadReply` where the reply has no valid status."""
+def response(reply: Reply, method: str, *, streamed: bool = False) -> tuple[int, Pairs, bytes]:
+    """Status, headers and body for the client. ``streamed``: the body follows, as long as the service says, if it does.
+
+    Raises `BadReply` where the reply has no valid status.
+    """
     block, body = reply
     pairs = headers.decode(block)
     status = headers.status_of(pairs)
@@ -57,7 +60,11 @@ def response(reply: Reply, method: str) -> tuple[int, Pairs, bytes]:
             length = value
         elif headers.crosses(name):
             out.append((name, value))
-    if status in _NO_BODY:
+    if status in NO_BODY:
+        return status, out, b""
+    if streamed:
+        if length is not None and length.isdigit():
+            out.append((b"content-length", length))
         return status, out, b""
     if method == "HEAD":
         # A service that answered the HEAD itself knows the length that a GET would have; otherwise it is the body's.

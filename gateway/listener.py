@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,14 @@ from gateway.sockets import BACKLOG
 KEEP_ALIVE_S = 75
 """Idle seconds that a connection is kept; longer than the 60 s of usual load balancers, so that they close first."""
 POLL_S = 0.05
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A stream that broke has no end, on purpose: uvicorn then closes the connection. The access log says why."""
+    return "without completing response" not in record.getMessage()
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
 class Listener(uvicorn.Server):

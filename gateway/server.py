@@ -22,6 +22,7 @@ from mesh.bus import Bus
 from mesh.client import Caller
 from mesh.config import BusSettings, GatewaySettings
 from mesh.directory import Directory
+from mesh.streams import Streams
 from mesh.subjects import new_id
 from mesh.version import VERSION
 from mesh.watcher import SYNC_MARGIN_S, Watcher
@@ -50,7 +51,8 @@ class Gateway:
         self.bus = Bus(bus, service="gateway", instance=self.id)
         self.watcher = Watcher(self.bus, window_ms=settings.window_ms, margin_s=sync_margin_s)
         self.directory = Directory(self.watcher, owners=settings.owners, reserved=health.RESERVED)
-        self.caller = Caller(self.bus, self.watcher)
+        self.streams = Streams(self.bus)
+        self.caller = Caller(self.bus, self.watcher, self.streams)
         self.metrics = RequestMetrics()
         self.stop_requested = asyncio.Event()
         started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -144,6 +146,7 @@ class Gateway:
         await asyncio.gather(*(listener.aclose() for listener in self._listeners))
         for sock in self._sockets:
             sock.close()
+        await self.streams.aclose()
         await self.announcer.aclose()
         await self.watcher.aclose()
         self.forwarder.aclose()

@@ -110,6 +110,12 @@ class ServiceSettings(MeshSettings):
     queue: int = setting(
         1000, kinds.whole(0, 1_000_000), env=["MESH_QUEUE"], doc="Requests that may wait for a free place."
     )
+    max_body: int = setting(
+        16 * 1024 * 1024,
+        kinds.whole(1024, 1 << 40, "bytes"),
+        env=["MESH_MAX_BODY"],
+        doc="Largest body that a handler gets as a whole; one that takes AsyncIterator[bytes] has no limit.",
+    )
     drain_s: float = setting(
         25.0, kinds.number(0, 3600, "seconds"), env=["MESH_DRAIN_S"], doc="How long a stop waits for running requests."
     )
@@ -164,6 +170,30 @@ class GatewaySettings(MeshSettings):
     )
     max_headers: int = setting(
         100, kinds.whole(1, 10_000), env=["MESH_MAX_HEADERS"], doc="Number of headers of a request."
+    )
+    max_request_body: int = setting(
+        0,
+        kinds.whole(0, 1 << 50, "bytes"),
+        env=["MESH_MAX_REQUEST_BODY"],
+        doc="Largest body of a request; 0 leaves it to the services.",
+    )
+    body_idle_s: float = setting(
+        60.0,
+        kinds.number(0, 86_400, "seconds"),
+        env=["MESH_BODY_IDLE_S"],
+        doc="How long a client may send nothing of a body that it has begun; 0 for ever.",
+    )
+    stream_idle_s: float = setting(
+        0.0,
+        kinds.number(0, 86_400, "seconds"),
+        env=["MESH_STREAM_IDLE_S"],
+        doc="How long a streamed response may be silent; 0 for ever.",
+    )
+    stream_total_s: float = setting(
+        0.0,
+        kinds.number(0, 31_536_000, "seconds"),
+        env=["MESH_STREAM_TOTAL_S"],
+        doc="How long a streamed response or a WebSocket may last; 0 for ever.",
     )
     max_inflight: int = setting(
         10_000, kinds.whole(1, 10_000_000), env=["MESH_MAX_INFLIGHT"], doc="Requests under way at the same time."

@@ -131,6 +131,7 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
     from mesh.cli.answer import show
     from mesh.client import Caller, NamedEndpoint
     from mesh.errors import NoInstances, NoResponders
+    from mesh.streams import Streams
     from mesh.watcher import Watcher
 
     payload = options.body if options.body is not None else msgspec.json.encode(values)
@@ -140,7 +141,7 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
     await watcher.watch(service)
     try:
         destination = NamedEndpoint(service, endpoint, bus.subjects.request(service, endpoint))
-        answer = await Caller(bus, watcher).call(destination, _lines(options.headers), payload, timeout)
+        answer = await Caller(bus, watcher, Streams(bus)).call(destination, _lines(options.headers), payload, timeout)
         reply = answer.reply
     except (NoResponders, NoInstances):
         reply = await _elsewhere(bus, service, endpoint, payload, options, timeout)
@@ -200,6 +201,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
     from mesh.cli.routes import gateway_view
     from mesh.client import Caller
     from mesh.routes import Gone, Match, NotAllowed, Refusal, parse_target
+    from mesh.streams import Streams
     from mesh.subjects import new_id
 
     # A person writes a path as it reads: blanks and letters of any script, which HTTP wants encoded.
@@ -210,7 +212,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
     if isinstance(parsed, Refusal):
         raise Missing(parsed.detail)
     async with gateway_view(bus) as view:
-        caller = Caller(bus, view.watcher)
+        caller = Caller(bus, view.watcher, Streams(bus))
         await view.synchronise()
         match = view.directory.table.match(method, parsed.segments)
         if isinstance(match, NotAllowed):

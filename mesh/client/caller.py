@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from mesh import headers, messages
 from mesh.balancer import Balancer, Outcome, Peer, RetryBudget, may_retry
 from mesh.bus import Bus, Pending, Reply
+from mesh.client.conversation import Conversation
 from mesh.clock import boot_ms
 from mesh.errors import (
     BadReply,
@@ -25,9 +26,11 @@ from mesh.errors import (
     NoInstances,
     NoResponders,
     Starting,
+    TooLarge,
 )
 from mesh.messages import Cancel
 from mesh.registry import Change
+from mesh.streams import Stream, Streams
 from mesh.watcher import Watcher
 
 MAX_ATTEMPTS = 8
@@ -64,6 +67,8 @@ class Answer(NamedTuple):
     reply: Reply
     instance: str
     attempts: int
+    stream: Stream | None = None
+    """The rest of a body that is larger than one message, or has no end yet; close it."""
 
 
 class Repeatable(NamedTuple):
@@ -92,8 +97,9 @@ class NamedEndpoint:
 class Caller:
     """Calls services over ``bus``, knowing their instances from ``watcher``."""
 
-    def __init__(self, bus: Bus, watcher: Watcher, rng: random.Random | None = None) -> None:
+    def __init__(self, bus: Bus, watcher: Watcher, streams: Streams, rng: random.Random | None = None) -> None:
         self._bus = bus
+        self._streams = streams
         self._watcher = watcher
         self._rng = rng or random.Random()
         self._balancers: dict[str, Balancer] = {}
@@ -143,7 +149,7 @@ class Caller:
             tried.append(peer)
             patience = min(left, repeatable.try_timeout_ms / 1000) if repeatable is not None else left
             try:
-                reply = await self._attempt(balancer, peer, peer.address + name, block, payload, patience)
+                reply, stream = await self._attempt(balancer, peer, peer.address + name, block, payload, patience)
             except NoResponders as error:
                 failed = failed or error  # an attempt before may have run: then that is what the caller must know
                 if len(tried) < MAX_ATTEMPTS:
@@ -167,7 +173,57 @@ class Caller:
                 ):
                     continue
                 raise
-            return Answer(reply, peer.id, len(tried))
+            return Answer(reply, peer.id, len(tried), stream)
+
+    async def open(self, destination: Destination, common: bytes, timeout: float) -> Conversation:
+        """Begin a call whose body follows as a stream; returns when it is accepted, or answered already.
+
+        ``timeout`` is for this alone, in seconds. A request that nobody received is sent elsewhere at once: nothing of
+        its body has gone yet. Raises as `call` does, and `TooLarge` where the service takes no streams.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        balancer = self._balancers.get(destination.service)
+        tried: list[Peer] = []
+        while True:
+            now = loop.time()
+            peer = balancer.pick(now, destination.revisions, tried) if balancer is not None else None
+            if peer is None or balancer is None or now >= deadline:
+                raise self._nobody(destination.service, tried)
+            if peer.foreign:
+                raise TooLarge(f"{destination.service} takes no more than one message")
+            tried.append(peer)
+            name, lines = destination.endpoint(peer.revision)
+            try:
+                return await self._begin(balancer, peer, peer.address + name, lines + common, deadline - now, tried)
+            except NoResponders:
+                if len(tried) >= MAX_ATTEMPTS:
+                    raise
+
+    async def _begin(
+        self, balancer: Balancer, peer: Peer, address: bytes, lines: bytes, timeout: float, tried: Sequence[Peer]
+    ) -> Conversation:
+        loop = asyncio.get_running_loop()
+        stream = self._streams.call()
+        outcome = Outcome.CANCELLED
+        balancer.started(peer)
+        stream.on_over = lambda: balancer.finished(peer, outcome, loop.time())
+        conversation = Conversation(stream, self._bus.subjects, peer.id)
+        conversation.attempts = len(tried)
+        try:
+            self._bus.publish(address, b"", _block(timeout, b"Mesh-Body: stream\r\n", lines), stream.own)
+            await conversation.accepted(timeout)
+            outcome = Outcome.ANSWERED
+            return conversation
+        except BaseException as error:
+            if isinstance(error, NoResponders):
+                outcome = Outcome.NO_RESPONDERS
+            elif isinstance(error, DeadlineExceeded) and timeout >= 1:
+                outcome = Outcome.TIMEOUT
+            if not isinstance(error, MeshError) or isinstance(error, DeadlineExceeded):
+                self._cancel(peer.service, peer.id, stream.own)
+            conversation.close()
+            raise
 
     def _budget(self, service: str, now: float) -> RetryBudget:
         budget = self._budgets.get(service)
@@ -181,16 +237,18 @@ class Caller:
         block = _block(timeout, b"", common)
         pending = self._bus.send(self._bus.address(destination.queued), payload, block, timeout)
         try:
-            return Answer(await pending.future, "", 1)
+            reply = await pending.future
+            stream, pending.stream = pending.stream, None
+            return Answer(reply, "", 1, stream)
         except (DeadlineExceeded, asyncio.CancelledError):
-            self._cancel(destination.service, "", pending)
+            self._cancel(destination.service, "", pending.reply)
             raise
         finally:
-            self._bus.requests.close(pending)
+            self._close(pending)
 
     async def _attempt(
         self, balancer: Balancer, peer: Peer, address: bytes, block: bytes, payload: bytes, timeout: float
-    ) -> Reply:
+    ) -> tuple[Reply, Stream | None]:
         loop = asyncio.get_running_loop()
         pending = self._bus.send(address, payload, block, timeout)
         balancer.started(peer)
@@ -202,29 +260,38 @@ class Caller:
                 given = headers.find(headers.decode(reply.block), headers.STATUS)
                 raise BadReply(f"{peer.service}.{peer.id} replied with the status {given!r}")
             outcome = Outcome.ANSWERED
-            return reply
+            stream, pending.stream = pending.stream, None
+            if stream is not None:  # the instance has the call until the stream is over
+                balancer.started(peer)
+                stream.on_over = lambda: balancer.finished(peer, Outcome.CANCELLED, loop.time())
+            return reply, stream
         except NoResponders:
             outcome = Outcome.NO_RESPONDERS
             raise
         except DeadlineExceeded:
             outcome = Outcome.TIMEOUT if timeout >= 1 else Outcome.SHORT_TIMEOUT
-            self._cancel(peer.service, peer.id, pending)
+            self._cancel(peer.service, peer.id, pending.reply)
             raise
         except (BusUnavailable, InstanceLost) as error:
             # A lost bus says nothing about the instance.
             outcome = Outcome.LOST if isinstance(error, InstanceLost) else Outcome.CANCELLED
             raise
         except asyncio.CancelledError:
-            self._cancel(peer.service, peer.id, pending)
+            self._cancel(peer.service, peer.id, pending.reply)
             raise
         finally:
             balancer.finished(peer, outcome, loop.time())
-            self._bus.requests.close(pending)
+            self._close(pending)
 
-    def _cancel(self, service: str, instance: str, pending: Pending) -> None:
+    def _close(self, pending: Pending) -> None:
+        self._bus.requests.close(pending)
+        if pending.stream is not None:  # it began, and nobody is there to read it
+            pending.stream.close()
+
+    def _cancel(self, service: str, instance: str, reply: bytes) -> None:
         subject = self._bus.subjects.control("cancel", service, instance)
         try:
-            self._bus.publish(self._bus.address(subject), messages.encode(Cancel(reply=pending.reply.decode())))
+            self._bus.publish(self._bus.address(subject), messages.encode(Cancel(reply=reply.decode())))
         except MeshError as error:
             _log.debug("not cancelled: %s", error)
 
@@ -262,6 +329,7 @@ class Caller:
     def _fail(self, service: str, instance: str) -> None:
         prefix = self._bus.subjects.to(service, instance, "").encode()
         self._bus.requests.fail_prefix(prefix, lambda: InstanceLost(f"{service}.{instance} died while it had the call"))
+        self._streams.fail_prefix(self._bus.subjects.stream(service, instance, "").encode())
 
 
 def _is_usable(block: bytes) -> bool:

@@ -14,6 +14,7 @@ from mesh.bus import Bus
 from mesh.client.caller import Answer, Caller, NamedEndpoint, Repeatable
 from mesh.errors import BadReply, MeshError, from_problem
 from mesh.registry import Change
+from mesh.streams import Streams
 from mesh.watcher import Watcher
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -25,8 +26,9 @@ _encode = msgspec.json.Encoder().encode
 class Calls:
     """Calls other services over a bus; watches only those that it calls, from their first call on."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, streams: Streams) -> None:
         self._bus = bus
+        self._streams = streams
         self._watcher: Watcher | None = None
         self._caller: Caller | None = None
         self._repeatable: dict[tuple[str, str], Repeatable | None] = {}
@@ -72,7 +74,7 @@ class Calls:
     async def _send(self, service: str, endpoint: str, payload: bytes, timeout: float, carried: bytes) -> Answer:
         if self._watcher is None or self._caller is None:
             self._watcher = Watcher(self._bus, everything=False)
-            self._caller = Caller(self._bus, self._watcher)
+            self._caller = Caller(self._bus, self._watcher, self._streams)
             self._watcher.on_change(self._changed)
             await self._watcher.start()
         await self._watcher.watch(service)

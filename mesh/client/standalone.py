@@ -10,6 +10,7 @@ from typing import Any, Self
 from mesh.bus import Bus
 from mesh.client.calls import DEFAULT_TIMEOUT_S, Calls
 from mesh.config import BusSettings, find_file, load_all
+from mesh.streams import Streams
 
 
 class MeshClient:
@@ -30,7 +31,8 @@ class MeshClient:
         if settings is None:
             (settings,) = load_all(BusSettings, environ=os.environ, file=find_file(os.environ))
         self._bus = Bus(settings)
-        self._calls = Calls(self._bus)
+        self._streams = Streams(self._bus)
+        self._calls = Calls(self._bus, self._streams)
 
     async def __aenter__(self) -> Self:
         await self._bus.__aenter__()
@@ -44,6 +46,7 @@ class MeshClient:
     async def aclose(self) -> None:
         """Close the connection; may be called twice."""
         await self._calls.aclose()
+        await self._streams.aclose()
         await self._bus.aclose()
 
     async def call(

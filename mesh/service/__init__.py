@@ -8,6 +8,7 @@ from mesh.service.instance import ServiceInstance
 from mesh.service.parameters import Body, Cookie, Header, Query
 from mesh.service.router import Router
 from mesh.service.service import Service
+from mesh.service.streaming import Event, StreamingResponse
 
 logs.add_source(log_facts)
 
@@ -16,6 +17,7 @@ __all__ = [
     "Context",
     "Cookie",
     "Depends",
+    "Event",
     "Header",
     "Query",
     "Request",
@@ -23,4 +25,5 @@ __all__ = [
     "Router",
     "Service",
     "ServiceInstance",
+    "StreamingResponse",
 ]

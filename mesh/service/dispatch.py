@@ -12,16 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from http import HTTPStatus
 from typing import Any
-
-import msgspec
 
 from mesh import headers
 from mesh.bus import Bus
 from mesh.client import Calls
 from mesh.clock import boot_ms
-from mesh.errors import DeadlineExceeded, MeshError, NotFound, Overloaded, TooLarge
+from mesh.errors import DeadlineExceeded, MeshError, NotFound, Overloaded
 from mesh.service.admission import Admission, Work
 from mesh.service.age import Ages
 from mesh.service.context import Context, current
@@ -29,13 +26,15 @@ from mesh.service.dependencies import resolve
 from mesh.service.endpoints import Declared
 from mesh.service.http import Request, Response
 from mesh.service.middleware import Middleware, chain
+from mesh.service.replies import Replies, as_response, is_streamed, problem_reply, stopped
 from mesh.service.stall import StallWatch
+from mesh.service.streaming import IncomingBody, StreamingResponse
+from mesh.streams import Streams
 from mesh.subjects import new_id
 
 DEFAULT_DEADLINE_S = 10.0
 
 _log = logging.getLogger("mesh.service")
-_encode = msgspec.json.Encoder().encode
 
 
 class Dispatcher:
@@ -49,11 +48,15 @@ class Dispatcher:
         concurrency: int,
         queue: int,
         *,
+        streams: Streams,
+        max_body: int,
         layers: Sequence[Middleware] = (),
         resources: Mapping[Callable[..., Any], Any] | None = None,
     ) -> None:
         self.capacity = concurrency
         self._bus = bus
+        self._replies = Replies(bus, streams)
+        self._max_body = max_body
         self._endpoints = {name.encode(): declared for name, declared in endpoints.items()}
         self._calls = calls
         self._admission = Admission(concurrency, queue, start=self._start, refuse=self._overloaded, left=self._left)
@@ -61,7 +64,6 @@ class Dispatcher:
         self._resources = resources if resources is not None else {}
         self._tasks: dict[asyncio.Task[None], tuple[Work, float]] = {}
         self._by_reply: dict[bytes, tuple[asyncio.Task[None], Context]] = {}
-        self._blocks: dict[tuple[int, bytes], bytes] = {}
         self._ages = Ages()
         self.stall = StallWatch()
 
@@ -162,37 +164,54 @@ class Dispatcher:
             self._by_reply[reply] = task, context
         token = current.set(context)
         statistics = declared.statistics
+        incoming: IncomingBody | None = None
+        answer: tuple[bytes, bytes] | None
         try:
             if asyncio.get_running_loop().time() >= deadline:
                 raise DeadlineExceeded("the request was too old when its turn came", executed="no")
+            if request.has_stream:
+                incoming = self._replies.incoming(request, context, reply)
+                if incoming is not None:
+                    await self._read_body(declared, request, incoming)
             if self._layers:
-                answer, body = self._encode(declared, await self._layered(declared, request, context))
+                result = await self._layered(declared, request, context)
             elif declared.binder.dependencies:
-                answer, body = self._encode(declared, await self._with_dependencies(declared, request, context))
+                result = await self._with_dependencies(declared, request, context)
             else:
                 result = await declared.run(**declared.binder.bind(request, context))
-                answer, body = self._encode(declared, result)
+            answer = self._replies.encode(declared, result)
+            if answer is None or len(answer[0]) + len(answer[1]) > self._bus.max_payload:
+                response = as_response(declared, request, result)
+                answer = await self._replies.stream(response, request, context, reply, incoming)
         except MeshError as error:
             statistics.fail(f"{error.status}:{error.detail}")
-            answer, body = problem_reply(error, request_id)
+            answer = problem_reply(error, request_id)
         except asyncio.CancelledError:
             statistics.fail("499:the caller went away")
             if not context.cancelled.is_set():
-                stopping = MeshError(
-                    "the instance stopped before the handler ended", reason="stopped", executed="unknown"
-                )
-                stopping.status = 503
-                self._answer(reply, *problem_reply(stopping, request_id))
+                self._replies.send(reply, *problem_reply(stopped(), request_id))
+            if incoming is not None:
+                incoming.stream.close()
             raise
         except Exception as error:
             # The caller learns nothing but the request id; the log has the rest.
             statistics.fail(f"500:{type(error).__name__}")
             _log.exception("handler %s failed", declared.name, extra={"endpoint": declared.name})
-            answer, body = problem_reply(MeshError("the service failed; the request id leads to its log"), request_id)
+            answer = problem_reply(MeshError("the service failed; the request id leads to its log"), request_id)
         finally:
             statistics.record(time.perf_counter_ns() - began)
             current.reset(token)
-        self._answer(reply, answer, body, request_id)
+        if answer is not None:
+            self._replies.send(reply, *answer, request_id)
+        if incoming is not None:
+            incoming.stream.close()  # after the answer: whoever still sends the body is told to stop
+
+    async def _read_body(self, declared: Declared, request: Request, incoming: IncomingBody) -> None:
+        """Read a body that follows its request, or leave that to the handler, where it takes it in pieces."""
+        if declared.binder.streams_body:
+            request.pieces = incoming.pieces
+        else:
+            request.body = await incoming.gather(self._max_body)
 
     def _age(self, work: Work, request: Request) -> float:
         """Seconds for which the request was under way before it arrived here."""
@@ -203,69 +222,36 @@ class Dispatcher:
         return self._ages.age(sender, int(sent), work.received_ms, work.doubt_ms) / 1000
 
     async def _with_dependencies(self, declared: Declared, request: Request, context: Context) -> Any:
-        """The handler's result; what was made for the request is torn down before it is answered."""
+        """The handler's result; what was made for the request is torn down before it is answered.
+
+        Where the answer is a stream that is after its end: what it yields may need it.
+        """
         binder = declared.binder
         arguments = binder.bind(request, context)
         async with AsyncExitStack() as stack:
             arguments.update(await resolve(binder.dependencies, request, context, self._resources, {}, stack))
-            return await declared.run(**arguments)
+            result = await declared.run(**arguments)
+            if is_streamed(result):
+                response = as_response(declared, request, result)
+                assert isinstance(response, StreamingResponse)
+                response.cleanup = stack.pop_all()
+                return response
+            return result
 
     async def _layered(self, declared: Declared, request: Request, context: Context) -> Response:
         async def innermost(request: Request, context: Context) -> Response:
             result = await self._with_dependencies(declared, request, context)
-            return result if isinstance(result, Response) else as_response(declared.status, result)
+            return as_response(declared, request, result)
 
         response = await chain(self._layers, innermost)(request, context)
         if not isinstance(response, Response):
             raise TypeError(f"a middleware returned {type(response).__name__} and not a Response")
         return response
 
-    def _encode(self, declared: Declared, result: Any) -> tuple[bytes, bytes]:
-        if isinstance(result, Response):
-            if result.status >= 400:
-                declared.statistics.fail(f"{result.status}:{_phrase(result.status)}")
-            return response_block(result), result.body
-        if result is None:
-            status = 204 if declared.status == 200 else declared.status
-            return self._plain(status, b""), b""
-        if isinstance(result, bytes | bytearray):
-            return self._plain(declared.status, b"application/octet-stream"), bytes(result)
-        return self._plain(declared.status, b"application/json"), _encode(result)
-
-    def _plain(self, status: int, kind: bytes) -> bytes:
-        block = self._blocks.get((status, kind))
-        if block is None:
-            line = b"content-type: %b\r\n" % kind if kind else b""
-            block = self._blocks[status, kind] = b"NATS/1.0\r\nMesh-Status: %d\r\n%b\r\n" % (status, line)
-        return block
-
     def _refuse(self, reply: bytes, block: bytes, error: MeshError) -> None:
         if reply:
             given = headers.find(headers.decode(block), headers.ID)
-            self._answer(reply, *problem_reply(error, given.decode("ascii", "replace") if given else ""))
-
-    def _answer(self, reply: bytes, block: bytes, body: bytes, request_id: str = "") -> None:
-        if not reply:
-            return
-        try:
-            self._bus.reply(reply, body, block)
-        except TooLarge as error:
-            _log.error("a reply was too large: %s", error.detail)
-            large = MeshError(f"the reply is too large: {error.detail}", reason="bad_reply", executed="yes")
-            large.status, large.title = 502, "Unusable reply"
-            block, body = problem_reply(large, request_id)
-            self._bus.reply(reply, body, block)
-        except MeshError as error:
-            _log.warning("a reply could not be sent: %s", error.detail)
-
-
-def as_response(status: int, result: Any) -> Response:
-    """What a handler returned, as a full response."""
-    if result is None:
-        return Response(None, 204 if status == 200 else status)
-    if isinstance(result, bytes | bytearray):
-        return Response(bytes(result), status)
-    return Response(_encode(result), status, content_type="application/json")
+            self._replies.send(reply, *problem_reply(error, given.decode("ascii", "replace") if given else ""))
 
 
 def _timeout(value: bytes | None) -> float:
@@ -273,39 +259,3 @@ def _timeout(value: bytes | None) -> float:
     if value and value.isdigit() and len(value) < 10:
         return int(value) / 1000
     return DEFAULT_DEADLINE_S
-
-
-def response_block(response: Response) -> bytes:
-    """The header block of a full response. Raises `headers.BadHeader`."""
-    pairs = [(name, value) for name, value in response.pairs if headers.crosses(name)]
-    if response.status >= 400:
-        pairs = [*_error_headers(response.status, _phrase(response.status)), *pairs]
-    return headers.encode([(b"Mesh-Status", b"%d" % response.status), *pairs])
-
-
-def _phrase(status: int) -> str:
-    """What a status means, for errors that say no more."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return f"status {status}"
-
-
-def _error_headers(status: int, detail: str) -> headers.Pairs:
-    """ADR-32's error headers: a number, and a description that is never empty."""
-    text = "".join(c if " " <= c <= "~" else " " for c in detail)[:512].strip()
-    return [(b"Nats-Service-Error-Code", b"%d" % status), (b"Nats-Service-Error", (text or _phrase(status)).encode())]
-
-
-def problem_reply(error: MeshError, request_id: str) -> tuple[bytes, bytes]:
-    """Header block and body of an error: problem+json, with ADR-32's error headers beside it."""
-    body = _encode(error.problem(request_id))
-    pairs = [
-        (b"Mesh-Status", b"%d" % error.status),
-        *_error_headers(error.status, error.detail),
-        (b"content-type", b"application/problem+json"),
-    ]
-    if error.retry_after is not None:
-        pairs.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
-    pairs += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
-    return headers.encode(pairs), body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,7 @@ from mesh.errors import DeclarationError
 from mesh.messages import Route
 from mesh.routes import BadTemplate, parse_template
 from mesh.service.parameters import Binder
+from mesh.service.streaming import item_type
 from mesh.subjects import is_name
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "*")
@@ -82,6 +84,8 @@ class Declared:
     """Where it listens besides the mesh's own addresses; empty for nowhere else."""
     queue_group: str | None = None
     """Empty for a plain subscription; None for its service's."""
+    items: Any = Any
+    """The type of what the handler yields, where it streams."""
     routes: list[Route] = field(default_factory=list)
     statistics: Statistics = field(default_factory=Statistics)
 
@@ -145,16 +149,18 @@ def declare(
             )
         ]
     binder = Binder(handler, path_names, method or "CALL", where)
+    streams = inspect.isasyncgenfunction(handler if inspect.isroutine(handler) else type(handler).__call__)
     return Declared(
         name=name,
         handler=handler,
         binder=binder,
         run=runner(handler, where),
         status=status,
-        cancel=method in ("GET", "HEAD") if cancel is None else cancel,
+        cancel=method in ("GET", "HEAD") or streams if cancel is None else cancel,
         concurrency=concurrency,
         queue=queue,
         metadata=checked_metadata(metadata, where),
+        items=item_type(typing.get_type_hints(handler).get("return")) if streams else Any,
         routes=routes,
     )
 
@@ -171,8 +177,14 @@ def checked_metadata(metadata: dict[str, str] | None, where: str) -> dict[str, s
 
 def runner(handler: Handler, where: str) -> Callable[..., Awaitable[Any]]:
     target = handler if inspect.isroutine(handler) else type(handler).__call__
-    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
-        raise DeclarationError(f"{where} is a generator; handlers return one value")
+    if inspect.isgeneratorfunction(target):
+        raise DeclarationError(f"{where} is a generator; declare it with 'async def' to stream what it yields")
+    if inspect.isasyncgenfunction(target):
+
+        async def start(**arguments: Any) -> Any:
+            return handler(**arguments)
+
+        return start
     if inspect.iscoroutinefunction(target):
         return handler
 

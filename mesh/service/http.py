@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl
@@ -14,6 +14,7 @@ from mesh import headers
 from mesh.errors import BadRequest, Invalid
 
 _json = msgspec.json.Encoder()
+_MORE = re.compile(rb"\r\nmesh-body:", re.IGNORECASE)
 _MISSING_FIELD = re.compile(r"^Object missing required field `([^`]+)`$")
 
 
@@ -24,11 +25,13 @@ class Request:
     another service) ``is_http`` is False, ``method`` is ``"CALL"`` and ``target`` empty.
     """
 
-    __slots__ = ("_cookies", "_pairs", "_params", "_query", "block", "body", "is_http", "method", "target")
+    __slots__ = ("_cookies", "_pairs", "_params", "_query", "block", "body", "is_http", "method", "pieces", "target")
 
     def __init__(self, block: bytes, body: bytes) -> None:
         self.block = block
         self.body = body
+        self.pieces: Callable[[], AsyncIterator[bytes]] | None = None
+        """Reads a body that is larger than one message, and was not read as a whole."""
         self._pairs: headers.Pairs | None = None
         self._params: dict[str, str] | None = None
         self._query: dict[str, list[str]] | None = None
@@ -38,6 +41,11 @@ class Request:
         method, _, target = (line or b"CALL ").partition(b" ")
         self.method = method.decode("ascii", "replace")
         self.target = target.decode("latin-1")
+
+    @property
+    def has_stream(self) -> bool:
+        """Whether more belongs to this request than its one message."""
+        return _MORE.search(self.block) is not None
 
     @property
     def pairs(self) -> headers.Pairs:
@@ -97,6 +105,15 @@ class Request:
                 jar.clear()
             self._cookies = {name: morsel.value for name, morsel in jar.items()}
         return self._cookies
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The body in pieces as they come: for a handler that takes ``AsyncIterator[bytes]``."""
+        if self.pieces is None:
+            if self.body:
+                yield self.body
+            return
+        async for piece in self.pieces():
+            yield piece
 
     def json(self, type: Any = Any) -> Any:
         """The body as JSON of ``type``. Raises `Invalid` (422) naming the field, `BadRequest` for broken JSON."""

@@ -20,6 +20,7 @@ from mesh.service.events import EventReceiver
 from mesh.service.micro import MicroResponder
 from mesh.service.readiness import Readiness
 from mesh.service.service import Service
+from mesh.streams import Streams
 from mesh.subjects import QUEUE, new_id
 
 _log = logging.getLogger("mesh.service")
@@ -38,7 +39,8 @@ class ServiceInstance:
         self.id = instance or new_id()
         self.stop_requested = asyncio.Event()
         self.bus = Bus(bus, service=service.name, instance=self.id)
-        self.calls = Calls(self.bus)
+        self.streams = Streams(self.bus)
+        self.calls = Calls(self.bus, self.streams)
         self.resources = Resources()
         self.readiness = Readiness(service.checks, self._readiness_changed)
         self.events = EventReceiver(self.bus, service.subscriptions, self.calls)
@@ -51,6 +53,8 @@ class ServiceInstance:
             self.calls,
             settings.concurrency,
             settings.queue,
+            streams=self.streams,
+            max_body=settings.max_body,
             layers=service.layers,
             resources=self.resources.values,
         )
@@ -81,7 +85,14 @@ class ServiceInstance:
         except BaseException:
             self._closed = True
             self.dispatcher.stall.aclose()
-            for close in (self.readiness.aclose, self.resources.aclose, self.calls.aclose, self.bus.aclose):
+            closes = (
+                self.readiness.aclose,
+                self.resources.aclose,
+                self.streams.aclose,
+                self.calls.aclose,
+                self.bus.aclose,
+            )
+            for close in closes:
                 try:
                     await close()
                 except Exception:
@@ -108,6 +119,7 @@ class ServiceInstance:
         for subject in (subjects.control("*", name), subjects.control("*", name, self.id)):
             self._control.append(await bus.subscribe(subject, self._controlled))
         self.dispatcher.stall.start()
+        await self.streams.start()
         await self.micro.start()
         await self.events.start()
         if bus.connected:
@@ -142,6 +154,7 @@ class ServiceInstance:
             *[("shutdown hook", hook) for hook in reversed(self.service.shutdown_hooks)],
             ("tear down dependencies", self.resources.aclose),
             # After the last reply was written: callers that hear this give up on calls in flight.
+            ("end streams", self.streams.aclose),
             ("announce stopped", self.announcer.aclose),
             ("unsubscribe control", lambda: self.bus.unsubscribe(*self._control)),
             ("flush", self._flush),

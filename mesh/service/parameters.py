@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from enum import Enum
 from typing import Annotated, Any, NamedTuple, Union
 
@@ -51,7 +51,7 @@ class Source(NamedTuple):
     """One parameter: where it comes from and what it becomes."""
 
     parameter: str
-    place: str  # path, query, header, cookie, body, context, request, dependency
+    place: str  # path, query, header, cookie, body, stream, context, request, dependency
     key: str  # its name in that place
     type: Any
     default: Any
@@ -83,8 +83,14 @@ class Binder:
         self.dependencies = tuple(d for d in found if isinstance(d, Dependency))
         self._context = [s.parameter for s in self.sources if s.place == "context"]
         self._request = [s.parameter for s in self.sources if s.place == "request"]
+        self._stream = [s.parameter for s in self.sources if s.place == "stream"]
         self._body = next((s for s in self.sources if s.place == "body"), None)
         self._texts = [s for s in self.sources if s.place in ("path", "query", "header", "cookie")]
+
+    @property
+    def streams_body(self) -> bool:
+        """Whether the handler reads the body piece by piece, so that it need not be there as a whole."""
+        return bool(self._stream)
 
     def bind(self, request: Request, context: Context) -> dict[str, Any]:
         """The arguments for ``request``. Raises `Invalid` (422), `BadRequest` (400)."""
@@ -93,6 +99,8 @@ class Binder:
             arguments[parameter] = context
         for parameter in self._request:
             arguments[parameter] = request
+        for parameter in self._stream:
+            arguments[parameter] = request.stream()
         return arguments
 
     def _from_http(self, request: Request) -> dict[str, Any]:
@@ -145,7 +153,7 @@ class Binder:
         arguments: dict[str, Any] = {}
         errors: list[dict[str, str]] = []
         for source in self.sources:
-            if source.place in ("context", "request"):
+            if source.place in ("context", "request", "stream"):
                 continue
             value = given.pop(source.parameter, _MISSING)
             if value is _MISSING:
@@ -200,7 +208,7 @@ def _analyse(
             if method == "DEPENDENCY" or any(s.place == "request" for s in sources) or _takes(dependencies, name):
                 continue  # read from the request itself, or by a dependency
             raise DeclarationError(f"{where}: the path names {{{name}}}, but the handler has no parameter {name!r}")
-    bodies = [s.parameter for s in sources if s.place == "body"]
+    bodies = [s.parameter for s in sources if s.place in ("body", "stream")]
     if len(bodies) > 1:
         raise DeclarationError(f"{where}: {' and '.join(bodies)} would both be the body; there is only one")
     if method == "DEPENDENCY" and bodies:
@@ -247,6 +255,12 @@ def _source(name: str, annotation: Any, default: Any, path_names: Sequence[str],
         return Source(name, "context", name, annotation, default, False, None)
     if annotation is Request:
         return Source(name, "request", name, annotation, default, False, None)
+    if typing.get_origin(annotation) in (AsyncIterator, AsyncIterable):
+        if typing.get_args(annotation) != (bytes,):
+            raise DeclarationError(f"{where}: {name!r} is {_show(annotation)}; a body comes as AsyncIterator[bytes]")
+        if method in ("GET", "HEAD"):
+            raise DeclarationError(f"{where}: {name!r} would be the body of a {method} request; use another method")
+        return Source(name, "stream", "body", annotation, default, False, None)
     if name in path_names:
         if marker is not None:
             raise DeclarationError(f"{where}: {name!r} is a path parameter and cannot be {type(marker).__name__} too")

@@ -172,9 +172,10 @@ async def test_without_jetstream_a_durable_event_is_refused_and_says_what_to_do(
 async def test_event_names_are_checked(mesh, name):
     async with mesh.client() as bus:
         from mesh.client import Calls
+        from mesh.streams import Streams
 
         with pytest.raises(ValueError, match="no event name"):
-            await Calls(bus).emit(name, 1)
+            await Calls(bus, Streams(bus)).emit(name, 1)
     if name:
         with pytest.raises(DeclarationError, match="no event name"):
             Service("a").on(name)(handle)

@@ -1,0 +1,142 @@
+"""Bodies in pieces between an HTTP client and a stream on the bus, each as fast as the slower of the two."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from mesh.client import Conversation
+from mesh.errors import StreamBroken, TooLarge
+from mesh.streams import Stream, frames
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class ClientGone(Exception):
+    """The client closed its connection before there was an answer."""
+
+
+class TooLong(StreamBroken):
+    """A stream took longer than the gateway allows."""
+
+    reason = "stream_timeout"
+
+
+async def read_body(receive: Receive, limit: int) -> tuple[list[bytes], bool]:
+    """A request's body up to ``limit`` bytes and a piece: its pieces, and whether that is all of it.
+
+    Raises `ClientGone`.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        # `receive` is also what makes uvicorn send 100 Continue: not before route and limits have passed.
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece: bytes = message.get("body", b"")
+        size += len(piece)
+        pieces.append(piece)
+        if not message.get("more_body"):
+            return pieces, True
+        if size > limit:
+            return pieces, False
+
+
+class Upload:
+    """Moves a request's body from the client to the service, in a task of its own.
+
+    ``pieces`` have been read already, and ``limit`` bytes may come in all (0: any number).
+    """
+
+    def __init__(self, receive: Receive, pieces: list[bytes], stream: Stream, *, idle_s: float, limit: int) -> None:
+        self.size = 0
+        self._receive = receive
+        self._pieces = pieces
+        self._stream = stream
+        self._idle_s = idle_s or None
+        self._limit = limit
+        self._task = asyncio.create_task(self._move(), name="upload")
+
+    @property
+    def done(self) -> bool:
+        """Whether the whole body has gone."""
+        return self._task.done() and not self._task.cancelled() and self._task.exception() is None
+
+    @property
+    def client_gone(self) -> bool:
+        """Whether the client went away before its body had gone."""
+        return self._task.done() and not self._task.cancelled() and isinstance(self._task.exception(), ClientGone)
+
+    def then(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when it has ended in whatever way."""
+        self._task.add_done_callback(lambda _: callback())
+
+    async def until_answered(self, conversation: Conversation) -> None:
+        """Return when the body has gone, or, earlier, when there is an answer.
+
+        Raises `ClientGone`, `TooLong` where the client sends nothing for too long, or what broke the stream.
+        """
+        answer = asyncio.ensure_future(conversation.when_answered())
+        try:
+            await asyncio.wait([self._task, answer], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            answer.cancel()
+        if self._task.done() and not conversation.answered:
+            self._task.result()
+
+    async def end(self) -> None:
+        """Stop, wherever it is."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _move(self) -> None:
+        for piece in self._pieces:
+            await self._write(piece)
+        self._pieces.clear()
+        while True:
+            try:
+                async with asyncio.timeout(self._idle_s):
+                    message = await self._receive()
+            except TimeoutError:
+                error = TooLong(f"the client sent nothing of the body for {self._idle_s:g} s")
+                error.status, error.title = 408, "Request timeout"
+                raise error from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            await self._write(message.get("body", b""))
+            if not message.get("more_body"):
+                self._stream.end()
+                return
+
+    async def _write(self, piece: bytes) -> None:
+        self.size += len(piece)
+        if self._limit and self.size > self._limit:
+            raise TooLarge(f"the body has more than {self._limit} bytes")
+        await self._stream.write(piece)
+
+
+async def send_stream(stream: Stream, send: Send, *, idle_s: float, total_s: float) -> int:
+    """Give the client what comes on ``stream``, and the end; the bytes that it was.
+
+    Raises what broke the stream, `TooLong` after ``idle_s`` seconds without a piece or ``total_s`` in all (0: never).
+    The response then has no end: whoever serves the connection closes it, and the client sees that it is cut off.
+    """
+    size = 0
+    try:
+        async with asyncio.timeout(total_s or None):
+            while True:
+                async with asyncio.timeout(idle_s or None):
+                    frame = await stream.read()
+                if frame is None:
+                    break
+                if frame.kind != frames.DATA:
+                    raise StreamBroken(f"a {frame.kind.decode()} frame in a body")
+                size += len(frame.payload)
+                await send({"type": "http.response.body", "body": frame.payload, "more_body": True})
+    except TimeoutError:
+        raise TooLong("the service sent nothing for too long, or the whole took too long") from None
+    await send({"type": "http.response.body", "body": b""})
+    return size
