@@ -8,31 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from gateway.access import AccessLog, begin
+from gateway.access import AccessLog
+from gateway.admission import Admission
 from gateway.cors import Cors
-from gateway.headers import NO_BODY, Pairs, request_lines, response
+from gateway.exchange import Exchange, RouteDestination, Scope, gone, repeatable
+from gateway.headers import NO_BODY, Pairs, response
 from gateway.health import own_label
 from gateway.limits import RouteLimits
 from gateway.metrics import UNMATCHED, RequestMetrics
 from gateway.problems import encode_document, refuse, render
 from gateway.streaming import ClientGone, Receive, Send, Upload, read_body, send_stream
 from gateway.trace import Ids
+from gateway.websocket import Relay, deny
 from mesh import headers
 from mesh.bus import Bus
-from mesh.client import Answer, Caller, Repeatable
+from mesh.client import Answer, Caller
 from mesh.config import GatewaySettings
 from mesh.directory import Directory
-from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
-from mesh.routes import Binding, Gone, Match, NotAllowed, Refusal, parse_target
-from mesh.routes import Entry as RouteEntry
+from mesh.errors import MeshError, TooLarge
 from mesh.streams import FIRST_CREDIT, Stream
 from mesh.watcher import Watcher
 
-Scope = MutableMapping[str, Any]
 OwnPath = Callable[[Scope], tuple[int, Any]]
 """Answers one of the gateway's own paths: status and JSON-ready document."""
 
@@ -45,57 +45,6 @@ OVERHEAD = 4096
 TAKES_STREAMS = b"Mesh-Credit: %d\r\n" % FIRST_CREDIT
 
 _log = logging.getLogger("mesh.gateway")
-
-
-class RouteDestination:
-    """A matched route as a destination of calls; each revision may name endpoint and parameters differently."""
-
-    __slots__ = ("_bindings", "_values", "queued", "revisions", "service")
-
-    def __init__(self, entry: RouteEntry, values: tuple[str, ...]) -> None:
-        self.service = entry.service
-        self.revisions = entry.bindings.keys()
-        self.queued = ""
-        self._bindings = entry.bindings
-        self._values = values
-
-    def endpoint(self, revision: str) -> tuple[bytes, bytes]:
-        binding: Binding = self._bindings[revision]
-        if not self._values:
-            return binding.endpoint.encode(), b""
-        params = headers.encode_params(zip(binding.names, self._values, strict=True))
-        return binding.endpoint.encode(), b"Mesh-Params: %b\r\n" % params
-
-
-class Exchange:
-    """One request while it is answered; also what the access log will say of it."""
-
-    __slots__ = (
-        "began",
-        "entry",
-        "method",
-        "receive",
-        "request_id",
-        "stream",
-        "task",
-        "upload",
-        "upstream",
-        "watch",
-    )
-
-    def __init__(self, method: str, request_id: bytes, began: float, receive: Receive) -> None:
-        self.method = method
-        self.request_id = request_id
-        self.began = began
-        self.receive = receive
-        self.entry = begin(method, request_id.decode())
-        self.upstream = 0.0
-        self.upload: Upload | None = None
-        """The request's body, while the response is a stream already."""
-        self.stream: Stream | None = None
-        """The rest of the response's body."""
-        self.task: asyncio.Task[Any] | None = None
-        self.watch: asyncio.Task[None] | None = None
 
 
 class Forwarder:
@@ -126,34 +75,48 @@ class Forwarder:
         self._metrics = metrics
         self._access = access
         self._ids = Ids()
+        self._admission = Admission(bus, watcher, directory, settings, self._ids, self._cors)
         self._limits = RouteLimits(settings.route_inflight, settings.route_queue)
         self._loop = asyncio.get_running_loop()
         self._exchanges: set[Exchange] = set()
+        self._relays: set[Relay] = set()
         self._watching: asyncio.TimerHandle | None = None
 
     @property
     def inflight(self) -> int:
         return len(self._exchanges)
 
+    def shows_routes(self, scope: Scope) -> bool:
+        """Whether this client may be told of routes: on loopback, or as configured."""
+        return self._admission.shows_routes(scope)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1003, "reason": "this gateway carries no WebSockets"})
+            await self._websocket(scope, receive, send)
+
+    def close_websockets(self) -> None:
+        """Tell all WebSocket clients that this gateway goes away: they come back, and to another one."""
+        for relay in list(self._relays):
+            relay.go_away()
+
+    def _begin(self, scope: Scope, method: str, receive: Receive) -> Exchange:
+        request_id = self._ids.request_id(headers.find(scope["headers"], b"x-request-id"))
+        exchange = Exchange(method, request_id, perf_counter(), receive)
+        self._exchanges.add(exchange)
+        self._metrics.inflight += 1
+        client = scope.get("client")
+        if client:
+            exchange.entry.client = client[0]
+        return exchange
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         pairs: Pairs = scope["headers"]
-        request_id = self._ids.request_id(headers.find(pairs, b"x-request-id"))
-        exchange = Exchange(scope["method"], request_id, perf_counter(), receive)
-        self._exchanges.add(exchange)
-        self._metrics.inflight += 1
+        exchange = self._begin(scope, scope["method"], receive)
         if self._watching is None:
             self._watching = self._loop.call_later(WATCH_S, self._watch)
-        entry = exchange.entry
-        client = scope.get("client")
-        if client:
-            entry.client = client[0]
+        entry, request_id = exchange.entry, exchange.request_id
         try:
             try:
                 status, out, body = await self._answer(scope, pairs, exchange)
@@ -187,6 +150,41 @@ class Forwarder:
         finally:
             self._finish(exchange)
 
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = self._begin(scope, "GET", receive)
+        entry, settings = exchange.entry, self._settings
+        await receive()  # websocket.connect
+        try:
+            try:
+                _, destination, common, timeout = self._admission.admit(
+                    scope, scope["headers"], exchange, len(self._exchanges)
+                )
+                began = perf_counter()
+                conversation = await self._caller.open(destination, common, timeout, kind=b"websocket")
+                relay = Relay(conversation, receive, send, total_s=settings.stream_total_s)
+                self._relays.add(relay)
+                try:
+                    entry.instance, entry.attempts = conversation.instance, conversation.attempts
+                    entry.status = await relay.handshake(timeout, exchange.request_id)
+                    exchange.upstream = perf_counter() - began
+                    if entry.status == 101:
+                        entry.reason = await relay.run()
+                    elif entry.status >= 500:
+                        entry.origin, entry.reason = "service", "service_error"
+                finally:
+                    self._relays.discard(relay)
+                    relay.close()
+                    entry.bytes_in, entry.bytes_out = relay.bytes_in, relay.bytes_out
+            except MeshError as error:
+                entry.origin = "mesh" if error.origin == "mesh" else "gateway"
+                entry.reason = error.reason
+                entry.status, out, body = render(error, entry.request_id, entry.origin, "GET")
+                await deny(send, entry.status, [*out, (b"x-request-id", exchange.request_id)], body)
+        except OSError:  # uvicorn's word for a client that is not there any more
+            entry.status, entry.reason, entry.origin = 499, "client_gone", "client"
+        finally:
+            self._finish(exchange)
+
     async def _send_stream(self, exchange: Exchange, stream: Stream, send: Send) -> None:
         settings, entry, upload = self._settings, exchange.entry, exchange.upload
         exchange.task = asyncio.current_task()
@@ -199,7 +197,7 @@ class Forwarder:
                 stream, send, idle_s=settings.stream_idle_s, total_s=settings.stream_total_s
             )
         except asyncio.CancelledError:
-            raise _gone(exchange) from None
+            raise gone(exchange) from None
         except MeshError as error:
             # No end is sent: uvicorn closes the connection, and the client sees that the body is cut off.
             entry.origin, entry.reason = "mesh", error.reason
@@ -237,55 +235,14 @@ class Forwarder:
     # -- the answer
 
     async def _answer(self, scope: Scope, pairs: Pairs, exchange: Exchange) -> tuple[int, Pairs, bytes]:
-        settings, method, entry = self._settings, exchange.method, exchange.entry
-        raw: bytes = scope["raw_path"]
+        method, entry = exchange.method, exchange.entry
         if self._is_own(scope["path"]):
             entry.route = own_label(scope["path"])
             return self._answer_own(scope, exchange)
-        target = parse_target(raw, scope["query_string"], settings.max_target)
-        if isinstance(target, Refusal):
-            if method == "OPTIONS" and raw == b"*":
-                return 204, [(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")], b""
-            entry.path = raw[:128].decode("latin-1")
-            raise refuse(target.status, target.reason, target.detail)
-        if len(pairs) > settings.max_headers or sum(len(n) + len(v) for n, v in pairs) > settings.max_header_bytes:
-            raise refuse(
-                431,
-                "headers_too_large",
-                f"at most {settings.max_headers} headers of {settings.max_header_bytes} bytes together are taken",
-            )
-        if method == "OPTIONS" and (preflight := self._preflight(target.segments, pairs)) is not None:
-            return preflight
-        match = self._directory.table.match(method, target.segments)
-        if not isinstance(match, Match):
-            return self._unmatched(match, scope, exchange)
-        route = match.entry
-        entry.route, entry.service = route.template, route.service
-        if len(self._exchanges) > settings.max_inflight:
-            raise Overloaded(f"{settings.max_inflight} requests are in flight", retry_after=1)
-        line = b"Mesh-Request: %b %b%b\r\n" % (
-            method.encode(),
-            raw,
-            b"?" + target.query if target.query else b"",
-        )
-        trace = self._ids.traceparent(headers.find(pairs, headers.TRACEPARENT))
-        entry.trace = trace[3:35].decode()
-        common = (
-            b"%bMesh-Credit: %d\r\nMesh-Id: %b\r\nx-request-id: %b\r\ntraceparent: %b\r\nMesh-Forwarded: %b\r\n%b"
-            % (
-                line,
-                FIRST_CREDIT,
-                exchange.request_id,
-                exchange.request_id,
-                trace,
-                _forwarded(scope, pairs),
-                request_lines(pairs),
-            )
-        )
+        if method == "OPTIONS" and (answered := self._admission.options(scope, pairs)) is not None:
+            return answered
+        route, destination, common, timeout = self._admission.admit(scope, pairs, exchange, len(self._exchanges))
         pieces, whole = await self._read_body(exchange, pairs, self._bus.max_payload - len(common) - OVERHEAD)
-        timeout_ms = min((b.route.timeout_ms for b in route.bindings.values() if b.route.timeout_ms), default=0)
-        timeout = (timeout_ms or settings.timeout_ms) / 1000
-        destination = RouteDestination(route, match.values)
         place = (method, route.template)
         began = perf_counter()
         exchange.task = asyncio.current_task() if whole else None  # the body's reader sees a client that goes
@@ -297,13 +254,13 @@ class Forwarder:
                 if whole:
                     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
                     entry.bytes_in = len(body)
-                    answer = await self._caller.call(destination, common, body, timeout, _repeatable(route, method))
+                    answer = await self._caller.call(destination, common, body, timeout, repeatable(route, method))
                 else:
                     answer = await self._upload(exchange, pieces, pairs, destination, common, timeout)
             finally:
                 self._limits.leave(place)
         except asyncio.CancelledError:
-            raise _gone(exchange) from None
+            raise gone(exchange) from None
         finally:
             exchange.task = None
             exchange.upstream = perf_counter() - began
@@ -354,40 +311,6 @@ class Forwarder:
         out = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
         return status, out, b"" if exchange.method == "HEAD" else body
 
-    def _preflight(self, segments: tuple[str, ...], pairs: Pairs) -> tuple[int, Pairs, bytes] | None:
-        """The gateway's answer to OPTIONS on a known path whose service does not answer it itself."""
-        match = self._directory.table.match("OPTIONS", segments)
-        if not isinstance(match, NotAllowed):
-            return None
-        out: Pairs = [(b"allow", ", ".join(match.allow).encode())]
-        out += self._cors.preflight_headers(pairs, match.allow)
-        return 204, out, b""
-
-    def _unmatched(self, match: object, scope: Scope, exchange: Exchange) -> tuple[int, Pairs, bytes]:
-        entry = exchange.entry
-        if not self._bus.connected and not self._watcher.synchronised.is_set():
-            raise BusUnavailable(self._bus.last_error or "not connected to NATS")
-        if not self._watcher.synchronised.is_set():
-            raise Starting("the gateway is still learning who is there")
-        if isinstance(match, Gone):
-            entry.route, entry.service = match.entry.template, match.entry.service
-            raise NoInstances(f"no live instance of {match.entry.service} serves this route")
-        entry.path = scope["raw_path"][:128].decode("latin-1")
-        if isinstance(match, NotAllowed):
-            allow = ", ".join(match.allow)
-            raise refuse(405, "method_not_allowed", f"this path answers {allow}", {"allow": allow})
-        extra: dict[str, Any] = {}
-        if self.shows_routes(scope):
-            extra["nearest"] = self._directory.table.nearest(scope["path"])
-        raise refuse(404, "no_route", "no service announces this path", **extra)
-
-    def shows_routes(self, scope: Scope) -> bool:
-        """Whether this client may be told of routes: on loopback, or as configured."""
-        if self._settings.show_routes != "auto":
-            return self._settings.show_routes == "always"
-        client = scope.get("client")
-        return client is None or bool(client[0].startswith(LOOPBACK))
-
     # -- the request's body
 
     async def _read_body(self, exchange: Exchange, pairs: Pairs, limit: int) -> tuple[list[bytes], bool]:
@@ -426,34 +349,3 @@ class Forwarder:
         if self._watching is not None:
             self._watching.cancel()
         self._access.flush()
-
-
-def _gone(exchange: Exchange) -> BaseException:
-    """What a cancelled task raises: `ClientGone` where that was the reason."""
-    seen = exchange.watch is not None and exchange.watch.done() and not exchange.watch.cancelled()
-    if seen or (exchange.upload is not None and exchange.upload.client_gone):
-        task = asyncio.current_task()
-        assert task is not None
-        task.uncancel()
-        return ClientGone()
-    return asyncio.CancelledError()
-
-
-def _repeatable(route: RouteEntry, method: str) -> Repeatable | None:
-    """Only where a route names a ``try_timeout_ms`` is anything but an undelivered request repeated."""
-    for binding in route.bindings.values():
-        if binding.route.try_timeout_ms:
-            return Repeatable(method, binding.route.try_timeout_ms, binding.route.idempotent)
-    return None
-
-
-def _forwarded(scope: Scope, pairs: Pairs) -> bytes:
-    """``Mesh-Forwarded``: client address, scheme and host, in the form of RFC 7239."""
-    client = scope.get("client")
-    address = client[0] if client else "unknown"
-    if ":" in address:
-        address = f'"[{address}]"'
-    host = headers.find(pairs, b"host") or b""
-    if not host.isascii() or b'"' in host or b"\\" in host:
-        host = b""
-    return b'for=%b;proto=%b;host="%b"' % (address.encode(), scope["scheme"].encode(), host)

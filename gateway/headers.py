@@ -14,6 +14,8 @@ NO_BODY = frozenset({204, 304})
 _PROXY = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-real-ip"})
 # Written anew from what the gateway knows.
 _REPLACED = frozenset({b"x-request-id", b"traceparent", b"content-length", b"expect"}) | _PROXY
+# The handshake of a WebSocket is the gateway's, but for the subprotocol.
+_HANDSHAKE = frozenset({b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"})
 
 _crossing: dict[bytes, bool] = {}
 
@@ -22,7 +24,7 @@ def _crosses(name: bytes) -> bool:
     """Whether a request header crosses; remembered, because the same names come with every request."""
     known = _crossing.get(name)
     if known is None:
-        known = headers.crosses(name) and name not in _REPLACED
+        known = headers.crosses(name) and name not in _REPLACED and name not in _HANDSHAKE
         if len(_crossing) < _KNOWN_MAX:  # a client can send any name: bounded
             _crossing[name] = known
     return known
@@ -60,6 +62,8 @@ def response(reply: Reply, method: str, *, streamed: bool = False) -> tuple[int,
             length = value
         elif headers.crosses(name):
             out.append((name, value))
+    if status == 426:
+        out.append((b"upgrade", b"websocket"))  # the response must say to what (RFC 9110 section 15.5.22)
     if status in NO_BODY:
         return status, out, b""
     if streamed:

@@ -34,7 +34,7 @@ class Listener(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http="httptools",
-                ws="none",
+                ws="websockets-sansio",
                 lifespan="off",
                 log_config=None,
                 access_log=False,

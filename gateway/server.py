@@ -13,7 +13,8 @@ from typing import Any, Self
 
 from gateway import health, ops
 from gateway.access import AccessLog
-from gateway.forward import Forwarder, Scope
+from gateway.exchange import Scope
+from gateway.forward import Forwarder
 from gateway.listener import Listener
 from gateway.metrics import RequestMetrics
 from gateway.sockets import listen
@@ -139,6 +140,7 @@ class Gateway:
                     await hurry.wait()
         for listener in self._listeners:
             listener.stop_accepting(for_all=not replaced)
+        self.forwarder.close_websockets()
         if replaced and self._listeners:
             await self._listeners[0].all_gone(self.settings.drain_s, hurry)
         for listener in self._listeners:

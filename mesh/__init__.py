@@ -55,6 +55,8 @@ if TYPE_CHECKING:
         Router,
         Service,
         StreamingResponse,
+        WebSocket,
+        WebSocketClosed,
     )
 
 _PLACES = {
@@ -72,6 +74,8 @@ _PLACES = {
         "Router",
         "Service",
         "StreamingResponse",
+        "WebSocket",
+        "WebSocketClosed",
     ),
     "mesh.errors": (
         "BadReply",
@@ -132,6 +136,8 @@ __all__ = [
     "TooManyRequests",
     "Unauthorized",
     "Unavailable",
+    "WebSocket",
+    "WebSocketClosed",
 ]
 
 

@@ -55,7 +55,8 @@ class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     try_timeout_ms: Count = 0
     idempotent: bool = False
     deprecated: bool = False
-    stream: bool = False
+    stream: Annotated[str, Meta(max_length=32)] = ""
+    """``response`` where the answer comes in pieces, ``websocket`` where it is a WebSocket; empty otherwise."""
 
 
 class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.announcement"):

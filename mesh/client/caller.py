@@ -175,11 +175,14 @@ class Caller:
                 raise
             return Answer(reply, peer.id, len(tried), stream)
 
-    async def open(self, destination: Destination, common: bytes, timeout: float) -> Conversation:
+    async def open(
+        self, destination: Destination, common: bytes, timeout: float, *, kind: bytes = b"stream"
+    ) -> Conversation:
         """Begin a call whose body follows as a stream; returns when it is accepted, or answered already.
 
-        ``timeout`` is for this alone, in seconds. A request that nobody received is sent elsewhere at once: nothing of
-        its body has gone yet. Raises as `call` does, and `TooLarge` where the service takes no streams.
+        ``kind`` is what follows: ``stream`` for a body, ``websocket`` for messages both ways. ``timeout`` is for this
+        alone, in seconds. A request that nobody received is sent elsewhere at once: nothing of its body has gone yet.
+        Raises as `call` does, and `TooLarge` where the service takes no streams.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
@@ -195,7 +198,8 @@ class Caller:
             tried.append(peer)
             name, lines = destination.endpoint(peer.revision)
             try:
-                return await self._begin(balancer, peer, peer.address + name, lines + common, deadline - now, tried)
+                lines = b"Mesh-Body: %b\r\n%b%b" % (kind, lines, common)
+                return await self._begin(balancer, peer, peer.address + name, lines, deadline - now, tried)
             except NoResponders:
                 if len(tried) >= MAX_ATTEMPTS:
                     raise
@@ -211,7 +215,7 @@ class Caller:
         conversation = Conversation(stream, self._bus.subjects, peer.id)
         conversation.attempts = len(tried)
         try:
-            self._bus.publish(address, b"", _block(timeout, b"Mesh-Body: stream\r\n", lines), stream.own)
+            self._bus.publish(address, b"", _block(timeout, b"", lines), stream.own)
             await conversation.accepted(timeout)
             outcome = Outcome.ANSWERED
             return conversation

@@ -79,21 +79,25 @@ class Conversation:
             return
         if headers.find(pairs, headers.STATUS) is None:
             if peer is not None and not self._accepted.done():
-                self.stream.peer = peer
-                credit = headers.find(pairs, headers.CREDIT)
-                self.stream.grant(int(credit) if credit and credit.isdigit() else 0)
+                self._meet(peer, pairs)
                 self._accepted.set_result(None)
             return
         if self._head.done():
             return
         if peer is not None:
             self.streamed = True
-            self.stream.peer = peer
+            self._meet(peer, pairs)
         else:
             self.stream.end_reading()
         self._head.set_result(Reply(block, payload))
         if not self._accepted.done():
             self._accepted.set_result(None)
+
+    def _meet(self, peer: bytes, pairs: headers.Pairs) -> None:
+        self.stream.peer = peer
+        credit = headers.find(pairs, headers.CREDIT)
+        if credit and credit.isdigit() and len(credit) < 10:
+            self.stream.grant(int(credit))
 
     def _broken(self, error: MeshError) -> None:
         for future in (self._accepted, self._head):

@@ -9,6 +9,7 @@ from mesh.service.parameters import Body, Cookie, Header, Query
 from mesh.service.router import Router
 from mesh.service.service import Service
 from mesh.service.streaming import Event, StreamingResponse
+from mesh.service.websocket import WebSocket, WebSocketClosed
 
 logs.add_source(log_facts)
 
@@ -26,4 +27,6 @@ __all__ = [
     "Service",
     "ServiceInstance",
     "StreamingResponse",
+    "WebSocket",
+    "WebSocketClosed",
 ]

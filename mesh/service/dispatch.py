@@ -18,7 +18,7 @@ from mesh import headers
 from mesh.bus import Bus
 from mesh.client import Calls
 from mesh.clock import boot_ms
-from mesh.errors import DeadlineExceeded, MeshError, NotFound, Overloaded
+from mesh.errors import DeadlineExceeded, Forbidden, MeshError, NotFound, Overloaded
 from mesh.service.admission import Admission, Work
 from mesh.service.age import Ages
 from mesh.service.context import Context, current
@@ -29,7 +29,9 @@ from mesh.service.middleware import Middleware, chain
 from mesh.service.replies import Replies, as_response, is_streamed, problem_reply, stopped
 from mesh.service.stall import StallWatch
 from mesh.service.streaming import IncomingBody, StreamingResponse
+from mesh.service.websocket import WebSocket, WebSocketClosed
 from mesh.streams import Streams
+from mesh.streams.closing import INTERNAL, NORMAL, RESTART
 from mesh.subjects import new_id
 
 DEFAULT_DEADLINE_S = 10.0
@@ -64,6 +66,7 @@ class Dispatcher:
         self._resources = resources if resources is not None else {}
         self._tasks: dict[asyncio.Task[None], tuple[Work, float]] = {}
         self._by_reply: dict[bytes, tuple[asyncio.Task[None], Context]] = {}
+        self._sockets: set[WebSocket] = set()
         self._ages = Ages()
         self.stall = StallWatch()
 
@@ -169,20 +172,23 @@ class Dispatcher:
         try:
             if asyncio.get_running_loop().time() >= deadline:
                 raise DeadlineExceeded("the request was too old when its turn came", executed="no")
-            if request.has_stream:
-                incoming = self._replies.incoming(request, context, reply)
-                if incoming is not None:
-                    await self._read_body(declared, request, incoming)
-            if self._layers:
-                result = await self._layered(declared, request, context)
-            elif declared.binder.dependencies:
-                result = await self._with_dependencies(declared, request, context)
+            if declared.websocket:
+                answer = await self._converse(declared, request, context, reply)
             else:
-                result = await declared.run(**declared.binder.bind(request, context))
-            answer = self._replies.encode(declared, result)
-            if answer is None or len(answer[0]) + len(answer[1]) > self._bus.max_payload:
-                response = as_response(declared, request, result)
-                answer = await self._replies.stream(response, request, context, reply, incoming)
+                if request.has_stream:
+                    incoming = self._replies.incoming(request, context, reply)
+                    if incoming is not None:
+                        await self._read_body(declared, request, incoming)
+                if self._layers:
+                    result = await self._layered(declared, request, context)
+                elif declared.binder.dependencies:
+                    result = await self._with_dependencies(declared, request, context)
+                else:
+                    result = await declared.run(**declared.binder.bind(request, context))
+                answer = self._replies.encode(declared, result)
+                if answer is None or len(answer[0]) + len(answer[1]) > self._bus.max_payload:
+                    response = as_response(declared, request, result)
+                    answer = await self._replies.stream(response, request, context, reply, incoming)
         except MeshError as error:
             statistics.fail(f"{error.status}:{error.detail}")
             answer = problem_reply(error, request_id)
@@ -205,6 +211,54 @@ class Dispatcher:
             self._replies.send(reply, *answer, request_id)
         if incoming is not None:
             incoming.stream.close()  # after the answer: whoever still sends the body is told to stop
+
+    async def _converse(
+        self, declared: Declared, request: Request, context: Context, reply: bytes
+    ) -> tuple[bytes, bytes] | None:
+        """A WebSocket, from the request to its end; an answer where it was refused with one.
+
+        Raises what goes wrong before it is accepted.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        socket = request.socket = self._replies.socket(request, reply)
+
+        def broken(error: MeshError) -> None:
+            context.cancelled.set()
+            task.cancel()
+
+        socket.stream.on_broken = broken
+        self._sockets.add(socket)
+        code, reason, result = NORMAL, "", None
+        try:
+            result = await (self._layered if self._layers else self._with_dependencies)(declared, request, context)
+        except WebSocketClosed:
+            pass
+        except asyncio.CancelledError:
+            code, reason = RESTART, "the instance is stopping"
+            raise
+        except Exception as error:
+            if not socket.accepted:
+                raise
+            code, reason = INTERNAL, error.detail if isinstance(error, MeshError) else "the service failed"
+            if not isinstance(error, MeshError):
+                _log.exception("handler %s failed", declared.name, extra={"endpoint": declared.name})
+        finally:
+            self._sockets.discard(socket)
+            socket.stream.on_broken = None
+            socket.shut(code, reason)
+            if not socket.accepted:  # after the answer
+                asyncio.get_running_loop().call_soon(socket.stream.close)
+        if not socket.accepted:
+            if isinstance(result, Response) and result.status >= 300:
+                return self._replies.encode(declared, result)
+            raise Forbidden("the service did not accept the connection")
+        return None
+
+    def close_sockets(self) -> None:
+        """Close all WebSockets: their clients come back, and to another instance."""
+        for socket in list(self._sockets):
+            socket.shut(RESTART, "the instance is stopping")
 
     async def _read_body(self, declared: Declared, request: Request, incoming: IncomingBody) -> None:
         """Read a body that follows its request, or leave that to the handler, where it takes it in pieces."""

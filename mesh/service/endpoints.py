@@ -76,6 +76,7 @@ class Declared:
     status: int
     cancel: bool
     """Whether the handler is cancelled when nobody waits for the answer (GET and HEAD by default)."""
+    websocket: bool = False
     concurrency: int = 0
     """How many calls may run at a time in one instance; 0 leaves it to the service's limit."""
     queue: int = 0
@@ -106,6 +107,7 @@ def declare(
     idempotent: bool = False,
     deprecated: bool = False,
     cancel: bool | None = None,
+    websocket: bool = False,
     metadata: dict[str, str] | None = None,
 ) -> Declared:
     """Check a declaration and build its endpoint. Raises `DeclarationError` with a sentence that names the fault."""
@@ -124,6 +126,7 @@ def declare(
             raise DeclarationError(f"{where}: {what} {seconds} is not between 0.001 and 3600 seconds")
     if concurrency < 0 or queue < 0:
         raise DeclarationError(f"{where}: concurrency {concurrency} and queue {queue} must not be below 0")
+    streams = inspect.isasyncgenfunction(handler if inspect.isroutine(handler) else type(handler).__call__)
     routes: list[Route] = []
     path_names: tuple[str, ...] = ()
     if path:
@@ -146,10 +149,16 @@ def declare(
                 try_timeout_ms=round((try_timeout or 0) * 1000),
                 idempotent=idempotent,
                 deprecated=deprecated,
+                stream="websocket" if websocket else "response" if streams else "",
             )
         ]
     binder = Binder(handler, path_names, method or "CALL", where)
-    streams = inspect.isasyncgenfunction(handler if inspect.isroutine(handler) else type(handler).__call__)
+    if websocket != binder.takes_socket or (websocket and streams):
+        raise DeclarationError(
+            f"{where}: a handler of websocket() takes a WebSocket and sends with it"
+            if websocket
+            else f"{where}: a WebSocket is given to handlers of websocket() only"
+        )
     return Declared(
         name=name,
         handler=handler,
@@ -157,6 +166,7 @@ def declare(
         run=runner(handler, where),
         status=status,
         cancel=method in ("GET", "HEAD") or streams if cancel is None else cancel,
+        websocket=websocket,
         concurrency=concurrency,
         queue=queue,
         metadata=checked_metadata(metadata, where),

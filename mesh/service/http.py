@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from mesh import headers
 from mesh.errors import BadRequest, Invalid
+
+if TYPE_CHECKING:
+    from mesh.service.websocket import WebSocket
 
 _json = msgspec.json.Encoder()
 _MORE = re.compile(rb"\r\nmesh-body:", re.IGNORECASE)
@@ -25,13 +28,27 @@ class Request:
     another service) ``is_http`` is False, ``method`` is ``"CALL"`` and ``target`` empty.
     """
 
-    __slots__ = ("_cookies", "_pairs", "_params", "_query", "block", "body", "is_http", "method", "pieces", "target")
+    __slots__ = (
+        "_cookies",
+        "_pairs",
+        "_params",
+        "_query",
+        "block",
+        "body",
+        "is_http",
+        "method",
+        "pieces",
+        "socket",
+        "target",
+    )
 
     def __init__(self, block: bytes, body: bytes) -> None:
         self.block = block
         self.body = body
         self.pieces: Callable[[], AsyncIterator[bytes]] | None = None
         """Reads a body that is larger than one message, and was not read as a whole."""
+        self.socket: WebSocket | None = None
+        """The connection that this request asks for."""
         self._pairs: headers.Pairs | None = None
         self._params: dict[str, str] | None = None
         self._query: dict[str, list[str]] | None = None

@@ -188,6 +188,7 @@ class ServiceInstance:
 
     async def _finish(self, timeout: float) -> None:
         self.dispatcher.stall.aclose()
+        self.dispatcher.close_sockets()
         cut = await self.dispatcher.finish(timeout)
         if cut:
             _log.warning("stopped %d handlers that were still running after %g s", cut, timeout)

@@ -21,6 +21,7 @@ from mesh.errors import BadRequest, DeclarationError, Invalid, MeshError
 from mesh.service.context import Context
 from mesh.service.dependencies import Dependency, Depends
 from mesh.service.http import Request, decode_json, field_error
+from mesh.service.websocket import WebSocket
 
 _MISSING: Any = object()
 
@@ -51,7 +52,7 @@ class Source(NamedTuple):
     """One parameter: where it comes from and what it becomes."""
 
     parameter: str
-    place: str  # path, query, header, cookie, body, stream, context, request, dependency
+    place: str  # path, query, header, cookie, body, stream, socket, context, request, dependency
     key: str  # its name in that place
     type: Any
     default: Any
@@ -83,6 +84,7 @@ class Binder:
         self.dependencies = tuple(d for d in found if isinstance(d, Dependency))
         self._context = [s.parameter for s in self.sources if s.place == "context"]
         self._request = [s.parameter for s in self.sources if s.place == "request"]
+        self._socket = [s.parameter for s in self.sources if s.place == "socket"]
         self._stream = [s.parameter for s in self.sources if s.place == "stream"]
         self._body = next((s for s in self.sources if s.place == "body"), None)
         self._texts = [s for s in self.sources if s.place in ("path", "query", "header", "cookie")]
@@ -91,6 +93,11 @@ class Binder:
     def streams_body(self) -> bool:
         """Whether the handler reads the body piece by piece, so that it need not be there as a whole."""
         return bool(self._stream)
+
+    @property
+    def takes_socket(self) -> bool:
+        """Whether the handler takes a WebSocket."""
+        return bool(self._socket)
 
     def bind(self, request: Request, context: Context) -> dict[str, Any]:
         """The arguments for ``request``. Raises `Invalid` (422), `BadRequest` (400)."""
@@ -101,6 +108,8 @@ class Binder:
             arguments[parameter] = request
         for parameter in self._stream:
             arguments[parameter] = request.stream()
+        for parameter in self._socket:
+            arguments[parameter] = request.socket
         return arguments
 
     def _from_http(self, request: Request) -> dict[str, Any]:
@@ -153,7 +162,7 @@ class Binder:
         arguments: dict[str, Any] = {}
         errors: list[dict[str, str]] = []
         for source in self.sources:
-            if source.place in ("context", "request", "stream"):
+            if source.place in ("context", "request", "stream", "socket"):
                 continue
             value = given.pop(source.parameter, _MISSING)
             if value is _MISSING:
@@ -255,6 +264,8 @@ def _source(name: str, annotation: Any, default: Any, path_names: Sequence[str],
         return Source(name, "context", name, annotation, default, False, None)
     if annotation is Request:
         return Source(name, "request", name, annotation, default, False, None)
+    if annotation is WebSocket:
+        return Source(name, "socket", name, annotation, default, False, None)
     if typing.get_origin(annotation) in (AsyncIterator, AsyncIterable):
         if typing.get_args(annotation) != (bytes,):
             raise DeclarationError(f"{where}: {name!r} is {_show(annotation)}; a body comes as AsyncIterator[bytes]")

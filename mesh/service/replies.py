@@ -11,11 +11,12 @@ import msgspec
 
 from mesh import headers
 from mesh.bus import Bus
-from mesh.errors import MeshError, TooLarge
+from mesh.errors import BadRequest, MeshError, TooLarge
 from mesh.service.context import Context
 from mesh.service.endpoints import Declared
 from mesh.service.http import Request, Response
 from mesh.service.streaming import IncomingBody, StreamingResponse, streamed
+from mesh.service.websocket import WebSocket
 from mesh.streams import Streams
 
 HEAD_S = 0.5
@@ -77,10 +78,24 @@ class Replies:
 
     def incoming(self, request: Request, context: Context, reply: bytes) -> IncomingBody | None:
         """The body that follows a request as a stream; None where it is in the message."""
-        if not reply or request.raw_header(headers.BODY) != b"stream":
+        kind = request.raw_header(headers.BODY)
+        if kind == b"websocket":
+            raise BadRequest("this path is not for WebSockets", reason="no_websocket")
+        if not reply or kind != b"stream":
             return None
         stream = self._streams.answer(reply, _credit(request), reads=True, writes=True)
         return IncomingBody(self._bus, reply, stream, context)
+
+    def socket(self, request: Request, reply: bytes) -> WebSocket:
+        """The connection that a request asks for. Raises a 426 where it asks for none."""
+        if not reply or request.raw_header(headers.BODY) != b"websocket":
+            error = BadRequest(
+                "this path is for WebSockets", reason="upgrade_required", headers={"upgrade": "websocket"}
+            )
+            error.status, error.title = 426, "Upgrade required"
+            raise error
+        stream = self._streams.answer(reply, _credit(request), reads=True, writes=True)
+        return WebSocket(self._bus, request, reply, stream)
 
     async def stream(
         self, response: Response, request: Request, context: Context, reply: bytes, incoming: IncomingBody | None

@@ -93,6 +93,29 @@ class Router:
 
         return register
 
+    def websocket(
+        self,
+        path: str,
+        *,
+        name: str = "",
+        summary: str = "",
+        tags: tuple[str, ...] = (),
+        timeout: float | None = None,
+        concurrency: int = 0,
+        queue: int = 100,
+    ) -> Callable[[H], H]:
+        """Declare a handler of WebSocket connections to ``path``; it takes a `WebSocket`.
+
+        ``timeout`` is for accepting, in seconds. A connection counts as a running call for as long as it is open.
+        """
+        options = {key: value for key, value in locals().items() if key != "self"}
+
+        def register(handler: H) -> H:
+            self._declare(handler, {**options, "method": "GET", "websocket": True})
+            return handler
+
+        return register
+
     def include(self, router: Router, *, prefix: str = "") -> None:
         """Take over everything that ``router`` has declared so far, below ``prefix`` and its own prefix."""
         if router is self:

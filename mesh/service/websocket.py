@@ -1,0 +1,181 @@
+"""A WebSocket as a handler sees it (RFC 6455), whatever gateway the client is connected to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from mesh import headers
+from mesh.bus import Bus
+from mesh.errors import MeshError
+from mesh.service.http import Request, decode_json
+from mesh.streams import Stream, frames
+from mesh.streams.closing import INTERNAL, NO_STATUS, NORMAL, TOO_BIG, close_payload, is_sendable, read_close
+
+MAX_MESSAGE = 16 * 1024 * 1024
+"""Bytes of the largest message."""
+MAX_REASON = 123
+"""Bytes of the longest reason: a close frame has 125, two are the code's."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class WebSocketClosed(Exception):
+    """The connection is over. ``code`` and ``reason`` are the client's, or ours where we closed it."""
+
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(f"closed with {code} {reason}".strip())
+        self.code = code
+        self.reason = reason
+
+
+class WebSocket:
+    """One connection, given to a handler of `Service.websocket`.
+
+    ::
+
+        @service.websocket("/echo")
+        async def echo(ws: WebSocket) -> None:
+            async for message in ws:
+                await ws.send(message)
+
+    It is accepted with the first thing that the handler does with it; before that, an error is an HTTP response. When
+    the handler returns, it is closed with 1000; when it fails, with 1011; when its instance stops, with 1012.
+    """
+
+    def __init__(self, bus: Bus, request: Request, reply: bytes, stream: Stream) -> None:
+        self.request = request
+        self.subprotocol = ""
+        """What `accept` chose."""
+        self.accepted = False
+        self.stream = stream
+        self._bus = bus
+        self._reply = reply
+        self._closed: WebSocketClosed | None = None
+        self._sending = asyncio.Lock()
+
+    @property
+    def subprotocols(self) -> list[str]:
+        """What the client offers, the one that it likes best first."""
+        offered = ",".join(self.request.header_values("sec-websocket-protocol"))
+        return [name.strip() for name in offered.split(",") if name.strip()]
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is over."""
+        return self._closed is not None
+
+    async def accept(self, subprotocol: str = "") -> None:
+        """Accept the connection, with one of `subprotocols` where the client offers any.
+
+        Raises ValueError for another one, RuntimeError when it has been accepted already.
+        """
+        if self.accepted:
+            raise RuntimeError("the connection has been accepted already")
+        if subprotocol and subprotocol not in self.subprotocols:
+            raise ValueError(f"the client does not offer the subprotocol {subprotocol!r}, but {self.subprotocols}")
+        self.accepted = True
+        self.subprotocol = subprotocol
+        pairs = [
+            (b"Mesh-Status", b"101"),
+            (b"Mesh-Stream", self.stream.own),
+            (b"Mesh-Credit", b"%d" % self.stream.window),
+        ]
+        if subprotocol:
+            pairs.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
+        self._bus.reply(self._reply, b"", headers.encode(pairs))
+
+    async def receive(self) -> str | bytes:
+        """The next message: text or bytes. Raises `WebSocketClosed` when there are no more."""
+        await self._ready()
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            try:
+                frame = await self.stream.read()
+            except MeshError as error:
+                raise self._end(INTERNAL, error.detail) from error
+            if frame is None:
+                raise self._end(NO_STATUS, "")
+            if frame.kind == frames.CLOSE:
+                close = read_close(frame.payload)
+                self.stream.end(frames.CLOSE, frame.payload)
+                raise self._end(close.code, close.reason)
+            parts.append(frame.payload)
+            size += len(frame.payload)
+            if size > MAX_MESSAGE:
+                await self.close(TOO_BIG, f"a message has more than {MAX_MESSAGE} bytes")
+                raise self._closed or WebSocketClosed(TOO_BIG)
+            if not frame.kind.endswith(frames.MORE):
+                whole = b"".join(parts) if len(parts) > 1 else parts[0]
+                return whole.decode() if frame.kind == frames.TEXT else whole
+
+    async def receive_json(self, type: Any = Any) -> Any:
+        """The next message as JSON of ``type``. Raises `Invalid`, `BadRequest`, `WebSocketClosed`."""
+        message = await self.receive()
+        return decode_json(msgspec.json.Decoder(type), message.encode() if isinstance(message, str) else message)
+
+    async def send(self, message: Any) -> None:
+        """Send text, bytes, or any other value as JSON text; waits while the client reads slowly.
+
+        Raises `WebSocketClosed`. Several tasks may send: messages do not mix.
+        """
+        await self._ready()
+        if isinstance(message, bytes | bytearray | memoryview):
+            payload, kind = bytes(message), frames.BINARY
+        elif isinstance(message, str):
+            payload, kind = message.encode(), frames.TEXT
+        else:
+            payload, kind = _encode(message), frames.TEXT
+        try:
+            async with self._sending:
+                await self.stream.write(payload, kind)
+        except MeshError as error:
+            raise self._end(INTERNAL, error.detail) from error
+
+    async def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """Close the connection; nothing may be sent afterwards. May be called twice.
+
+        Raises ValueError for a code that may not be sent (RFC 6455 section 7.4.2: 1000 to 1003, 1007 to 1014, 3000 to
+        4999).
+        """
+        if not is_sendable(code):
+            raise ValueError(f"close code {code} may not be sent")
+        if self._closed is None:
+            if not self.accepted:
+                await self.accept()
+            self.stream.end(frames.CLOSE, close_payload(code, reason))
+            self._end(code, reason)
+
+    def __aiter__(self) -> AsyncIterator[str | bytes]:
+        return self._messages()
+
+    async def _messages(self) -> AsyncIterator[str | bytes]:
+        try:
+            while True:
+                yield await self.receive()
+        except WebSocketClosed:
+            return
+
+    # -- for the dispatcher
+
+    def shut(self, code: int, reason: str = "") -> None:
+        """Close it, if it is open still, and want nothing more of it; a handler that waits for a message is told."""
+        if self.accepted:
+            self.stream.end(frames.CLOSE, close_payload(code, reason))
+            self._end(code, reason)
+            self.stream.end_reading()
+
+    async def _ready(self) -> None:
+        if self._closed is not None:
+            raise self._closed
+        if not self.accepted:
+            await self.accept()
+
+    def _end(self, code: int, reason: str) -> WebSocketClosed:
+        if self._closed is None:
+            self._closed = WebSocketClosed(code, reason)
+        return self._closed

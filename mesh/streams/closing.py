@@ -1,0 +1,43 @@
+"""How WebSockets are closed: codes and reasons, on the bus as JSON (RFC 6455 section 7.4)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
+NO_STATUS: Final = 1005
+TOO_BIG: Final = 1009
+INTERNAL: Final = 1011
+RESTART: Final = 1012
+MAX_REASON: Final = 123
+"""Bytes of the longest reason: a close frame has 125, two are the code's."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Close(msgspec.Struct, frozen=True):
+    """The payload of a close frame."""
+
+    code: int = NO_STATUS
+    reason: str = ""
+
+
+def is_sendable(code: int) -> bool:
+    """Whether an endpoint may send that code: 1000 to 1003, 1007 to 1014, 3000 to 4999."""
+    return code in range(1000, 1004) or code in range(1007, 1015) or 3000 <= code <= 4999
+
+
+def close_payload(code: int, reason: str = "") -> bytes:
+    """The payload of a close frame; a reason that is too long is cut."""
+    return _encode(Close(code, reason.encode()[:MAX_REASON].decode(errors="ignore")))
+
+
+def read_close(payload: bytes) -> Close:
+    """A close frame's payload; 1005, no status, where it is unreadable."""
+    try:
+        return msgspec.json.decode(payload, type=Close)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Close()
