@@ -132,4 +132,4 @@ async def test_what_is_left_shrinks_by_the_age(mesh):
             block = b"NATS/1.0\r\nMesh-Deadline: 9000\r\nMesh-Sent: %d\r\n\r\n" % (boot_ms() - age)
             await bus.request(address, b"", block, timeout=5)
     assert 8 < left[0] <= 9
-    assert 5 < left[1] <= 6
+    assert 5 < left[1] <= 6.1  # clocks of whole milliseconds
