@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from mesh.bus import Bus
 from mesh.client.caller import Answer, Caller, NamedEndpoint, Repeatable
 from mesh.errors import BadReply, MeshError, from_problem
 from mesh.registry import Change
-from mesh.streams import Streams
+from mesh.streams import FIRST_CREDIT, Streams
 from mesh.watcher import Watcher
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -54,6 +54,41 @@ class Calls:
         """
         answer = await self._send(service, endpoint, _encode(arguments), timeout, carried)
         return read_answer(answer, returns, f"{service}.{endpoint}")
+
+    async def stream(
+        self,
+        service: str,
+        endpoint: str,
+        arguments: Mapping[str, Any],
+        *,
+        returns: Any = bytes,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        carried: bytes = b"",
+    ) -> AsyncIterator[Any]:
+        """What an endpoint yields, as it comes: pieces of bytes, or, with ``returns``, values decoded from its lines.
+
+        ``timeout`` is until it begins, in seconds. An answer that is no stream is one piece. Raises as `call` does,
+        and `StreamBroken` or another error where it ends before its end. The endpoint is told when nobody reads on.
+        """
+        takes = b"Mesh-Credit: %d\r\n" % FIRST_CREDIT
+        answer = await self._send(service, endpoint, _encode(arguments), timeout, carried + takes)
+        what = f"{service}.{endpoint}"
+        if answer.stream is None:
+            yield read_answer(answer, returns, what)
+            return
+        stream, rest = answer.stream, b""
+        try:
+            while (frame := await stream.read()) is not None:
+                if returns is bytes:
+                    yield frame.payload
+                    continue
+                *lines, rest = (rest + frame.payload).split(b"\n")
+                for line in lines:
+                    yield _item(line, returns, what)
+            if rest:
+                yield _item(rest, returns, what)
+        finally:
+            stream.close()
 
     async def emit(
         self, event: str, data: Any, *, durable: bool = False, timeout: float = DEFAULT_TIMEOUT_S, carried: bytes = b""
@@ -95,6 +130,13 @@ class Calls:
 
     def _changed(self, changes: Sequence[Change]) -> None:
         self._repeatable.clear()
+
+
+def _item(line: bytes, returns: Any, what: str) -> Any:
+    try:
+        return msgspec.json.decode(line, type=returns)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadReply(f"{what} yields something else than asked for: {error}", executed="unknown") from error
 
 
 def checked_event(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,6 +67,21 @@ class MeshClient:
         return await self._calls.call(
             service, endpoint, {**(more or {}), **arguments}, returns=returns, timeout=timeout
         )
+
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: Any = bytes,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        **arguments: Any,
+    ) -> AsyncIterator[Any]:
+        """What an endpoint yields, as it comes: pieces of bytes, or with ``returns`` values, one a line of JSON."""
+        given = {**(more or {}), **arguments}
+        return self._calls.stream(service, endpoint, given, returns=returns, timeout=timeout)
 
     async def emit(self, event: str, data: Any, *, durable: bool = False) -> None:
         """Publish an event; ``durable`` waits until JetStream has stored it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,27 @@ class Context:
         """
         left = self.remaining if timeout is None else min(timeout, self.remaining)
         return await self._calls.call(
+            service, endpoint, {**(more or {}), **arguments}, returns=returns, timeout=left, carried=self._carried()
+        )
+
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: Any = bytes,
+        timeout: float | None = None,
+        **arguments: Any,
+    ) -> AsyncIterator[Any]:
+        """What another service's endpoint yields: ``async for piece in ctx.stream("files", "read", name="a")``.
+
+        Pieces are bytes, or with ``returns`` values of that type, one for each line of JSON. ``timeout`` is until the
+        first of it. Raises the `mesh.errors` class of an error reply, and `StreamBroken` where it breaks off.
+        """
+        left = self.remaining if timeout is None else min(timeout, self.remaining)
+        return self._calls.stream(
             service, endpoint, {**(more or {}), **arguments}, returns=returns, timeout=left, carried=self._carried()
         )
 
