@@ -1,3 +1,20 @@
-"""The project's own fixtures are those that its users import."""
+"""Fixtures that all tests share: the ones that users import, and the size of failure tests."""
+
+import pytest
 
 pytest_plugins = ["mesh.testing.fixtures"]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--chaos",
+        choices=("short", "full"),
+        default="short",
+        help="size of the failure and load tests: short is part of every run, full is what docs/reliability.md reports",
+    )
+
+
+@pytest.fixture(scope="session")
+def full(request):
+    """Whether failure and load tests run in full."""
+    return request.config.getoption("--chaos") == "full"
