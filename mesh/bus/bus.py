@@ -30,6 +30,9 @@ from mesh.subjects import Subjects, check_subject, new_id
 HELD_REPLIES = 2 * 1024 * 1024
 """Bytes of replies kept while disconnected, for callers on another server who still wait."""
 
+BLINK_S = 0.045
+"""How long after a loss a request waits for the next connection before it is refused."""
+
 _log = logging.getLogger("mesh.bus")
 
 
@@ -72,6 +75,7 @@ class Bus:
         self._watchers: list[Callable[[bool], None]] = []
         self._is_up = asyncio.Event()
         self._max_payload = 1024 * 1024
+        self._lost_at = float("-inf")
         self._held: list[tuple[bytes, bytes, bytes]] = []
         self._held_size = 0
         self._echoes = 0.0
@@ -100,6 +104,21 @@ class Bus:
         except TimeoutError:
             where = ", ".join(_without_secret(url) for url in self.settings.servers)
             raise BusUnavailable(f"no NATS at {where}: {self._link.last_error or 'no answer'}") from None
+
+    async def blink(self) -> None:
+        """Return when connected; otherwise at the latest `BLINK_S` after the connection was lost.
+
+        Going over to another server of a cluster takes some milliseconds: not worth an error to anybody.
+        """
+        if self.connected:
+            return
+        left = self._lost_at + BLINK_S - asyncio.get_running_loop().time()
+        if left > 0:
+            try:
+                async with asyncio.timeout(left):
+                    await self._is_up.wait()
+            except TimeoutError:
+                pass
 
     async def aclose(self) -> None:
         """Close now; what was published before is written first. May be called twice."""
@@ -405,6 +424,7 @@ class Bus:
         if not self.connected:
             return
         self.connected = False
+        self._lost_at = asyncio.get_running_loop().time()
         self._is_up.clear()
         self.requests.fail_all(lambda: BusUnavailable("the connection to NATS was lost", executed="unknown"))
         self._tell(False)
@@ -415,6 +435,9 @@ class Bus:
                 subject.encode(),
                 lambda: Forbidden(f"NATS permissions do not allow publishing to {subject}", reason="bus_permission"),
             )
+
+    def handles(self) -> list[NatsSubscription]:
+        return [s.handle for s in self._subscriptions if s.handle is not None and s.client is self._client]
 
     async def lame_duck(self) -> None:
         _log.info("the NATS server is going away: moving to another one")

@@ -75,7 +75,7 @@ class LaneTransport(Transport):
         self.silence = 0.0
         self.out_msgs = 0
         self.out_bytes = 0
-        self._on_lost = on_lost
+        self.on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._protocol: _LaneProtocol | None = None
@@ -164,7 +164,7 @@ class LaneTransport(Transport):
         self._cold_ready.set()
         self._writable.set()
         self._closed.set()
-        self._on_lost()
+        self.on_lost()
 
     # -- nats-py's Transport
 

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from nats.aio.client import Client, Server
+from nats.aio.subscription import Subscription as NatsSubscription
 
 from mesh.bus.errors import explain, forbidden_subject
 from mesh.bus.lane import LaneTransport, check_contract
@@ -41,6 +42,9 @@ class Owner(Protocol):
     def refused(self, verb: str, subject: str) -> None:
         """The server refused a publish or subscription for lack of permission."""
 
+    def handles(self) -> list[NatsSubscription]:
+        """nats-py's subscriptions on the client that is in use."""
+
     async def lame_duck(self) -> None:
         """The server says that it will close this connection soon."""
 
@@ -61,6 +65,7 @@ class Link:
         self._inbox = inbox
         self._owner = owner
         self._closing = False
+        self._moving = False
         self._gone = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -88,9 +93,50 @@ class Link:
         self._gone.set()
 
     async def move(self) -> None:
-        """Reconnect to another server of the pool, keeping the client."""
-        if self.client is not None:
-            await self.client.force_reconnect()
+        """Go to another server of the pool without a gap: the new connection is in use before the old one is left.
+
+        Stays where there is no other server, or none that answers; the server closes the connection then, in its time.
+        """
+        old, old_lane = self.client, self.lane
+        if old is None or self._moving:
+            return
+        self._moving = True
+        try:
+            here = old.connected_url.netloc if old.connected_url is not None else ""
+            others = [server.geturl() for server in old.servers if server.netloc != here]
+            if not others:
+                return
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                client, lane = await self._dial(others)
+        except Exception as error:
+            _log.warning("staying with a NATS server that is going away: %s", explain(error))
+            return
+        finally:
+            self._moving = False
+        if old is not self.client:  # it was lost meanwhile, and replaced
+            await self._close(client, lane)
+            return
+        handles = self._owner.handles()
+        if old_lane is not None:
+            old_lane.on_lost = _nothing
+        self.client, self.lane = client, lane
+        try:
+            await self._owner.attached(client, lane)
+        except Exception as error:
+            await self._close(old, old_lane)
+            await self.restart(f"moving to another server failed: {explain(error)}")
+            return
+        self._announce_up(client)
+        # From here on both connections have every subscription; what is on its way on the old one is still delivered.
+        try:
+            for handle in handles:
+                await handle.unsubscribe()
+            for _ in range(2):  # a PING may overtake what nats-py has still to write, not twice
+                await old.flush(2)
+        except Exception as error:
+            _log.debug("leaving the old connection: %s", error)
+        await self._close(old, old_lane)
+        _log.info("moved to the NATS server at %s", client.connected_url.netloc if client.connected_url else "?")
 
     # -- the life of clients
 
@@ -123,14 +169,28 @@ class Link:
             self._owner.up()
 
     async def _connect(self) -> None:
-        client = self.client = Client()
-        self.lane = None
-        if not self.plain_because:
-            self.lane = LaneTransport(self._owner.down)
-            client._transport = self.lane
-        await client.connect(**self._options(client))
+        client, lane = self._new()
+        self.client, self.lane = client, lane
+        await client.connect(**self._options(client, list(self._settings.servers)))
 
-    def _options(self, client: Client) -> dict[str, Any]:
+    async def _dial(self, servers: list[str]) -> tuple[Client, LaneTransport | None]:
+        """A connection to one of ``servers``, not in use yet. Raises where none can be had."""
+        client, lane = self._new()
+        try:
+            await client.connect(**{**self._options(client, servers), "allow_reconnect": True})
+        except BaseException:
+            await self._close(client, lane)
+            raise
+        return client, lane
+
+    def _new(self) -> tuple[Client, LaneTransport | None]:
+        client, lane = Client(), None
+        if not self.plain_because:
+            lane = LaneTransport(self._owner.down)
+            client._transport = lane
+        return client, lane
+
+    def _options(self, client: Client, servers: list[str]) -> dict[str, Any]:
         settings = self._settings
 
         # An old client's callbacks must not speak for its successor.
@@ -148,11 +208,11 @@ class Link:
                 self._gone.set()
 
         async def lame_duck() -> None:
-            if client is self.client:
-                await self._owner.lame_duck()
+            if client is self.client:  # not here: this is the client's own reading task
+                self._tasks.append(asyncio.create_task(self._owner.lame_duck(), name="nats move"))
 
         options: dict[str, Any] = {
-            "servers": list(settings.servers),
+            "servers": servers,
             "name": self._name,
             # For what nats-py asks itself (JetStream): replies come below our own inbox too.
             "inbox_prefix": self._inbox,
@@ -188,8 +248,11 @@ class Link:
     async def _discard(self) -> None:
         client, self.client = self.client, None
         lane, self.lane = self.lane, None
-        if client is None:
-            return
+        if client is not None:
+            await self._close(client, lane)
+
+    @staticmethod
+    async def _close(client: Client, lane: LaneTransport | None) -> None:
         try:
             async with asyncio.timeout(2):
                 await client.close()
@@ -245,6 +308,10 @@ class _Backoff:
         choice = random.choice([server for server in servers if server.reconnects == fewest])
         longest = min(0.5, 0.02 * 2 ** min(self._attempts, 8))
         return choice, random.uniform(0, longest)
+
+
+def _nothing() -> None:
+    """For a connection that nobody uses any more."""
 
 
 def tls_context(settings: BusSettings) -> ssl.SSLContext | None:

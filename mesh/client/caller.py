@@ -129,6 +129,8 @@ class Caller:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
+        if not self._bus.connected:
+            await self._bus.blink()
         balancer = self._balancers.get(destination.service)
         tried: list[Peer] = []
         failed: MeshError | None = None
@@ -186,6 +188,8 @@ class Caller:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
+        if not self._bus.connected:
+            await self._bus.blink()
         balancer = self._balancers.get(destination.service)
         tried: list[Peer] = []
         while True:

@@ -181,6 +181,10 @@ class NatsServer:
         finally:
             self._remove()
 
+    def lame_duck(self) -> None:
+        """Have it tell its clients that it is going away, as an operator does before maintenance (SIGUSR2)."""
+        self._signal(signal.SIGUSR2)
+
     def pause(self) -> None:
         """Freeze it (SIGSTOP): its sockets stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
