@@ -377,8 +377,8 @@ class Bus:
 
     # -- what the link tells (Owner)
 
-    async def attached(self, client: Client, lane: LaneTransport | None) -> None:
-        fresh = client is not self._client
+    async def attached(self, client: Client, lane: LaneTransport | None, *, check: bool = True) -> None:
+        fresh = check and client is not self._client
         self._client, self._lane = client, lane
         for subscription in list(self._subscriptions):
             if subscription.client is not client:

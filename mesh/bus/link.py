@@ -30,8 +30,8 @@ _log = logging.getLogger("mesh.bus")
 class Owner(Protocol):
     """What a link tells its bus."""
 
-    async def attached(self, client: Client, lane: LaneTransport | None) -> None:
-        """A new client is connected: subscribe everything on it. Raises to have it replaced."""
+    async def attached(self, client: Client, lane: LaneTransport | None, *, check: bool = True) -> None:
+        """A new client is connected: subscribe everything on it, and ``check`` the lane. Raises to have it replaced."""
 
     def up(self) -> None:
         """Subscriptions are in place (again)."""
@@ -121,7 +121,8 @@ class Link:
             old_lane.on_lost = _nothing
         self.client, self.lane = client, lane
         try:
-            await self._owner.attached(client, lane)
+            # Not checked: what we sent ourselves would come back on both connections.
+            await self._owner.attached(client, lane, check=False)
         except Exception as error:
             await self._close(old, old_lane)
             await self.restart(f"moving to another server failed: {explain(error)}")
