@@ -207,6 +207,14 @@ class Forwarder:
                 await upload.end()
                 entry.bytes_in = upload.size
 
+    async def _abandon(self, exchange: Exchange) -> None:
+        """End a response that had begun on the bus: the client gets another one."""
+        stream, exchange.stream = exchange.stream, None
+        if stream is not None:
+            stream.close()
+        if exchange.upload is not None:
+            await exchange.upload.end()
+
     def _uploaded(self, exchange: Exchange, upload: Upload) -> None:
         """The request's body has gone while the response is being sent; until now its reader saw a client that goes."""
         if exchange.task is None:
@@ -266,7 +274,11 @@ class Forwarder:
             exchange.upstream = perf_counter() - began
         entry.instance, entry.attempts = answer.instance, answer.attempts
         stream = exchange.stream = answer.stream
-        status, out, content = response(answer.reply, method, streamed=stream is not None)
+        try:
+            status, out, content = response(answer.reply, method, streamed=stream is not None)
+        except MeshError:
+            await self._abandon(exchange)
+            raise
         if stream is not None and (method == "HEAD" or status in NO_BODY):
             stream.close()
             exchange.stream = None

@@ -48,7 +48,7 @@ def request_lines(pairs: Pairs) -> bytes:
 def response(reply: Reply, method: str, *, streamed: bool = False) -> tuple[int, Pairs, bytes]:
     """Status, headers and body for the client. ``streamed``: the body follows, as long as the service says, if it does.
 
-    Raises `BadReply` where the reply has no valid status.
+    Raises `BadReply` where the reply has no valid status, or a header that would break the response's framing.
     """
     block, body = reply
     pairs = headers.decode(block)
@@ -61,6 +61,8 @@ def response(reply: Reply, method: str, *, streamed: bool = False) -> tuple[int,
         if name == b"content-length":
             length = value
         elif headers.crosses(name):
+            if not headers.is_sound(name, value):
+                raise BadReply(f"the service replied with the header {name[:80]!r}: {value[:80]!r}")
             out.append((name, value))
     if status == 426:
         out.append((b"upgrade", b"websocket"))  # the response must say to what (RFC 9110 section 15.5.22)

@@ -48,6 +48,7 @@ HOP_BY_HOP = frozenset(
 """RFC 9110 section 7.6.1: meant for one connection, so they end at the gateway."""
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -128,6 +129,11 @@ def crosses(name: bytes) -> bool:
         return False
     folded = name.replace(b"_", b"-") if b"_" in name else name
     return not (folded.startswith((b"mesh-", b"nats-")) or folded == b"status")
+
+
+def is_sound(name: bytes, value: bytes) -> bool:
+    """Whether a header that somebody sent may be written into an HTTP message: a token, and no control character."""
+    return _NAME.fullmatch(name) is not None and _CONTROL.search(value) is None
 
 
 def named_by_connection(pairs: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:

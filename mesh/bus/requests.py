@@ -74,7 +74,9 @@ class Requests:
         self._timer: asyncio.TimerHandle | None = None
         self._tokens: list[bytes] = []
         self.adopt: Callable[[bytes, bytes], Any] | None = None
-        """Makes an object with a ``deliver(block, payload)`` of a reply, given its subject and block, or None."""
+        """Makes an object with a ``deliver(block, payload)`` of a reply, given its subject and block, or None.
+
+        The `MeshError` that it raises ends the request."""
         self.orphan: Callable[[bytes, bytes], None] | None = None
         """Told the reply subject and block of what came for nobody."""
         self.ignored = 0
@@ -159,7 +161,11 @@ class Requests:
             self._end(pending, NoResponders("nobody listens on the subject"))
             return
         if self.adopt is not None and (_STREAM in block or _STREAM.lower() in block):
-            pending.stream = self.adopt(pending.reply, block)
+            try:
+                pending.stream = self.adopt(pending.reply, block)
+            except MeshError as error:
+                self._end(pending, error)
+                return
             if pending.stream is not None:
                 self._streams[token] = pending.stream.deliver  # its first frames may be in the same read
         self._end(pending, Reply(block, payload))

@@ -263,8 +263,7 @@ class Caller:
         outcome = Outcome.CANCELLED
         try:
             reply = await pending.future
-            if not _is_usable(reply.block):
-                outcome = Outcome.BAD_REPLY
+            if not _is_usable(reply.block, peer.foreign):
                 given = headers.find(headers.decode(reply.block), headers.STATUS)
                 raise BadReply(f"{peer.service}.{peer.id} replied with the status {given!r}")
             outcome = Outcome.ANSWERED
@@ -275,6 +274,9 @@ class Caller:
             return reply, stream
         except NoResponders:
             outcome = Outcome.NO_RESPONDERS
+            raise
+        except BadReply:
+            outcome = Outcome.BAD_REPLY
             raise
         except DeadlineExceeded:
             outcome = Outcome.TIMEOUT if timeout >= 1 else Outcome.SHORT_TIMEOUT
@@ -340,12 +342,16 @@ class Caller:
         self._streams.fail_prefix(self._bus.subjects.stream(service, instance, "").encode())
 
 
-def _is_usable(block: bytes) -> bool:
-    """Whether a reply has a valid status; decodes it only where it does not begin as ours do."""
+def _is_usable(block: bytes, foreign: bool) -> bool:
+    """Whether a reply has a valid status; decodes it only where it does not begin as ours do.
+
+    A foreign service needs none. Elsewhere ``Mesh-Status:`` may stand in the block and be no header of it.
+    """
     if block.startswith(_OURS) and block[26:28] == b"\r\n":
         status = block[23:26]
         return status.isdigit() and b"200" <= status <= b"599"
-    return headers.status_of(headers.decode(block)) is not None
+    pairs = headers.decode(block)
+    return headers.status_of(pairs) is not None and (foreign or headers.find(pairs, headers.STATUS) is not None)
 
 
 def _block(left: float, lines: bytes, common: bytes) -> bytes:

@@ -9,7 +9,7 @@ import msgspec
 
 from mesh import headers
 from mesh.bus import Bus, Subscription
-from mesh.errors import BusUnavailable, InstanceLost, MeshError, StreamBroken
+from mesh.errors import BadReply, BusUnavailable, InstanceLost, MeshError, StreamBroken
 from mesh.streams import frames
 from mesh.streams.flow import FIRST_CREDIT, Pool
 from mesh.streams.stream import Stream
@@ -78,10 +78,15 @@ class Streams:
         return self._register(stream)
 
     def adopt(self, own: bytes, block: bytes) -> Stream | None:
-        """The caller's end for a reply, on ``own``, whose body follows as a stream; None for any other reply."""
+        """The caller's end for a reply, on ``own``, whose body follows as a stream; None for any other reply.
+
+        Raises `BadReply` where the stream would lead out of the mesh's streams.
+        """
         peer = headers.find(headers.decode(block), headers.STREAM)
-        if peer is None or not self._bus.subjects.is_stream(peer):
+        if peer is None:
             return None
+        if not self._bus.subjects.is_stream(peer):
+            raise BadReply(f"the stream would go to {peer[:80]!r}")
         window = self._pool.take()
         stream = Stream(self, own, peer, credit=0, granted=FIRST_CREDIT, window=window, writes=False)
         return self._register(stream)
