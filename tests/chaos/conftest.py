@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-
 FIGURES: list[dict[str, Any]] = []
 BUILD = Path(__file__).parents[2] / "build"
 
@@ -39,7 +38,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if config.getoption("--chaos") == "full":
         BUILD.mkdir(exist_ok=True)
         (BUILD / "chaos.json").write_text(json.dumps(FIGURES, indent=1) + "\n")
-    elif config.getoption("verbose") < 1:
+    elif config.getoption("verbose") < 0:
         return
     width = max(len(figure["case"]) for figure in FIGURES)
     terminalreporter.section("figures of the failure suite")

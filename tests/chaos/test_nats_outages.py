@@ -1,6 +1,5 @@
 """NATS dies and comes back, or stands still: every request is answered in time, and nothing expired is run."""
 
-import asyncio
 import time
 
 import pytest
@@ -38,7 +37,8 @@ async def test_nats_killed_and_restarted_again_and_again(tmp_path, full, figures
         )
         assert report.late(grace_s) == []
         assert all(o.status in (200, 503) for o in report.outcomes)
-        assert all(o.reason == "bus_unavailable" for o in report.failures())
+        # The gateway may be back a moment before the instances are.
+        assert {o.reason for o in report.failures()} <= {"bus_unavailable", "no_responders"}
         assert executions.stale(report) == []
         assert len(report.successes()) > len(report) / 3
 
@@ -108,4 +108,3 @@ async def test_nats_stands_still_and_goes_on(tmp_path, full, figures):
         assert back < 10
         assert report.failures(since=thawed + 5) == []
         assert len(report.started_between(thawed + 5, float("inf"))) > rate / 2
-        await asyncio.sleep(0)

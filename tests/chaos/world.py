@@ -167,11 +167,8 @@ class World:
 
     async def start_instance(self, home: int | None = None, **env: str) -> Instance:
         """One instance more; returns when it has announced itself."""
-        process = await self._run(
-            "run",
-            "tests.chaos.app:service",
-            env={**self._env(home), **self._service_env, RECORD: str(self.record), **env},
-        )
+        env = {**self._env(home), **self._service_env, RECORD: str(self.record), **env}
+        process = await self._run("run", "tests.chaos.app:service", env=env)
         found = re.search(r"runs as ([A-Za-z0-9_-]+)", await process.line("runs as"))
         assert found is not None
         instance = Instance(process, found[1])
@@ -268,7 +265,7 @@ async def until(condition: Callable[[], Any], timeout: float) -> float:
     """Ask the awaitable ``condition()`` until it holds; gives the seconds it took. TimeoutError after ``timeout``."""
     began = time.monotonic()
     async with asyncio.timeout(timeout):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
     return time.monotonic() - began
 
