@@ -250,6 +250,11 @@ class World:
         raise AssertionError(f"{name} is connected to no node")
 
 
+def retire(node: NatsServer) -> None:
+    """Lame duck mode, as ``nats-server --signal ldm=PID`` asks for it."""
+    os.kill(node.pid, signal.SIGUSR2)
+
+
 async def monitor(node: NatsServer, page: str) -> dict[str, Any]:
     """One of the server's monitoring pages."""
     async with httpx.AsyncClient(timeout=5) as http:
