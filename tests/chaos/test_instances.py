@@ -1,0 +1,159 @@
+"""An instance dies, stands still, is replaced, or has too much to do: what its clients notice of it."""
+
+import asyncio
+import time
+
+import pytest
+
+from tests.chaos.load import alternating, peak
+from tests.chaos.record import sound
+from tests.chaos.world import World
+
+pytestmark = pytest.mark.timeout(300)
+
+QUICK = {"MESH_HEARTBEAT_MS": "500"}
+"""For the short form only: who is silent is lost after 2 s and not after 8."""
+
+
+def slow(id):
+    """Work that takes long enough for some of it to be in flight at any moment."""
+    return "GET", f"/work/{id}?ms=20"
+
+
+async def test_killing_one_of_two_fails_what_it_had_and_no_more(tmp_path, full, figures, grace_s):
+    rate = 300 if full else 150
+    async with World(tmp_path, timeout_s=10 if full else 4, service={} if full else QUICK) as world:
+        async with world.load(rate, request=slow) as load:
+            await load.run_for(1)
+            killed = time.monotonic()
+            victim = world.instances[0]
+            victim.kill()
+            await load.run_for(3 if full else 1.5)
+            report = await load.stop()
+        executions = sound(world.record, report)
+        # In flight there: it had begun them, or nobody ever ran them.
+        held = [
+            o
+            for o in report.in_flight_at(killed)
+            if all(run.instance == victim.id for run in executions.by_id.get(o.id, ()))
+        ]
+        failures = report.failures()
+        figures(
+            "kill -9 of one of two",
+            rate=rate,
+            requests=len(report),
+            in_flight_there=len(held),
+            failed=len(failures),
+            met=dict(report.counts()),
+            last_failure_s=report.last_failure(killed),
+        )
+        assert len(failures) <= len(held) + 2
+        assert report.failures(since=killed + 0.1) == []
+        assert report.late(grace_s) == []
+        assert len(report.started_between(killed + 0.1, float("inf"))) > rate
+
+
+async def test_an_instance_that_stands_still_is_left_alone_and_comes_back(tmp_path, full, figures, grace_s):
+    rate, frozen_s, clean_after_s = (300, 12, 5) if full else (100, 3.5, 2.5)
+    async with World(tmp_path, timeout_s=2 if full else 1, service={} if full else QUICK) as world:
+        async with world.load(rate, request=alternating) as load:
+            await load.run_for(1)
+            victim = world.instances[0]
+            frozen = time.monotonic()
+            victim.pause()
+            await load.run_for(frozen_s)
+            await world.ready(1)
+            victim.resume()
+            thawed = time.monotonic()
+            back = await world.ready(2)
+            await load.run_for(max(0.0, thawed + clean_after_s + 1 - time.monotonic()))
+            report = await load.stop()
+        executions = sound(world.record, report)
+        again = [r for runs in executions.by_id.values() for r in runs if r.instance == victim.id and r.at > thawed]
+        figures(
+            f"one of two frozen for {frozen_s} s",
+            rate=rate,
+            requests=len(report),
+            met=dict(report.counts()),
+            last_failure_s=report.last_failure(frozen),
+            failures_after_thaw=len(report.failures(since=thawed)),
+            expired_requests_run=len(executions.stale(report)),
+            back_s=round(back, 2),
+        )
+        assert executions.stale(report) == []
+        assert {o.reason for o in report.failures()} <= {"deadline_exceeded", "instance_lost"}
+        assert report.failures(since=frozen + clean_after_s, until=thawed) == []
+        assert report.failures(since=thawed + clean_after_s) == []
+        assert report.late(grace_s) == []
+        assert back < 10
+        assert again, "it serves again"
+
+
+async def test_rolling_restarts_lose_nothing_from_either_side_of_a_cluster(tmp_path, full, figures):
+    """Callers on the service's own node and on another one; of three nodes, so that routes matter."""
+    restarts, rate = (10, 300) if full else (3, 150)
+    async with World(tmp_path, nodes=3, homes=(0, 0, 0)) as world:
+        elsewhere = await world.start_gateway(1)
+        async with (
+            world.load(rate / 2, request=alternating) as near,
+            world.load(rate / 2, request=alternating, url=elsewhere.url) as far,
+        ):
+            await near.run_for(0.5)
+            for _ in range(restarts):
+                assert await world.instances.pop(0).drain() == 0
+                await world.start_instance(0)
+                await world.ready(2)
+            await near.run_for(0.5)
+            reports = await asyncio.gather(near.stop(), far.stop())
+        for name, report in zip(("same node", "another node"), reports, strict=True):
+            executions = sound(world.record, report)
+            figures(
+                f"{restarts} rolling restarts, callers on {name}",
+                requests=len(report),
+                met=dict(report.counts()),
+                p99_ms=report.quantile_ms(0.99),
+            )
+            assert report.failures() == []
+            assert executions.stale(report) == []
+            assert len(report) > rate / 2 * restarts / 2
+
+
+async def test_twice_the_load_costs_little_of_what_is_done(tmp_path, full, figures, grace_s):
+    """Ten places and 50 ms of work: 200 a second can be done."""
+    seconds, warm = (15, 5) if full else (4, 2)
+
+    def work(id):
+        return "GET", f"/work/{id}?ms=50"
+
+    async with World(tmp_path, instances=1, timeout_s=2, service={"MESH_CONCURRENCY": "10"}) as world:
+        async with world.load(200, request=work) as load:
+            await load.run_for(warm)
+            at_capacity = await load.stop()
+        most = peak((o.ended for o in at_capacity.successes()), 1.0)
+        async with world.load(400, request=work) as load:
+            await load.run_for(seconds)
+            ended = time.monotonic()
+            report = await load.stop()
+        began = load.began + 1
+        done = [o for o in report.successes() if began <= o.ended < ended]
+        goodput = len(done) / (ended - began)
+        refused = report.failures()
+        executions = sound(world.record, report)
+        figures(
+            "twice the load that can be done",
+            peak_rps=round(most),
+            goodput_rps=round(goodput),
+            share=round(goodput / most, 2),
+            met=dict(report.counts()),
+            refused_p50_ms=round(sorted(o.seconds for o in refused)[len(refused) // 2] * 1000, 1),
+            served_p99_ms=round(sorted(o.seconds for o in done)[int(len(done) * 0.99)] * 1000),
+        )
+        assert goodput >= 0.8 * most
+        overloaded = [o for o in refused if o.reason == "overloaded"]
+        assert len(overloaded) > 0.2 * len(report)  # the queue takes some at first
+        assert all(o.status == 503 and o.executed == "no" and int(o.retry_after) >= 1 for o in overloaded)
+        # The rest was let in on a forecast that proved wrong by a little.
+        assert {o.reason for o in refused} <= {"overloaded", "deadline_exceeded"}
+        assert len(refused) - len(overloaded) <= 0.05 * len(report)
+        assert executions.stale(report) == []
+        assert report.late(grace_s) == []
