@@ -23,6 +23,8 @@ async def three_nodes():
         for node in nodes:
             await stack.enter_async_context(node)
         yield nodes
+        for node in nodes:
+            await node.kill()  # one that has said goodbye would take ten seconds more
 
 
 class Asking:
