@@ -250,7 +250,9 @@ class Forwarder:
         if method == "OPTIONS" and (answered := self._admission.options(scope, pairs)) is not None:
             return answered
         route, destination, common, timeout = self._admission.admit(scope, pairs, exchange, len(self._exchanges))
-        pieces, whole = await self._read_body(exchange, pairs, self._bus.max_payload - len(common) - OVERHEAD)
+        # Path parameters are in the message once more, a byte as up to three.
+        room = self._bus.max_payload - len(common) - OVERHEAD - 3 * len(scope["raw_path"])
+        pieces, whole = await self._read_body(exchange, pairs, room)
         place = (method, route.template)
         began = perf_counter()
         exchange.task = asyncio.current_task() if whole else None  # the body's reader sees a client that goes

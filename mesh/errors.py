@@ -266,6 +266,8 @@ def from_problem(status: int, document: Mapping[str, Any], default_detail: str =
     detail = str(document.get("detail") or default_detail)
     reason = document.get("reason")
     executed = document.get("executed")
+    if not 400 <= status <= 599:  # it becomes a status of HTTP
+        status = 502
     extra = {str(k): v for k, v in document.items() if k not in known}
     options: dict[str, Any] = {
         "reason": reason if isinstance(reason, str) else None,

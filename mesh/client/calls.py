@@ -176,6 +176,6 @@ def remote_error(status: int, pairs: headers.Pairs, payload: bytes, what: str) -
     text = headers.find(pairs, b"nats-service-error")
     error = from_problem(status, document, text.decode("latin-1") if text else f"{what} answered {status}")
     after = headers.find(pairs, b"retry-after")
-    if after and after.isdigit():
+    if after and after.isdigit() and len(after) < 10:
         error.retry_after = float(after)
     return error

@@ -67,9 +67,7 @@ class Replies:
             self._bus.reply(reply, body, block)
         except TooLarge as error:
             _log.error("a reply was too large: %s", error.detail)
-            large = MeshError(f"the reply is too large: {error.detail}", reason="bad_reply", executed="yes")
-            large.status, large.title = 502, "Unusable reply"
-            block, body = problem_reply(large, request_id)
+            block, body = problem_reply(_too_large(error), request_id)
             self._bus.reply(reply, body, block)
         except MeshError as error:
             _log.warning("a reply could not be sent: %s", error.detail)
@@ -140,8 +138,11 @@ class Replies:
         def begin() -> None:
             nonlocal begun
             if not begun:
+                try:
+                    self._bus.reply(reply, b"", block)
+                except TooLarge as error:
+                    raise _too_large(error) from None
                 begun = True
-                self._bus.reply(reply, b"", block)
 
         def broken(error: MeshError) -> None:
             context.cancelled.set()
@@ -173,6 +174,13 @@ class Replies:
 def is_streamed(result: Any) -> bool:
     """Whether a handler's result comes in pieces."""
     return isinstance(result, StreamingResponse) or hasattr(result, "__aiter__")
+
+
+def _too_large(error: TooLarge) -> MeshError:
+    """What the caller is told of a reply that NATS does not take."""
+    large = MeshError(f"the reply is too large: {error.detail}", reason="bad_reply", executed="yes")
+    large.status, large.title = 502, "Unusable reply"
+    return large
 
 
 def stopped() -> MeshError:

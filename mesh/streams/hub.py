@@ -19,6 +19,8 @@ PROBE_S = 1.0
 """Every so often one stream of each peer process sends a credit: NATS answers that nobody listens when it has died."""
 KEEPALIVE_S = 10.0
 """A reader says at least this often that it is there."""
+FRAME_OVERHEAD = 256
+"""Bytes of a message set aside for a frame's header block."""
 STALLED_S = 35.0
 """A writer that waits for credit and hears nothing for so long gives up; more than three keepalives."""
 
@@ -113,6 +115,13 @@ class Streams:
             self._bus.publish(stream.peer, payload, block, stream.own)
         except MeshError as error:
             stream.fail(error)
+            if self._bus.connected and stream.peer:  # it waits for what could not be sent
+                self._refuse(stream.peer)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of a frame's payload that the server takes beside its headers."""
+        return self._bus.max_payload - FRAME_OVERHEAD
 
     async def writable(self) -> None:
         """Return when NATS has taken most of what was sent: nobody's messages wait behind a pile of chunks."""

@@ -142,7 +142,7 @@ class Stream:
         while True:
             if self._broken is not None:
                 raise self._broken
-            size = self._out.room(len(left))
+            size = self._out.room(min(len(left), self._hub.largest))
             if size < 0:
                 await self._room()
                 continue

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 
 from mesh import Context, Service
+from mesh.streams import frames
 from mesh.testing import Mesh
 from tests.conditions import eventually
 from tests.failures.wires import HttpWire, NatsWire, hpub, pub
@@ -202,3 +203,13 @@ async def test_second_replies_and_replies_to_nobody_are_dropped(mesh, impostor, 
         await mesh.gateway.bus.flush()
         assert mesh.gateway.bus.requests.late >= late + 3
         await alive(http)
+
+
+async def test_whoever_gives_up_an_upload_chooses_no_status_outside_http(mesh, impostor):
+    abort = b"NATS/1.0\r\nMesh-Frame: 1 %b\r\n\r\n" % frames.ABORT
+    body = b"x" * (mesh.gateway.bus.max_payload + 1)
+    async with HttpWire(mesh.gateway.port) as http:
+        for document in (b'{"status":99999}', b'{"status":-1}', b'{"status":true}', b'{"status":200}', b"[", b""):
+            impostor.say = partial(_say, hpub, abort, document)
+            assert (await http.ask("POST", "/fake", body)).status == 502, document
+            await alive(http)

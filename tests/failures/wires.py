@@ -26,7 +26,7 @@ class HttpWire:
         self._port = port
 
     async def __aenter__(self):
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port, limit=4 * 1024 * 1024)
         return self
 
     async def __aexit__(self, *_):
