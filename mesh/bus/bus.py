@@ -18,35 +18,24 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from mesh.bus.errors import translate
 from mesh.bus.frames import Deliver
+from mesh.bus.held import HeldReplies
 from mesh.bus.lane import LaneTransport
 from mesh.bus.link import Link
 from mesh.bus.plain import PENDING_BYTES, PENDING_MESSAGES, Repeats, receiver
 from mesh.bus.probe import probe
 from mesh.bus.requests import Pending, Reply, Requests
+from mesh.bus.subscription import Subscription
 from mesh.config import BusSettings
 from mesh.errors import BusUnavailable, Forbidden, MeshError, TooLarge
+from mesh.settings import redact
 from mesh.subjects import Subjects, check_subject, new_id
-
-HELD_REPLIES = 2 * 1024 * 1024
-"""Bytes of replies kept while disconnected, for callers on another server who still wait."""
 
 BLINK_S = 0.045
 """How long after a loss a request waits for the next connection before it is refused."""
+FAILOVER_S = 0.25
+"""The same where another server of the cluster is known: it may take a second attempt."""
 
 _log = logging.getLogger("mesh.bus")
-
-
-class Subscription:
-    """Interest in a subject; survives reconnects and rebuilt clients until `Bus.unsubscribe`."""
-
-    __slots__ = ("client", "deliver", "handle", "queue", "subject")
-
-    def __init__(self, subject: str, queue: str, deliver: Deliver) -> None:
-        self.subject = subject
-        self.queue = queue
-        self.deliver = deliver
-        self.client: Client | None = None
-        self.handle: NatsSubscription | None = None
 
 
 class Bus:
@@ -65,7 +54,6 @@ class Bus:
         self.service = service
         self.instance = instance or new_id()
         self.connected = False
-        self.dropped_replies = 0
         self._inbox = self.subjects.inbox(service, self.instance, new_id())
         self.requests: Requests
         self._link: Link
@@ -76,8 +64,7 @@ class Bus:
         self._is_up = asyncio.Event()
         self._max_payload = 1024 * 1024
         self._lost_at = float("-inf")
-        self._held: list[tuple[bytes, bytes, bytes]] = []
-        self._held_size = 0
+        self._held = HeldReplies()
         self._echoes = 0.0
         self._background: set[asyncio.Task[None]] = set()
         self._adopt: Callable[[bytes, bytes], Any] | None = None
@@ -102,17 +89,17 @@ class Bus:
             async with asyncio.timeout(timeout):
                 await self._is_up.wait()
         except TimeoutError:
-            where = ", ".join(_without_secret(url) for url in self.settings.servers)
+            where = ", ".join(redact(url) for url in self.settings.servers)
             raise BusUnavailable(f"no NATS at {where}: {self._link.last_error or 'no answer'}") from None
 
     async def blink(self) -> None:
-        """Return when connected; otherwise at the latest `BLINK_S` after the connection was lost.
+        """Return when connected; otherwise at the latest `BLINK_S` (`FAILOVER_S`) after the connection was lost.
 
         Going over to another server of a cluster takes some milliseconds: not worth an error to anybody.
         """
         if self.connected:
             return
-        left = self._lost_at + BLINK_S - asyncio.get_running_loop().time()
+        left = self._lost_at + (FAILOVER_S if self._link.has_others else BLINK_S) - asyncio.get_running_loop().time()
         if left > 0:
             try:
                 async with asyncio.timeout(left):
@@ -208,7 +195,7 @@ class Bus:
             "out_msgs": (lane.out_msgs if lane else 0) + stats.get("out_msgs", 0),
             "reconnects": stats.get("reconnects", 0) + (self._link.restarts if self._opened else 0),
             "dropped_frames": lane.frames.dropped if lane else 0,
-            "dropped_replies": self.dropped_replies,
+            "dropped_replies": self._held.dropped,
             "pending_requests": len(self.requests) if self._opened else 0,
         }
 
@@ -251,8 +238,8 @@ class Bus:
     def reply(self, reply: bytes, payload: bytes, block: bytes) -> None:
         """Answer to a request's reply subject, which must have passed `Subjects.may_reply`.
 
-        While disconnected the reply is kept (`HELD_REPLIES` bytes at most): its caller may wait on another server
-        of the cluster. Raises `TooLarge` only.
+        While disconnected the reply is kept for a while: its caller may wait on another server of the cluster. Raises
+        `TooLarge` only.
         """
         if self.connected:
             self.publish(reply, payload, block)
@@ -260,11 +247,7 @@ class Bus:
         size = len(payload) + len(block)
         if size > self._max_payload:
             raise TooLarge(f"message of {size} bytes; NATS takes {self._max_payload}")
-        if self._held_size + size > HELD_REPLIES:
-            self.dropped_replies += 1
-            return
-        self._held.append((reply, payload, block))
-        self._held_size += size
+        self._held.keep(reply, payload, block)
 
     def _publish_plain(self, address: bytes, payload: bytes, block: bytes, reply: bytes) -> None:
         assert self._client is not None
@@ -411,8 +394,7 @@ class Bus:
         self._echoes = asyncio.get_running_loop().time()
         self.connected = True
         self._is_up.set()
-        held, self._held, self._held_size = self._held, [], 0
-        for reply, payload, block in held:
+        for reply, payload, block in self._held.release():
             self.publish(reply, payload, block)
         if self._lane is None:
             task = asyncio.create_task(self._echo(self._client))
@@ -465,8 +447,3 @@ class Bus:
                 watcher(connected)
             except Exception:
                 _log.exception("a connection callback failed")
-
-
-def _without_secret(url: str) -> str:
-    scheme, mark, rest = url.partition("://")
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}"

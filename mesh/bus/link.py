@@ -69,6 +69,11 @@ class Link:
         self._gone = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
+    @property
+    def has_others(self) -> bool:
+        """Whether another server is known: configured, or named by the one that was connected."""
+        return self.client is not None and len(self.client.servers) > 1
+
     def start(self) -> None:
         """Begin connecting in the background; the owner hears ``up`` and ``down``."""
         self._tasks = [

@@ -231,7 +231,7 @@ async def test_replies_are_kept_for_a_moment_and_bounded(nats, prefix):
         await cut(bus, nats)
         for _ in range(5):
             bus.reply(b"_INBOX.x", b"x" * 500_000, OK)
-        assert bus.dropped_replies == 1
+        assert bus.statistics()["dropped_replies"] == 1
         with pytest.raises(TooLarge):
             bus.reply(b"_INBOX.x", b"x" * 2_000_000, OK)
 
@@ -241,7 +241,7 @@ async def test_no_server_is_an_error_that_says_so(lane):
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     bus = Bus(BusSettings(servers=(f"nats://user:hush@127.0.0.1:{port}",), lane=lane, connect_timeout_s=0.3))
-    with pytest.raises(BusUnavailable, match=f"no NATS at nats://127.0.0.1:{port}: .*refused") as caught:
+    with pytest.raises(BusUnavailable, match=rf"no NATS at nats://\*\*\*@127.0.0.1:{port}: .*refused") as caught:
         async with bus:
             pass
     assert "hush" not in str(caught.value)
@@ -383,52 +383,6 @@ async def test_reconnecting_never_gives_up_and_is_spread(nats_url):
     delays = [backoff(failing, {})[1] for _ in range(100)]
     assert max(delays) <= 0.5  # back within two seconds of the server's return
     assert len({round(delay, 6) for delay in delays}) > 90  # not in lockstep
-
-
-async def test_a_permission_violation_fails_its_request_at_once(lane):
-    config = (
-        'authorization { users = [ {user: a, password: b, permissions: { publish: ["mesh.>"], subscribe: [">"] } } ] }'
-    )
-    async with NatsServer(extra_config=config) as server:
-        url = server.url.replace("nats://", "nats://a:b@")
-        async with bus_on(url, lane) as bus:
-            began = asyncio.get_running_loop().time()
-            from mesh.errors import Forbidden
-
-            with pytest.raises(Forbidden, match="permissions"):
-                await bus.request(bus.address("Other.Subject"), b"", timeout=30)
-            assert asyncio.get_running_loop().time() - began < 5
-
-
-async def test_wrong_credentials_are_named(lane):
-    async with NatsServer(extra_config="authorization { user: a, password: b }") as server:
-        bus = Bus(BusSettings(servers=(server.url,), lane=lane, connect_timeout_s=0.5))
-        with pytest.raises(BusUnavailable, match="credentials"):
-            async with bus:
-                pass
-
-
-async def test_a_broken_contract_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
-    monkeypatch.setattr("mesh.bus.link.check_contract", lambda: "nats-py is another one")
-    async with bus_on(nats_url) as bus:
-        assert not bus.lane
-        await echo(bus, f"{prefix}.echo")
-        assert (await bus.request(bus.address(f"{prefix}.echo"), b"x", timeout=5)).payload == b"x"
-
-
-async def test_a_lane_that_does_not_deliver_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
-    """The check after connecting: here the lane mangles what it reads."""
-    from mesh.bus import lane as module
-
-    original = module.LaneTransport.received
-    monkeypatch.setattr(
-        module.LaneTransport, "received", lambda self, data: original(self, data.replace(b"a: 2", b"a: 9"))
-    )
-    async with bus_on(nats_url) as bus:
-        assert not bus.lane
-        await echo(bus, f"{prefix}.echo")
-        assert (await bus.request(bus.address(f"{prefix}.echo"), b"x", timeout=5)).payload == b"x"
-    assert "using plain nats-py" in caplog.text
 
 
 async def test_a_connection_that_was_given_up_is_not_made_any_more():

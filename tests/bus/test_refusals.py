@@ -1,0 +1,60 @@
+"""What a bus does about servers that refuse it and lanes that do not work."""
+
+import asyncio
+
+import pytest
+
+from mesh.bus import Bus
+from mesh.config import BusSettings
+from mesh.embedded import NatsServer
+from mesh.errors import BusUnavailable, Forbidden
+from tests.bus.test_bus import bus_on, echo
+
+
+@pytest.fixture(params=["auto", "plain"])
+def lane(request):
+    return request.param
+
+
+async def test_a_permission_violation_fails_its_request_at_once(lane):
+    config = (
+        'authorization { users = [ {user: a, password: b, permissions: { publish: ["mesh.>"], subscribe: [">"] } } ] }'
+    )
+    async with NatsServer(extra_config=config) as server:
+        url = server.url.replace("nats://", "nats://a:b@")
+        async with bus_on(url, lane) as bus:
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(Forbidden, match="permissions"):
+                await bus.request(bus.address("Other.Subject"), b"", timeout=30)
+            assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_wrong_credentials_are_named(lane):
+    async with NatsServer(extra_config="authorization { user: a, password: b }") as server:
+        bus = Bus(BusSettings(servers=(server.url,), lane=lane, connect_timeout_s=0.5))
+        with pytest.raises(BusUnavailable, match="credentials"):
+            async with bus:
+                pass
+
+
+async def test_a_broken_contract_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
+    monkeypatch.setattr("mesh.bus.link.check_contract", lambda: "nats-py is another one")
+    async with bus_on(nats_url) as bus:
+        assert not bus.lane
+        await echo(bus, f"{prefix}.echo")
+        assert (await bus.request(bus.address(f"{prefix}.echo"), b"x", timeout=5)).payload == b"x"
+
+
+async def test_a_lane_that_does_not_deliver_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
+    """The check after connecting: here the lane mangles what it reads."""
+    from mesh.bus import lane as module
+
+    original = module.LaneTransport.received
+    monkeypatch.setattr(
+        module.LaneTransport, "received", lambda self, data: original(self, data.replace(b"a: 2", b"a: 9"))
+    )
+    async with bus_on(nats_url) as bus:
+        assert not bus.lane
+        await echo(bus, f"{prefix}.echo")
+        assert (await bus.request(bus.address(f"{prefix}.echo"), b"x", timeout=5)).payload == b"x"
+    assert "using plain nats-py" in caplog.text
