@@ -11,8 +11,10 @@ import asyncio
 import logging
 import random
 import ssl
+from collections import Counter
 from time import monotonic
 from typing import Any, Protocol
+from urllib.parse import ParseResult
 
 from nats.aio.client import Client, Server
 from nats.aio.subscription import Subscription as NatsSubscription
@@ -197,7 +199,7 @@ class Link:
         return client, lane
 
     def _options(self, client: Client, servers: list[str]) -> dict[str, Any]:
-        settings = self._settings
+        settings, backoff = self._settings, Backoff()
 
         # An old client's callbacks must not speak for its successor.
         async def disconnected() -> None:
@@ -205,6 +207,7 @@ class Link:
                 self._owner.down()
 
         async def reconnected() -> None:
+            backoff.connected(client.connected_url)
             if client is self.client:
                 await self._owner.attached(client, self.lane)  # what was subscribed while disconnected
                 self._announce_up(client)
@@ -224,7 +227,7 @@ class Link:
             "inbox_prefix": self._inbox,
             "allow_reconnect": True,
             "max_reconnect_attempts": -1,
-            # Only the first connect waits this long between attempts; afterwards `_next_server` decides.
+            # Only the first connect waits this long between attempts; afterwards `Backoff` decides.
             "reconnect_time_wait": random.uniform(0.1, 0.3),
             "connect_timeout": settings.connect_timeout_s,
             "ping_interval": 1,
@@ -236,7 +239,7 @@ class Link:
             "reconnected_cb": reconnected,
             "closed_cb": closed,
             "lame_duck_mode_cb": lame_duck,
-            "reconnect_to_server_handler": _Backoff(),
+            "reconnect_to_server_handler": backoff,
         }
         if settings.credentials:
             options["user_credentials"] = str(settings.credentials)
@@ -300,19 +303,24 @@ class Link:
                 await self.restart(f"no byte from the server for {SILENCE_S:g} s")
 
 
-class _Backoff:
+class Backoff:
     """Which server next, and after how many seconds: at random, and with jitter, so that a restarted server is not
-    met by all its clients in one instant. The first attempt is immediate where there is another server."""
+    met by all its clients in one instant. The server that was lost comes last; every server is tried once before
+    pauses grow. nats-py's own counts are no use for it: they are kept from one outage to the next."""
 
     def __init__(self) -> None:
-        self._attempts = 0
+        self._tried: Counter[str] = Counter()
+
+    def connected(self, url: ParseResult | None) -> None:
+        """A connection is there: what failed before it counts no more."""
+        self._tried = Counter([url.netloc] if url is not None else [])
 
     def __call__(self, servers: list[Server], info: dict[str, Any]) -> tuple[Server, float]:
-        tried = sum(server.reconnects for server in servers)
-        self._attempts = self._attempts + 1 if tried else 0
-        fewest = min(server.reconnects for server in servers)
-        choice = random.choice([server for server in servers if server.reconnects == fewest])
-        longest = min(0.5, 0.02 * 2 ** min(self._attempts, 8))
+        tried = self._tried
+        fewest = min(tried[server.uri.netloc] for server in servers)
+        choice = random.choice([server for server in servers if tried[server.uri.netloc] == fewest])
+        tried[choice.uri.netloc] += 1
+        longest = min(0.5, 0.02 * 2 ** min(fewest, 8))
         return choice, random.uniform(0, longest)
 
 

@@ -6,9 +6,11 @@ import socket
 from urllib.parse import urlparse
 
 import pytest
+from nats.aio.client import Server
 
 from mesh.bus import Bus
 from mesh.bus.lane import LaneTransport
+from mesh.bus.link import Backoff
 from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.errors import BadSubject, BusUnavailable, DeadlineExceeded, NoResponders, TooLarge
@@ -365,24 +367,25 @@ async def test_nothing_published_while_disconnected_is_delivered_later(nats, pre
 
 
 async def test_reconnecting_never_gives_up_and_is_spread(nats_url):
-    from nats.aio.client import Server
-
-    from mesh.bus.link import _Backoff
-
     async with bus_on(nats_url) as bus:
         options = bus._link._options(bus.jetstream_client(), [])
         assert options["max_reconnect_attempts"] == -1
         assert (options["ping_interval"], options["max_outstanding_pings"]) == (1, 2)
         assert options["pending_size"] == 0
     servers = [Server(uri=urlparse(f"nats://127.0.0.1:{port}"), reconnects=0) for port in (1, 2, 3)]
-    first = [_Backoff()(servers, {}) for _ in range(50)]
+    first = [Backoff()(servers, {}) for _ in range(50)]
     assert {choice.uri.port for choice, _ in first} == {1, 2, 3}
     assert max(delay for _, delay in first) <= 0.05
-    backoff = _Backoff()
-    failing = [Server(uri=server.uri, reconnects=9) for server in servers]
-    delays = [backoff(failing, {})[1] for _ in range(100)]
-    assert max(delays) <= 0.5  # back within two seconds of the server's return
-    assert len({round(delay, 6) for delay in delays}) > 90  # not in lockstep
+    backoff = Backoff()
+    for _ in range(3):  # outages: what failed in the last one makes this one no slower
+        backoff.connected(servers[1].uri)
+        choices = [backoff(servers, {}) for _ in range(100)]
+        assert {choice.uri.port for choice, _ in choices[:2]} == {1, 3}  # the one that was lost comes last
+        assert choices[2][0].uri.port in (1, 2, 3)
+        assert max(delay for _, delay in choices[:2]) <= 0.02
+        delays = [delay for _, delay in choices]
+        assert max(delays) <= 0.5  # back within two seconds of the server's return
+        assert len({round(delay, 6) for delay in delays}) > 90  # not in lockstep
 
 
 async def test_a_connection_that_was_given_up_is_not_made_any_more():
