@@ -60,6 +60,7 @@ async def run(*arguments, cwd, env):
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         stdin=asyncio.subprocess.DEVNULL,
+        limit=1 << 22,
         start_new_session=True,
     )
     process = Process(child)

@@ -151,7 +151,11 @@ class Streams:
 
     def gone(self, stream: Stream) -> None:
         """Nobody listens at the other end of ``stream``: its process is gone, and all streams with it."""
-        self.fail_prefix(stream.peer[: stream.peer.rindex(b".") + 1])
+        process = _process(stream.peer)
+        if process is not None:
+            self.fail_prefix(process)
+        else:
+            stream.fail(InstanceLost("the other end died in the middle of a stream"))
 
     def fail_prefix(self, prefix: bytes) -> None:
         """Break the streams to peers below ``prefix``."""
@@ -176,11 +180,22 @@ class Streams:
                 if stream.waits and now - stream.heard > STALLED_S:
                     stream.abort(StreamBroken(f"the reader took nothing for {STALLED_S:g} s", executed="unknown"))
                 elif stream.expects:
-                    process = stream.peer[: stream.peer.rindex(b".")]
+                    process = _process(stream.peer) or stream.peer
                     if process not in probed or now - stream.credited > KEEPALIVE_S:
                         probed.add(process)
                         stream.give_credit()
         self._watching = None
+
+
+def _process(peer: bytes) -> bytes | None:
+    """What the subjects of all streams of the peer's process begin with; None where a subject speaks only for itself.
+
+    A caller chooses its reply subject: a short one must not speak for the streams of other callers. A whole one has
+    the random token of its inbox.
+    """
+    tokens = peer.split(b".")
+    whole = len(tokens) >= (5 if tokens[1:2] == [b"stream"] else 6)
+    return peer[: peer.rindex(b".") + 1] if whole else None
 
 
 _OVER = msgspec.json.encode(StreamBroken("the stream is over", executed="unknown").problem())

@@ -69,6 +69,7 @@ class NatsWire:
         parts = urlsplit(url)
         self._address = (parts.hostname, parts.port)
         self.errors = []
+        self.closed = False
         self._pongs = asyncio.Queue()
         self._answer = None
 
@@ -119,6 +120,7 @@ class NatsWire:
         except OSError:
             pass
         finally:
+            self.closed = True
             self._pongs.put_nowait(False)
 
 
