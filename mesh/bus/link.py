@@ -177,19 +177,23 @@ class Link:
             self._owner.up()
 
     async def _connect(self) -> None:
-        client, lane = self._new()
-        self.client, self.lane = client, lane
-        await client.connect(**self._options(client, list(self._settings.servers)))
+        self.client, self.lane = client, _ = self._new()
+        await self._open(client, list(self._settings.servers))
 
     async def _dial(self, servers: list[str]) -> tuple[Client, LaneTransport | None]:
         """A connection to one of ``servers``, not in use yet. Raises where none can be had."""
         client, lane = self._new()
         try:
-            await client.connect(**{**self._options(client, servers), "allow_reconnect": True})
+            await self._open(client, servers)
         except BaseException:
             await self._close(client, lane)
             raise
         return client, lane
+
+    async def _open(self, client: Client, servers: list[str]) -> None:
+        backoff = Backoff()
+        await client.connect(**self._options(client, servers, backoff))
+        backoff.connected(client.connected_url)
 
     def _new(self) -> tuple[Client, LaneTransport | None]:
         client, lane = Client(), None
@@ -198,8 +202,8 @@ class Link:
             client._transport = lane
         return client, lane
 
-    def _options(self, client: Client, servers: list[str]) -> dict[str, Any]:
-        settings, backoff = self._settings, Backoff()
+    def _options(self, client: Client, servers: list[str], backoff: Backoff) -> dict[str, Any]:
+        settings = self._settings
 
         # An old client's callbacks must not speak for its successor.
         async def disconnected() -> None:
@@ -296,6 +300,9 @@ class Link:
             # The server's time, not the loop's, which a test may have paused; and what this process itself stood
             # still is not the server's silence.
             now, client, lane = monotonic(), self.client, self.lane
+            if client is not None and client.is_connected and gave_up(client):
+                await self.restart("nats-py's reader gave up on a message")
+                continue
             quiet, looked = quiet + min(now - looked, 1.0), now
             if client is None or lane is None or not client.is_connected or lane.last_bytes != last_bytes:
                 last_bytes, quiet = lane.last_bytes if lane is not None else 0.0, 0.0
@@ -322,6 +329,13 @@ class Backoff:
         tried[choice.uri.netloc] += 1
         longest = min(0.5, 0.02 * 2 ** min(fewest, 8))
         return choice, random.uniform(0, longest)
+
+
+def gave_up(client: Client) -> bool:
+    """Whether nothing reads the connection any more: nats-py's own reader ends at a subject that is no UTF-8, and
+    says so to nobody."""
+    reader = getattr(client, "_reading_task", None)
+    return reader is not None and reader.done()
 
 
 def _nothing() -> None:

@@ -116,3 +116,18 @@ async def test_a_blink_is_waited_for_and_an_outage_is_not():
         await bus.blink()
         assert not bus.connected
         assert loop.time() - began - first < 0.02  # the time for it is over
+
+
+async def test_a_node_that_stands_still_is_asked_last(monkeypatch):
+    """It accepts connections and says nothing: whoever tries it first is away for a whole connect timeout more."""
+    monkeypatch.setattr("random.choice", lambda of: of[0])
+    async with NatsServer() as one, NatsServer() as two:
+        servers = {server.url: server for server in (one, two)}
+        async with Bus(BusSettings(servers=tuple(servers), connect_timeout_s=60)) as bus:
+            for _ in range(2):  # after the first connection, and after one that was made anew
+                home = servers[f"nats://127.0.0.1:{bus.server['port']}"]
+                home.pause()
+                try:
+                    await eventually(lambda home=home: bus.server.get("port") not in (None, home.port), 20)
+                finally:
+                    home.resume()

@@ -17,6 +17,7 @@ from tests.processes import answers, gateway_on, run
 
 SERVICE = """
 import asyncio
+from pathlib import Path
 
 from mesh import Service
 
@@ -26,6 +27,13 @@ service = Service("work", version="1.0.0")
 @service.get("/work")
 async def work(seconds: float = 0.0) -> str:
     await asyncio.sleep(seconds)
+    return "done"
+
+
+@service.get("/held", timeout=30)
+async def held(until: str) -> str:
+    while not Path(until).exists():
+        await asyncio.sleep(0.01)
     return "done"
 """
 
@@ -124,11 +132,12 @@ async def test_reloads_under_wrk_lose_nothing(tmp_path, env):
 async def test_a_request_under_way_ends_where_it_began(tmp_path, env):
     async with a_mesh(tmp_path, env) as (process, http):
         (old,) = workers(process)
-        slow = asyncio.ensure_future(http.get("/work?seconds=2"))
+        slow = asyncio.ensure_future(http.get("/held", params={"until": str(tmp_path / "enough")}))
         async with httpx.AsyncClient(base_url=http.base_url) as other:
             await other.get("/work")  # on a connection that then stays idle
             await reload(process)
             assert old in workers(process)
+            (tmp_path / "enough").touch()
             response = await slow
             assert (response.status_code, response.headers.get("connection")) == (200, "close")
             told = await other.get("/work")
