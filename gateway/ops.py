@@ -13,6 +13,7 @@ import msgspec
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import PlainTextResponse
 
+from gateway import process
 from gateway.health import Health, describe
 from gateway.metrics import RequestMetrics, family
 from mesh.bus import Bus
@@ -84,7 +85,7 @@ def build(
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> PlainTextResponse:
-        lines = [*metrics.lines(), *_mesh_lines(bus, watcher, directory)]
+        lines = [*metrics.lines(), *_mesh_lines(bus, watcher, directory), *process.lines()]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
     return app

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests import figures as measured
+
 pytest_plugins = ["mesh.testing.fixtures"]
 
 
@@ -18,3 +20,13 @@ def pytest_addoption(parser):
 def full(request):
     """Whether failure and load tests run in full."""
     return request.config.getoption("--chaos") == "full"
+
+
+@pytest.fixture
+def figures():
+    """``figures("case", requests=7, ...)`` reports what a test measured."""
+    return measured.report
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    measured.summarize(terminalreporter, config)

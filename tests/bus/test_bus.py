@@ -368,7 +368,7 @@ async def test_nothing_published_while_disconnected_is_delivered_later(nats, pre
 
 async def test_reconnecting_never_gives_up_and_is_spread(nats_url):
     async with bus_on(nats_url) as bus:
-        options = bus._link._options(bus.jetstream_client(), [])
+        options = bus._link._options(bus.jetstream_client(), [], Backoff())
         assert options["max_reconnect_attempts"] == -1
         assert (options["ping_interval"], options["max_outstanding_pings"]) == (1, 2)
         assert options["pending_size"] == 0

@@ -45,7 +45,7 @@ async def serves(url, path, timeout):
     return monotonic() - began
 
 
-async def test_gateway_and_service_started_before_nats_serve_soon_after_it(nats, prefix, figure):
+async def test_gateway_and_service_started_before_nats_serve_soon_after_it(nats, prefix, figures):
     await nats.stop()
     bus = BusSettings(servers=(nats.url,), prefix=prefix)
     instance = ServiceInstance(sleeper(), bus, ServiceSettings(linger_ms=0))
@@ -60,12 +60,12 @@ async def test_gateway_and_service_started_before_nats_serve_soon_after_it(nats,
         await eventually(lambda: asyncio.get_running_loop().time() > outage)
         await nats.start()
         took = await serves(f"http://127.0.0.1:{gateway.port}", "/sleep/0", 10)
-        figure("seconds from NATS's start to the first answer", round(took, 2))
+        figures("started before NATS", serving_after_s=round(took, 2))
         assert took < BACK_WITHIN_S * MARGIN
     await instance.drain()
 
 
-async def test_while_nats_is_away_refusals_are_quick_and_the_table_stands(nats, prefix, figure):
+async def test_while_nats_is_away_refusals_are_quick_and_the_table_stands(nats, prefix, figures):
     log = io.BytesIO()
     async with Mesh(sleeper(), nats_url=nats.url, prefix=prefix) as mesh, HttpWire(mesh.gateway.port) as http:
         mesh.gateway.access._stream, mesh.gateway.access.enabled = log, True
@@ -84,7 +84,7 @@ async def test_while_nats_is_away_refusals_are_quick_and_the_table_stands(nats, 
             assert (answer.status, answer.reason) == (503, "bus_unavailable")
             assert json.loads(answer.body)["executed"] == "unknown"
         failed = monotonic() - killed
-        figure("ms from the end of NATS to the end of all calls in flight", round(failed * 1000))
+        figures("NATS goes away: calls in flight", all_ended_after_ms=round(failed * 1000))
         assert failed < 1.0
         for wire in waiting:
             await wire.__aexit__()
@@ -106,7 +106,7 @@ async def test_while_nats_is_away_refusals_are_quick_and_the_table_stands(nats, 
 
         await nats.start()
         took = await serves(mesh.url, "/sleep/0", 10)
-        figure("seconds from NATS's return to the first answer", round(took, 2))
+        figures("NATS returns", serving_after_s=round(took, 2))
         assert took < BACK_WITHIN_S * MARGIN
         await eventually(lambda: mesh.gateway.health.status() == "ok")
         assert (await http.ask("GET", "/readyz")).status == 200  # the same connection all the while
@@ -115,11 +115,11 @@ async def test_while_nats_is_away_refusals_are_quick_and_the_table_stands(nats, 
         mesh.gateway.access.enabled = False
     entries = [json.loads(line) for line in log.getvalue().splitlines()]
     durations = sorted(e["duration_ms"] for e in entries if e["request_id"].startswith("refused-"))
-    figure("ms that the slowest but one of 100 refusals took", durations[98])
+    figures("NATS is away: refusals", p99_ms=durations[98])
     assert durations[98] < QUICK_MS
 
 
-async def test_who_died_meanwhile_is_lost_one_timeout_after_the_return_and_nobody_else(nats, prefix, figure):
+async def test_who_died_meanwhile_is_lost_one_timeout_after_the_return_and_nobody_else(nats, prefix, figures):
     """A real server away for three seconds: twelve heartbeats of its services."""
     async with Mesh(sleeper(), nats_url=nats.url, prefix=prefix) as mesh:
         dying = [await mesh.start(sleeper()) for _ in range(2)]
@@ -141,7 +141,7 @@ async def test_who_died_meanwhile_is_lost_one_timeout_after_the_return_and_nobod
         timeout = 4 * 0.25
         lost = {instance: at - back for at, kind, instance in heard if kind == "lost"}
         assert set(lost) == {instance.id for instance in dying}
-        figure("seconds after the return at which the dead were lost", sorted(round(s, 2) for s in lost.values()))
+        figures("died while NATS was away", lost_s_after_return=sorted(round(s, 2) for s in lost.values()))
         assert all(0.8 * timeout < seconds < timeout + 1.0 for seconds in lost.values())
         living = mesh.instances[0].id
         assert not [kind for _, kind, instance in heard if instance == living and kind in ("lost", "joined", "left")]

@@ -168,7 +168,8 @@ ODD_SUBJECTS = [
 @pytest.fixture(params=["auto", "plain"])
 async def mesh(request, nats_url, prefix, caplog):
     """A mesh; at its end nothing in it has failed in a way that nobody expected."""
-    async with Mesh(good(), nats_url=nats_url, prefix=prefix, bus={"lane": request.param}) as mesh:
+    beats = {"heartbeat_ms": 2000}  # as in production: in a slow moment of the tests nobody is to be given up
+    async with Mesh(good(), nats_url=nats_url, prefix=prefix, bus={"lane": request.param}, settings=beats) as mesh:
         yield mesh
     wrong = [r for r in caplog.records if r.levelno >= logging.ERROR and not r.name.startswith("nats.")]
     assert not wrong, [record.getMessage() for record in wrong]

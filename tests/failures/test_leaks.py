@@ -138,7 +138,7 @@ def refusals(asgi, start, number):
 
 
 @pytest.mark.timeout(600)
-async def test_refused_and_cancelled_requests_leave_nothing(mesh, full, figure):
+async def test_refused_and_cancelled_requests_leave_nothing(mesh, full, figures):
     number = 100_000 if full else 5_000
     asgi = Asgi(mesh)
     leaves = asyncio.Event()
@@ -163,7 +163,7 @@ async def test_refused_and_cancelled_requests_leave_nothing(mesh, full, figure):
     await cancel(number // 2)
     await nothing_left(mesh)
     more = rss() - before
-    figure("more resident memory, MiB", round(more / 2**20, 2))
+    figures(f"{number:,} requests refused or cancelled", more_resident_mib=round(more / 2**20, 2))
     assert set(asgi.statuses) == {400, 404, 405, 413, 414, 422, 431}
     assert sum(asgi.statuses.values()) == number // 2  # who was cancelled got nothing
     assert series(mesh) == known
@@ -185,7 +185,7 @@ async def test_clients_that_close_their_sockets_leave_nothing(mesh):
 
 
 @pytest.mark.timeout(1200)
-async def test_distinct_paths_leave_nothing(mesh, full, figure):
+async def test_distinct_paths_leave_nothing(mesh, full, figures):
     number = 1_000_000 if full else 20_000
     asgi = Asgi(mesh)
 
@@ -201,7 +201,7 @@ async def test_distinct_paths_leave_nothing(mesh, full, figure):
     await in_groups(paths(10**7, number))
     await nothing_left(mesh)
     more = rss() - before
-    figure("more resident memory, MiB", round(more / 2**20, 2))
+    figures(f"{number:,} distinct paths", more_resident_mib=round(more / 2**20, 2))
     assert asgi.statuses == {200: number // 10, 404: number - number // 10}
     assert series(mesh) == known
     assert more < MORE_RSS

@@ -114,23 +114,23 @@ async def crowd(nats_url, prefix):
         yield crowd
 
 
-async def test_a_gateway_that_starts_knows_all_of_a_thousand_soon(crowd, nats_url, prefix, figure):
+async def test_a_gateway_that_starts_knows_all_of_a_thousand_soon(crowd, nats_url, prefix, figures):
     bus = BusSettings(servers=(nats_url,), prefix=prefix)
-    await learns_them_all(crowd, bus, lambda what, value: figure(f"first start: {what}", value))
-    await learns_them_all(crowd, bus, lambda what, value: figure(f"restart: {what}", value))
+    await learns_them_all(crowd, bus, figures, "first start")
+    await learns_them_all(crowd, bus, figures, "restart")
 
 
-async def learns_them_all(crowd, bus, figure):
+async def learns_them_all(crowd, bus, figures, case):
     began = monotonic()
     wanted = len(crowd.everyone) + 1  # and the gateway itself
     async with Gateway(bus, GatewaySettings(port=0, ops_port=0, access_log=False, linger_ms=0, drain_s=1)) as gateway:
         registry = gateway.watcher.registry
         await eventually(lambda: len(registry) == wanted, 30)
         took = monotonic() - began
-        figure(f"seconds until {wanted} instances were known", round(took, 2))
+        figures(f"{case} with {wanted:,} instances", all_known_s=round(took, 2))
         assert took < KNOWN_WITHIN_S * MARGIN
         await asyncio.wait_for(gateway.watcher.synchronised.wait(), 10)
-        figure("seconds until it answered", round(monotonic() - began, 2))
+        figures(f"{case} with {wanted:,} instances", answers_s=round(monotonic() - began, 2))
         assert monotonic() - began < KNOWN_WITHIN_S * MARGIN
         assert {key: i.state for key, i in registered(registry)} == dict.fromkeys(crowd.everyone, "ready")
         assert len(list(gateway.directory.table.entries())) == SERVICES * ROUTES
@@ -146,7 +146,7 @@ def registered(registry):
     return (((i.service, i.id), i) for i in registry if i.service != "gateway")
 
 
-async def test_a_gateway_process_knows_all_of_a_thousand_when_it_says_ready(crowd, nats_url, prefix, tmp_path, figure):
+async def test_a_gateway_process_knows_all_of_a_thousand_when_it_says_ready(crowd, nats_url, prefix, tmp_path, figures):
     """From the command line on, with the settings that are the default."""
     began = monotonic()
     env = {"NATS_URL": nats_url, "MESH_PREFIX": prefix}
@@ -159,7 +159,7 @@ async def test_a_gateway_process_knows_all_of_a_thousand_when_it_says_ready(crow
                 await asyncio.sleep(0.02)
             took = monotonic() - listens
             services = json.loads((await http.get("/health")).content)["services"]
-        figure("seconds from the start of the process until it listened", round(listens - began, 2))
-        figure("seconds until it was ready", round(took, 2))
+        figures("process with a thousand instances", listens_s=round(listens - began, 2))
+        figures("process with a thousand instances", ready_s=round(took, 2))
         assert sum(service["instances"] for name, service in services.items() if name != "gateway") == 1000
         assert took < KNOWN_WITHIN_S * MARGIN

@@ -40,7 +40,7 @@ async def test_beyond_max_inflight_refusals_are_quick_and_harm_nobody(nats_url, 
             assert (refused.status, refused.reason, refused.headers["retry-after"]) == (503, "overloaded", "1")
             assert json.loads(refused.body)["executed"] == "no"
         assert mesh.instances[0].dispatcher.inflight == PLACES
-        assert (await others[0].ask("GET", "/readyz")).status == 200  # its own paths answer all the while
+        assert (await others[0].ask("GET", "/livez")).status == 200  # its own paths answer all the while
         # HttpWire keeps the connection: a refused client asks again on it, and is served when there is room.
         go.set()
         for n, wire in enumerate(under_way):
