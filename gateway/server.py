@@ -120,6 +120,7 @@ class Gateway:
             self._listeners.append(listener)
             await listener.start()
         _log.info("gateway %s listens on %s:%d", self.id, self.settings.host, self.port)
+        _log.info("the operator's plane is at http://%s:%d", self.settings.ops_host, self.ops_port)
 
     async def drain(self, hurry: asyncio.Event | None = None, *, replaced: bool = False) -> None:
         """Readiness fails first, connections are told to close, then the listener closes and requests end.

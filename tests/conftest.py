@@ -14,6 +14,13 @@ def pytest_addoption(parser):
         default="short",
         help="size of the failure and load tests: short is part of every run, full is what docs/reliability.md reports",
     )
+    parser.addoption("--soak", type=float, default=0, metavar="SECONDS", help="how long tests/chaos/test_soak.py goes on")
+
+
+@pytest.fixture(scope="session")
+def soak_s(request):
+    """For how long faults follow each other; 0: each of them once."""
+    return request.config.getoption("--soak")
 
 
 @pytest.fixture(scope="session")
