@@ -14,7 +14,7 @@ def pytest_addoption(parser):
         default="short",
         help="size of the failure and load tests: short is part of every run, full is what docs/reliability.md reports",
     )
-    parser.addoption("--soak", type=float, default=0, metavar="SECONDS", help="how long tests/chaos/test_soak.py goes on")
+    parser.addoption("--soak", type=float, default=0, metavar="SECONDS", help="how long chaos/test_soak.py goes on")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +17,7 @@ from mesh.bus.jetstream import Delivery, DurableEvents
 from mesh.client import Calls
 from mesh.errors import DeclarationError
 from mesh.service.context import Context, current
+from mesh.service.dependencies import Resources, resolve
 from mesh.service.endpoints import runner
 from mesh.service.http import Request
 from mesh.service.parameters import Binder
@@ -34,12 +36,15 @@ class EventHandler(NamedTuple):
     name: str
     event: str
     durable: bool
+    broadcast: bool
     attempts: int
     binder: Binder
     run: Callable[..., Awaitable[Any]]
 
 
-def subscribe(handler: Callable[..., Any], event: str, *, durable: bool, name: str, attempts: int) -> EventHandler:
+def subscribe(
+    handler: Callable[..., Any], event: str, *, durable: bool, broadcast: bool, name: str, attempts: int
+) -> EventHandler:
     """Check a declaration. Raises `DeclarationError` with a sentence that names the fault."""
     name = name or getattr(handler, "__name__", "")
     where = f"event handler {getattr(handler, '__qualname__', handler)!r}"
@@ -51,18 +56,26 @@ def subscribe(handler: Callable[..., Any], event: str, *, durable: bool, name: s
         raise DeclarationError(f"{where}: {name!r} cannot be its name; give one of letters, digits, '-' and '_'")
     if attempts < 1:
         raise DeclarationError(f"{where}: attempts {attempts} must be at least 1")
+    if durable and broadcast:
+        raise DeclarationError(f"{where}: durable events are kept for a service, not for each instance: no broadcast")
     binder = Binder(handler, (), "EVENT", where)
     data = [s for s in binder.sources if s.place not in ("context", "request")]
-    if len(data) > 1 or binder.dependencies:
-        raise DeclarationError(f"{where} takes one parameter for the event's data, and a Context if it wants one")
-    return EventHandler(name, event, durable, attempts, binder, runner(handler, where))
+    if len(data) > 1:
+        raise DeclarationError(
+            f"{where} takes one parameter for the event's data; a Context and dependencies if it wants them"
+        )
+    wanted = sorted(set().union(*(d.binder.names() for d in binder.dependencies)))
+    if wanted:
+        raise DeclarationError(f"{where}: a dependency takes {', '.join(wanted)}, which an event does not have")
+    return EventHandler(name, event, durable, broadcast, attempts, binder, runner(handler, where))
 
 
 class EventReceiver:
     """Runs the event handlers of one instance."""
 
-    def __init__(self, bus: Bus, handlers: list[EventHandler], calls: Calls) -> None:
+    def __init__(self, bus: Bus, handlers: list[EventHandler], calls: Calls, resources: Resources) -> None:
         self._bus = bus
+        self._resources = resources
         self._handlers = handlers
         self._calls = calls
         self._subscriptions: list[Subscription] = []
@@ -85,8 +98,8 @@ class EventReceiver:
                 self._durable.append(durable)
             else:
                 subject = self._bus.subjects.event(handler.event)
-                # One queue group a handler and service: every handler gets the event once.
-                queue = f"{self._bus.service}-{handler.name}"
+                # One queue group a handler and service: every handler gets the event once. Without one each instance.
+                queue = "" if handler.broadcast else f"{self._bus.service}-{handler.name}"
                 self._subscriptions.append(await self._bus.subscribe(subject, self._receiver(handler), queue=queue))
 
     async def stop(self) -> None:
@@ -139,6 +152,9 @@ class EventReceiver:
                 arguments[source.parameter] = msgspec.json.decode(payload, type=source.type)
         token = current.set(context)
         try:
-            await handler.run(**arguments)
+            async with AsyncExitStack() as stack:
+                dependencies, bare = handler.binder.dependencies, Request(block, b"")  # no arguments for them
+                arguments.update(await resolve(dependencies, bare, context, self._resources.values, {}, stack))
+                await handler.run(**arguments)
         finally:
             current.reset(token)

@@ -43,7 +43,7 @@ class ServiceInstance:
         self.calls = Calls(self.bus, self.streams)
         self.resources = Resources()
         self.readiness = Readiness(service.checks, self._readiness_changed)
-        self.events = EventReceiver(self.bus, service.subscriptions, self.calls)
+        self.events = EventReceiver(self.bus, service.subscriptions, self.calls, self.resources)
         # Figures are the instance's own, also where one process runs several instances of a service.
         self.endpoints = {name: replace(e, statistics=Statistics()) for name, e in service.endpoints.items()}
         self.announced = service.announced_endpoints(self.bus.subjects)
@@ -100,7 +100,7 @@ class ServiceInstance:
             raise
 
     async def _start(self) -> None:
-        for declared in self.service.endpoints.values():
+        for declared in (*self.service.endpoints.values(), *self.service.subscriptions):
             await self.resources.open(declared.binder.dependencies)
         for hook in self.service.startup_hooks:
             await hook()

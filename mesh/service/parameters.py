@@ -75,6 +75,10 @@ class Source(NamedTuple):
         return values if self.many else values[-1]
 
 
+TEXTS = frozenset({"path", "query", "header", "cookie"})
+"""Places whose values come as text."""
+
+
 class Binder:
     """Builds the keyword arguments of one handler."""
 
@@ -87,7 +91,14 @@ class Binder:
         self._socket = [s.parameter for s in self.sources if s.place == "socket"]
         self._stream = [s.parameter for s in self.sources if s.place == "stream"]
         self._body = next((s for s in self.sources if s.place == "body"), None)
-        self._texts = [s for s in self.sources if s.place in ("path", "query", "header", "cookie")]
+        self._texts = [s for s in self.sources if s.place in TEXTS]
+        # Of a plain call's arguments a dependency sees all and takes its own; who asks for it knows whose they are.
+        self._refuses_others = method != "DEPENDENCY"
+
+    def names(self) -> set[str]:
+        """The parameters that a plain call may give: the handler's own and those of its dependencies."""
+        own = {s.parameter for s in self.sources if s.place in TEXTS or s.place == "body"}
+        return own.union(*(d.binder.names() for d in self.dependencies))
 
     @property
     def streams_body(self) -> bool:
@@ -164,7 +175,7 @@ class Binder:
         for source in self.sources:
             if source.place in ("context", "request", "stream", "socket"):
                 continue
-            value = given.pop(source.parameter, _MISSING)
+            value = given.get(source.parameter, _MISSING)
             if value is _MISSING:
                 if source.default is _MISSING:
                     errors.append({"field": source.parameter, "message": "is required"})
@@ -178,7 +189,9 @@ class Binder:
                     arguments[source.parameter] = msgspec.convert(value, source.type, strict=False)
             except msgspec.ValidationError as error:
                 errors.append(field_error(source.parameter, error))
-        errors += [{"field": name, "message": "is no parameter of this endpoint"} for name in given]
+        if self._refuses_others and not given.keys() <= (names := self.names()):
+            others = [name for name in given if name not in names]
+            errors += [{"field": name, "message": "is no parameter of this endpoint"} for name in others]
         if errors:
             raise Invalid("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors)
         return arguments

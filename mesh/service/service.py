@@ -120,16 +120,20 @@ class Service(Router):
 
     # -- events, middleware, readiness
 
-    def on(self, event: str, *, durable: bool = False, name: str = "", attempts: int = 5) -> Callable[[H], H]:
+    def on(
+        self, event: str, *, durable: bool = False, broadcast: bool = False, name: str = "", attempts: int = 5
+    ) -> Callable[[H], H]:
         """Declare a handler for events named ``event``; ``*`` stands for one part of the name, as in ``bets.*``.
 
-        Of all instances of this service one gets each event, at most once. ``durable`` asks JetStream to keep it and
-        to deliver it again, later and later, until the handler has returned or ``attempts`` are used up; then it goes
-        to the dead letters. The handler takes one parameter for the event's data, and a `Context` if it wants one.
+        Of all instances of this service one gets each event, at most once; with ``broadcast`` all of them do.
+        ``durable`` asks JetStream to keep it and to deliver it again, later and later, until the handler has returned
+        or ``attempts`` are used up; then it goes to the dead letters. The handler takes one parameter for the event's
+        data, a `Context` and dependencies if it wants them.
         """
 
         def register(handler: H) -> H:
-            self.subscriptions.append(subscribe(handler, event, durable=durable, name=name, attempts=attempts))
+            declared = subscribe(handler, event, durable=durable, broadcast=broadcast, name=name, attempts=attempts)
+            self.subscriptions.append(declared)
             names = [s.name for s in self.subscriptions if s.event == event]
             if len(names) != len(set(names)):
                 raise DeclarationError(

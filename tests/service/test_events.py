@@ -78,6 +78,43 @@ async def test_every_service_gets_an_event_and_one_instance_of_each(mesh):
         assert sorted(await inbox.until(10)) == expected
 
 
+async def test_a_broadcast_reaches_every_instance(mesh):
+    inbox, service = Inbox(), Service("screens")
+
+    @service.on("bets.settled", broadcast=True)
+    async def show(event: Settled, ctx: Context) -> None:
+        inbox.add(ctx.instance)
+
+    instances = [await mesh.start(service) for _ in range(3)]
+    await mesh.http.post("/bets/7/settle")
+    assert sorted(await inbox.until(3)) == sorted(instance.id for instance in instances)
+
+
+async def test_a_handler_has_dependencies(mesh):
+    """Of service scope: made before the start though no endpoint asks for it; and of its own, torn down after it."""
+    inbox, service = Inbox(), Service("books")
+
+    def open_book():
+        inbox.add("opened")
+        yield ["book"]
+        inbox.add("closed")
+
+    def page(book: Annotated[list, Depends(open_book, scope="service")], ctx: Context):
+        yield [*book, ctx.service]
+        inbox.add("turned")
+
+    @service.on("bets.settled")
+    async def note(event: Settled, page: Annotated[list, Depends(page)]) -> None:
+        inbox.add((event.bet, page))
+
+    instance = await mesh.start(service)
+    assert inbox.seen == ["opened"]
+    await mesh.http.post("/bets/7/settle")
+    assert await inbox.until(3) == ["opened", (7, ["book", "books"]), "turned"]
+    await instance.drain()
+    assert inbox.seen[3:] == ["closed"]
+
+
 async def test_a_handler_that_fails_harms_nobody(mesh, caplog):
     service, inbox = Service("fragile"), Inbox()
 
@@ -181,17 +218,18 @@ async def test_event_names_are_checked(mesh, name):
             Service("a").on(name)(handle)
 
 
-def nothing() -> int: ...
 async def handle(event: Settled) -> None: ...
 async def two(event: Settled, other: int) -> None: ...
-async def depending(event: Settled, x: Annotated[int, Depends(nothing)]) -> None: ...
+def text(q: str): ...
+async def depending(event: Settled, x: Annotated[str, Depends(text)]) -> None: ...
 
 
 @pytest.mark.parametrize(
     ("handler", "options", "why"),
     [
         (two, {}, "takes one parameter"),
-        (depending, {}, "takes one parameter"),
+        (handle, {"durable": True, "broadcast": True}, "no broadcast"),
+        (depending, {}, "takes q, which an event does not have"),
         (handle, {"attempts": 0}, "attempts 0"),
         (handle, {"name": "a b"}, "cannot be its name"),
     ],

@@ -19,6 +19,7 @@ from mesh import (
     Depends,
     Forbidden,
     Header,
+    Invalid,
     MeshClient,
     MeshError,
     Request,
@@ -151,6 +152,26 @@ def test_a_router_finds_mistakes_when_the_handler_is_declared():
 
 
 # -- dependencies
+
+
+async def test_a_plain_call_gives_arguments_to_dependencies_too(mesh):
+    service = Service("shop")
+
+    def page(ctx: Context, size: int = 10) -> str:
+        return f"{ctx.service} {size}"
+
+    @service.get("/things/{kind}")
+    async def things(kind: str, page: Annotated[str, Depends(page)]) -> str:
+        return f"{kind} {page}"
+
+    await mesh.start(service)
+    async with MeshClient(mesh.bus_settings) as client:
+        assert await client.call("shop", "things", kind="cup") == "cup shop 10"
+        assert await client.call("shop", "things", kind="cup", size=3) == "cup shop 3"
+        with pytest.raises(Invalid, match=r"^other: is no parameter of this endpoint$"):
+            await client.call("shop", "things", kind="cup", other=3)
+        with pytest.raises(Invalid, match="size"):
+            await client.call("shop", "things", kind="cup", size="many")
 
 
 async def test_dependencies_are_made_and_torn_down(mesh):
