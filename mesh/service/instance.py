@@ -100,8 +100,9 @@ class ServiceInstance:
             raise
 
     async def _start(self) -> None:
-        for declared in (*self.service.endpoints.values(), *self.service.subscriptions):
-            await self.resources.open(declared.binder.dependencies)
+        binders = [e.binder for e in self.service.endpoints.values()] + [s.binder for s in self.service.subscriptions]
+        for binder in binders:
+            await self.resources.open(binder.dependencies)
         for hook in self.service.startup_hooks:
             await hook()
         await self.readiness.start()
