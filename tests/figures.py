@@ -21,7 +21,7 @@ def summarize(terminal: Any, config: pytest.Config) -> None:
     """Print all of it, and write it to ``build/chaos.json`` after a run in full."""
     if not _all:
         return
-    if config.getoption("--chaos") == "full":
+    if config.getoption("--chaos") == "full" or config.getoption("--soak"):
         BUILD.mkdir(exist_ok=True)
         (BUILD / "chaos.json").write_text(json.dumps(_all, indent=1) + "\n")
     elif config.getoption("verbose") < 0:

@@ -1,7 +1,11 @@
 """The only package that imports nats: one short interface, its hazards guarded."""
 
-from mesh.bus.bus import Bus
-from mesh.bus.requests import Pending, Reply
-from mesh.bus.subscription import Subscription
+from mesh.bus.aiohttp import import_nats_without_it
+
+import_nats_without_it()
+
+from mesh.bus.bus import Bus  # noqa: E402
+from mesh.bus.requests import Pending, Reply  # noqa: E402
+from mesh.bus.subscription import Subscription  # noqa: E402
 
 __all__ = ["Bus", "Pending", "Reply", "Subscription"]

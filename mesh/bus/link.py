@@ -19,6 +19,7 @@ from urllib.parse import ParseResult
 from nats.aio.client import Client, Server
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from mesh.bus.aiohttp import provide
 from mesh.bus.errors import explain, forbidden_subject
 from mesh.bus.lane import LaneTransport, check_contract
 from mesh.config import BusSettings
@@ -59,8 +60,9 @@ class Link:
         self.lane: LaneTransport | None = None
         self.last_error = ""
         self.plain_because = "MESH_LANE is plain" if settings.lane == "plain" else check_contract()
-        if not self.plain_because and settings.servers[0].startswith(("ws://", "wss://")):
-            self.plain_because = "NATS is reached over WebSocket"
+        if settings.servers[0].startswith(("ws://", "wss://")):
+            provide()
+            self.plain_because = self.plain_because or "NATS is reached over WebSocket"
         self.restarts = 0
         self._settings = settings
         self._name = name

@@ -23,8 +23,13 @@ from mesh.errors import BusUnavailable
 from mesh.settings import redact
 from mesh.watcher import Watcher
 
-SERVICES = (("hello-1", "services.hello"), ("hello-2", "services.hello"), ("jokes", "services.jokes"))
-EXPECTED = {"gateway": 1, "hello": 2, "jokes": 1}
+SERVICES = (
+    ("hello-1", "services.hello"),
+    ("hello-2", "services.hello"),
+    ("jokes", "services.jokes"),
+    ("chat", "services.chat"),
+)
+EXPECTED = {"gateway": 1, "hello": 2, "jokes": 1, "chat": 1}
 START_S = 15.0
 """Seconds after which a mesh that is not up is given up; a loaded machine needs a few, an idle one less than two."""
 
@@ -146,7 +151,9 @@ def _print(
     line("try it (the first one again and again: two instances answer in turn)")
     line(f"  curl {url}/hello/world")
     line(f"  curl {url}/jokes/random")
-    line(f"  curl -X POST {url}/jokes -H 'content-type: application/json' -d '{{\"text\": \"yours\"}}'")
+    line(f"  curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\")
+    said = '{"stream": true, "messages": [{"role": "user", "content": "streams go over the bus"}]}'
+    line(f"    -d '{said}'")
     line("watch it, in another terminal")
     line(f"  NATS_URL={redact(nats_url)} .venv/bin/mesh-tail")
     line("Ctrl-C stops everything")

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 from urllib.parse import urlparse
 
 import pytest
@@ -12,7 +14,7 @@ from mesh.bus import Bus
 from mesh.bus.lane import LaneTransport
 from mesh.bus.link import Backoff
 from mesh.config import BusSettings
-from mesh.embedded import NatsServer
+from mesh.embedded import NatsServer, free_port
 from mesh.errors import BadSubject, BusUnavailable, DeadlineExceeded, NoResponders, TooLarge
 
 OK = b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n"
@@ -425,3 +427,20 @@ async def test_a_closed_bus_leaves_no_task_and_ends_its_requests(nats_url, prefi
     await bus.aclose()
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) <= before
+
+
+def test_aiohttp_is_imported_for_websockets_only():
+    code = "import sys, mesh.bus, nats.aio.transport as t; print('aiohttp' in sys.modules, t.aiohttp); import aiohttp"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "None"]
+
+
+@pytest.mark.filterwarnings("ignore:parameter 'timeout' of type:DeprecationWarning")  # nats-py's way to call aiohttp
+async def test_nats_over_websocket():
+    port = free_port(0)
+    async with (
+        NatsServer(extra_config=f"websocket {{ host: 127.0.0.1, port: {port}, no_tls: true }}"),
+        bus_on(f"ws://127.0.0.1:{port}") as bus,
+    ):
+        await echo(bus, "t.echo")
+        assert (await bus.request(bus.address("t.echo"), b"x" * 100_000, timeout=10)).payload == b"x" * 100_000
+        assert bus._link.plain_because == "NATS is reached over WebSocket"

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from services.chat.models import SCHEMA as CHAT
 from services.database import Database
 from services.jokes.models import SCHEMA as JOKES
 from services.schema import upgrade
@@ -14,7 +15,7 @@ from services.users.models import SCHEMA as USERS
 from services.wallet.models import SCHEMA as WALLET
 from tests.services.postgres import INSTALLED, Cluster
 
-SCHEMAS = (USERS, WALLET, JOKES)
+SCHEMAS = (USERS, WALLET, JOKES, CHAT)
 _numbers = itertools.count(1)
 
 

@@ -14,6 +14,8 @@ from sqlalchemy import inspect, text
 import services
 from mesh import ConfigError, Unavailable
 from mesh.settings import documentation
+from services.chat import config as chat_config
+from services.chat import models as chat
 from services.database import Database
 from services.jokes import config as jokes_config
 from services.jokes import models as jokes
@@ -26,7 +28,7 @@ from services.users import models as users
 from services.wallet import config as wallet_config
 from services.wallet import models as wallet
 
-SCHEMAS = (users.SCHEMA, wallet.SCHEMA, jokes.SCHEMA)
+SCHEMAS = (users.SCHEMA, wallet.SCHEMA, jokes.SCHEMA, chat.SCHEMA)
 ROOT = Path(services.__file__).parent
 
 
@@ -67,6 +69,7 @@ def test_every_mistake_is_named_and_no_password_shown():
         ("users", users_config.UsersSettings),
         ("wallet", wallet_config.WalletSettings),
         ("jokes", jokes_config.JokesSettings),
+        ("chat", chat_config.ChatSettings),
     ],
 )
 def test_every_setting_is_in_the_example_with_its_default(name, settings):

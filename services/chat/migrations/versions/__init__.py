@@ -1,0 +1,1 @@
+"""One file per change, each naming the one before."""
