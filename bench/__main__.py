@@ -1,0 +1,119 @@
+"""All contestants on one machine in one interleaved run: ``python -m bench --help``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import load, report
+from bench.contestants import ALL, Contestant
+from bench.processes import cpu_s
+
+RESULTS = Path(__file__).parent / "results.json"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--rounds", default=3, show_default=True, help="Runs of everything; medians are reported.")
+@click.option("--seconds", default=4, show_default=True, help="Length of one run.")
+@click.option("--connections", default="64", show_default=True, help="Connections, one or more numbers with commas.")
+@click.option("--work", "names", default="", help=f"Which work, with commas: {', '.join(load.works())}  [default: all]")
+@click.option("--only", default="", help="Which contestants: parts of their names, with commas  [default: all]")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where the figures go, as JSON.")
+def main(rounds: int, seconds: int, connections: str, names: str, only: str, out: Path) -> None:
+    """Measure this project beside its peers.
+
+    \b
+    Examples:
+      python -m bench
+      python -m bench --work get,post --connections 1,64,256
+      python -m bench --only mesh,nginx --work up-900k --rounds 5
+    """
+    if load.missing():
+        raise click.ClickException(f"this needs {load.missing()}")
+    every = load.works()
+    unknown = [name for name in names.split(",") if name and name not in every]
+    if unknown:
+        raise click.ClickException(f"there is no work {', '.join(unknown)}; there is {', '.join(every)}")
+    works = [every[name] for name in names.split(",") if name] or list(every.values())
+    wanted = [c for c in ALL if not only or any(part.strip().lower() in c.name.lower() for part in only.split(","))]
+    counts = [int(count) for count in connections.split(",")]
+    document = asyncio.run(_run(wanted, works, counts, rounds, seconds))
+    document["command"] = f"python -m bench {' '.join(sys.argv[1:])}".strip()
+    report.write(document, out)
+    click.echo(report.table(document))
+
+
+async def _run(
+    wanted: list[type[Contestant]], works: list[load.Work], counts: list[int], rounds: int, seconds: int
+) -> dict[str, Any]:
+    runs: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    skipped: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        async with AsyncExitStack() as stack:
+            contestants = []
+            for kind in wanted:
+                contestant = kind(folder)
+                if missing := contestant.missing():
+                    skipped[kind.name] = missing
+                    click.echo(f"left out: {kind.name}: needs {missing}", err=True)
+                    continue
+                await contestant.start(stack)
+                contestants.append(contestant)
+            for contestant in contestants:
+                await _warm(contestant, works, folder)
+            for number in range(rounds):
+                for work in works:
+                    for count in counts:
+                        for contestant in contestants:
+                            found = await _measure(contestant, work, count, seconds, folder)
+                            runs.setdefault((work.name, contestant.name, count), []).append(found)
+                click.echo(f"round {number + 1} of {rounds} done", err=True)
+    return {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPython {platform.python_version()}",
+        "rounds": rounds,
+        "seconds": seconds,
+        "left_out": skipped,
+        "results": [
+            {"work": work, "contestant": contestant, "connections": count, **_median(found)}
+            for (work, contestant, count), found in runs.items()
+        ],
+    }
+
+
+async def _warm(contestant: Contestant, works: list[load.Work], folder: Path) -> None:
+    """Until every kind of work is answered without errors."""
+    for work in works:
+        for _ in range(100):
+            seen = await load.run(contestant.url, work, 8, 1, folder)
+            if seen.requests and not seen.errors:
+                break
+        else:
+            raise RuntimeError(f"{contestant.name} does not answer {work.name}: {seen}")
+
+
+async def _measure(contestant: Contestant, work: load.Work, count: int, seconds: int, folder: Path) -> dict[str, Any]:
+    before = {role: cpu_s(pid) for role, pid in contestant.pids.items()}
+    seen = await load.run(contestant.url, work, count, seconds, folder)
+    used = {role: (cpu_s(pid) - before[role]) / max(1, seen.requests) * 1e6 for role, pid in contestant.pids.items()}
+    return {**seen._asdict(), "cpu_us": used}
+
+
+def _median(found: list[dict[str, Any]]) -> dict[str, Any]:
+    middle = {key: round(statistics.median(f[key] for f in found), 2) for key in ("rps", "p50", "p99", "p999")}
+    cpu = {role: round(statistics.median(f["cpu_us"][role] for f in found), 1) for role in found[0]["cpu_us"]}
+    total = round(statistics.median(sum(f["cpu_us"].values()) for f in found), 1)
+    return {**middle, "cpu_us": cpu, "cpu_total_us": total, "errors": sum(f["errors"] for f in found)}
+
+
+if __name__ == "__main__":
+    main()
