@@ -30,7 +30,19 @@ class FrameReader:
     ``routes`` maps a subscription's sid, as the bytes on the wire, to its callback.
     """
 
-    __slots__ = ("_chunks", "_missing", "_pass_on", "_rest", "dropped", "in_bytes", "in_msgs", "routes")
+    __slots__ = (
+        "_body",
+        "_chunks",
+        "_fields",
+        "_missing",
+        "_pass_on",
+        "_rest",
+        "_start",
+        "dropped",
+        "in_bytes",
+        "in_msgs",
+        "routes",
+    )
 
     def __init__(self, pass_on: Callable[[bytes], None]) -> None:
         self.routes: dict[bytes, Deliver] = {}
@@ -45,18 +57,40 @@ class FrameReader:
         self._rest = b""
         self._chunks: list[bytes] = []
         self._missing = 0
+        self._fields: list[bytes] | None = None  # of a large frame whose header block is here, with its offsets
+        self._start = self._body = 0
+
+    def _complete(self, last: bytes) -> bytes:
+        """The last piece of a large frame is here: deliver it; gives what is still to be read.
+
+        Its payload is put together once, and its bytes are copied no more than that.
+        """
+        chunks, cut = self._chunks, self._missing
+        fields, self._fields = self._fields, None
+        self._chunks, self._missing = [], 0
+        deliver = self.routes.get(fields[1]) if fields is not None else None
+        if fields is None or deliver is None:
+            return b"".join((*chunks, last))
+        first, ends = chunks[0], last[cut:]
+        if cut < 2:  # of its closing line end, some came before
+            whole = b"".join((*chunks, last[:cut]))
+            payload = whole[self._body : -2]
+        else:
+            payload = b"".join((memoryview(first)[self._body :], *chunks[1:], memoryview(last)[: cut - 2]))
+        block = first[self._start : self._body]
+        self.in_msgs += 1
+        self.in_bytes += len(block) + len(payload)
+        _deliver(deliver, fields, first[:1] == b"H", block, payload)
+        return ends
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
         if self._missing:
-            # A large payload arrives in many pieces; they are joined once, when the last one is here.
-            self._chunks.append(data)
-            self._missing -= len(data)
-            if self._missing > 0:
+            if len(data) < self._missing:
+                self._chunks.append(data)
+                self._missing -= len(data)
                 return
-            data = b"".join(self._chunks)
-            self._chunks = []
-            self._missing = 0
+            data = self._complete(data)
         elif self._rest:
             data = self._rest + data
             self._rest = b""
@@ -83,34 +117,32 @@ class FrameReader:
                 continue
             start = eol + 2
             end = start + int(fields[-1])
+            body = start + int(fields[-2]) if with_headers else start
             if end + 2 > size:
                 self._missing = end + 2 - size
                 self._chunks = [data[position:] if position else data]
+                if body <= size:
+                    self._fields, self._start, self._body = fields, start - position, body - position
                 return
             self.in_msgs += 1
             self.in_bytes += end - start
             deliver = routes.get(fields[1])
             if deliver is not None:
-                if with_headers:
-                    body = start + int(fields[-2])
-                    block = data[start:body]
-                    reply = fields[2] if len(fields) == 5 else b""
-                else:
-                    body = start
-                    block = b""
-                    reply = fields[2] if len(fields) == 4 else b""
-                try:
-                    deliver(fields[0], reply, block, data[body:end])
-                except Exception:
-                    # One subscriber's bug must not stop the stream for all the others.
-                    _log.exception(
-                        "a subscription callback failed", extra={"subject": fields[0].decode("ascii", "replace")}
-                    )
+                _deliver(deliver, fields, with_headers, data[start:body], data[body:end])
             elif _nats_py_survives(fields, data[start : start + int(fields[-2])] if with_headers else b""):
                 self._pass_on(data[position : end + 2])
             else:
                 self.dropped += 1
             position = end + 2
+
+
+def _deliver(deliver: Deliver, fields: list[bytes], with_headers: bool, block: bytes, payload: bytes) -> None:
+    reply = fields[2] if len(fields) == (5 if with_headers else 4) else b""
+    try:
+        deliver(fields[0], reply, block, payload)
+    except Exception:
+        # One subscriber's bug must not stop the stream for all the others.
+        _log.exception("a subscription callback failed", extra={"subject": fields[0].decode("ascii", "replace")})
 
 
 def _nats_py_survives(fields: list[bytes], block: bytes) -> bool:
