@@ -298,6 +298,9 @@ class Forwarder:
         timeout: float,
     ) -> Answer:
         """A call whose body is larger than one message, or has no known length."""
+        length = headers.find(pairs, b"content-length")
+        if length is not None and length.isdigit():  # uvicorn holds the client to it
+            common += b"content-length: %b\r\n" % length
         settings, limit = self._settings, self._settings.max_request_body
         conversation = await self._caller.open(destination, common, timeout)
         upload = Upload(exchange.receive, pieces, conversation.stream, idle_s=settings.body_idle_s, limit=limit)

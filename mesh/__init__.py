@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mesh.adapters import adapt, join
     from mesh.client import MeshClient
     from mesh.errors import (
         BadReply,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     )
 
 _PLACES = {
+    "mesh.adapters": ("adapt", "join"),
     "mesh.client": ("MeshClient",),
     "mesh.service": (
         "Body",
@@ -141,6 +143,8 @@ __all__ = [
     "Unavailable",
     "WebSocket",
     "WebSocketClosed",
+    "adapt",
+    "join",
 ]
 
 

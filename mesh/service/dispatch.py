@@ -156,6 +156,8 @@ class Dispatcher:
     async def _work(self, work: Work) -> None:
         declared, reply, block, payload, subject = work[:5]
         request = Request(block, payload)
+        if declared.upgrade is not None and request.raw_header(headers.BODY) == b"websocket":
+            declared = declared.upgrade
         began = time.perf_counter_ns()
         given = request.raw_header(headers.ID)
         request_id = given.decode() if given and headers.is_request_id(given) else new_id()
@@ -166,7 +168,7 @@ class Dispatcher:
             assert task is not None
             self._by_reply[reply] = task, context
         token = current.set(context)
-        statistics = declared.statistics
+        statistics = work.declared.statistics
         incoming: IncomingBody | None = None
         answer: tuple[bytes, bytes] | None
         try:

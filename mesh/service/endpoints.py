@@ -77,6 +77,8 @@ class Declared:
     cancel: bool
     """Whether the handler is cancelled when nobody waits for the answer (GET and HEAD by default)."""
     websocket: bool = False
+    upgrade: Declared | None = None
+    """What takes WebSockets on the same path, where this takes requests."""
     concurrency: int = 0
     """How many calls may run at a time in one instance; 0 leaves it to the service's limit."""
     queue: int = 0

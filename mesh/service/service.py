@@ -71,7 +71,7 @@ class Service(Router):
         self.layers: list[Middleware] = []
         self.checks: list[Check] = []
         self._claimed: dict[tuple[str, object], str] = {}
-        self._group = Group(self._add, "", queue_name(queue_group, "", f"service {name!r}"))
+        self._group = Group(self.add, "", queue_name(queue_group, "", f"service {name!r}"))
 
     # -- endpoints
 
@@ -103,10 +103,11 @@ class Service(Router):
         if known is not None and known.handler is handler:
             known.routes += declared.routes
         else:
-            self._add(declared)
+            self.add(declared)
         self._claimed[shape] = declared.name
 
-    def _add(self, declared: Declared) -> None:
+    def add(self, declared: Declared) -> None:
+        """Take an endpoint as `mesh.service.endpoints.declare` made it. Raises `DeclarationError` where it clashes."""
         if declared.name in self.endpoints:
             raise DeclarationError(
                 f"service {self.name!r} has two endpoints named {declared.name!r}; give one of them another name="

@@ -1,0 +1,6 @@
+"""Existing applications as services of the mesh, unchanged: ASGI, and WSGI through it."""
+
+from mesh.adapters.application import Adapted, adapt
+from mesh.adapters.membership import join
+
+__all__ = ["Adapted", "adapt", "join"]

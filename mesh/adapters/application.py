@@ -1,0 +1,187 @@
+"""An existing application as a `Service`: the same objects, settings, limits and drain as one written for the mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+from msgspec.structs import replace
+
+from mesh.adapters.http import App, HttpEndpoint, HttpExchange
+from mesh.adapters.inspection import Found, has_routes, routes_of
+from mesh.adapters.lifespan import Lifespan
+from mesh.adapters.scope import http_scope
+from mesh.adapters.sockets import SocketEndpoint
+from mesh.errors import DeclarationError
+from mesh.routes import mount, parse_template
+from mesh.service import Context, Request, Service
+from mesh.service.endpoints import Declared, declare
+from mesh.subjects import new_id
+
+Interface = Literal["auto", "asgi", "wsgi"]
+
+_NAME = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+class Adapted:
+    """What `adapt` made: the service, and the application behind it."""
+
+    def __init__(self, service: Service, app: App, lifespan: Lifespan | None, root_path: str) -> None:
+        self.service = service
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Requests that are under way, and background work after them."""
+        self.state: dict[str, Any] = lifespan.state if lifespan is not None else {}
+        self.app = app
+        self.root_path = root_path
+        if lifespan is not None:
+            service.on_startup(lifespan.start)
+            service.on_shutdown(lifespan.stop)
+        service.on_shutdown(self._finish)  # hooks run backwards: this one before the lifespan ends
+
+    def add(self, routes: Sequence[Found]) -> None:
+        """Declare the routes of the application."""
+        used: set[str] = set()
+        claimed: dict[tuple[str, object], Declared] = {}
+        for found in sorted(routes, key=lambda found: not found.methods):  # WebSockets last
+            shape = parse_template(found.path).shape
+            # What is wider here than there may come to the same: one of them will do, the application looks itself.
+            methods = [method for method in found.methods if (method, shape) not in claimed]
+            upgraded = claimed.get(("GET", shape)) or claimed.get(("*", shape))
+            if found.methods and not methods:
+                continue
+            facts: dict[str, Any] = {
+                "name": self._unique(found.name, used),
+                "summary": found.summary[:200],
+                "tags": found.tags,
+            }
+            if found.methods:
+                handler = HttpEndpoint(self.app, self.root_path, self.state, self.tasks).__call__
+                declared = declare(handler, method="*", path=found.path, deprecated=found.deprecated, **facts)
+                declared.routes = [replace(declared.routes[0], method=method) for method in methods]
+                claimed.update({(method, shape): declared for method in methods})
+            else:
+                socket = SocketEndpoint(self.app, self.root_path, self.state).__call__
+                declared = declare(socket, method="GET", path=found.path, websocket=True, **facts)
+                if upgraded is not None:
+                    upgraded.upgrade = declared
+                    continue
+            self.service.add(declared)
+
+    @staticmethod
+    def _unique(given: str, used: set[str]) -> str:
+        name = base = _NAME.sub("-", given).strip("-")[:48] or "app"
+        number = 2
+        while name in used:
+            name, number = f"{base}-{number}", number + 1
+        used.add(name)
+        return name
+
+    async def check(self, path: str) -> bool:
+        """Whether the application's own health page says that all is well."""
+        request = Request(b"NATS/1.0\r\nMesh-Request: GET %b\r\n\r\n" % path.encode(), b"")
+        loop = asyncio.get_running_loop()
+        context = Context(request, new_id(), loop.time() + 5, self.service.name, "", cast(Any, None))
+        exchange = HttpExchange(request, context)
+        await self.app(http_scope(request, self.root_path, self.state), exchange.receive, exchange.send)
+        exchange.ended(None)
+        return (await exchange.response()).status < 400
+
+    async def _finish(self) -> None:
+        if self.tasks:
+            await asyncio.wait(list(self.tasks), timeout=5)
+        for task in self.tasks:
+            task.cancel()
+
+
+def adapt(
+    app: Any,
+    *,
+    name: str,
+    version: str = "0.0.1",
+    description: str = "",
+    prefix: str = "",
+    strip: bool = False,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    health: str = "",
+    interface: Interface = "auto",
+    lifespan: bool = True,
+) -> Adapted:
+    """Make a service of an ASGI or WSGI application.
+
+    FastAPI's and Starlette's say themselves what they serve; ``include`` and ``exclude`` are patterns of paths. Any
+    other is announced as ``prefix`` and everything below it. ``strip`` tells the application that it is mounted at
+    ``prefix`` (``root_path``): for one that says what it serves that is always so. ``health`` is the path of a page
+    that becomes the instance's readiness check. Raises `DeclarationError` with what to do about it.
+    """
+    if interface == "wsgi" or (interface == "auto" and is_wsgi(app)):
+        asgi, lifespan = _from_wsgi(app), False
+    else:
+        asgi = app
+    if has_routes(app):
+        root_path = prefix.rstrip("/")
+        found = [
+            route._replace(path=mount(root_path, route.path) if root_path else route.path)
+            for route in routes_of(app, include=include, exclude=exclude)
+        ]
+        if not found:
+            raise DeclarationError(f"the application {name!r} has no routes to announce; is everything excluded?")
+    else:
+        if not prefix:
+            raise DeclarationError(
+                f"the application {name!r} does not say what it serves; give the paths that are its with --prefix /path"
+            )
+        root_path = prefix.rstrip("/") if strip else ""
+        base = prefix.rstrip("/")
+        below = f"{base}/{{path:path}}"
+        found = [Found(below, ("*",), "app"), Found(below, (), "socket")]
+        if base:
+            found += [Found(base, ("*",), "root"), Found(base, (), "root-socket")]
+    service = Service(name, version=version, description=description or _description(app))
+    adapted = Adapted(service, asgi, Lifespan(asgi) if lifespan else None, root_path)
+    adapted.add(found)
+    document = getattr(app, "openapi", None)
+    if callable(document) and "openapi" not in service.endpoints:
+
+        async def openapi() -> dict[str, Any]:
+            return cast(dict[str, Any], document())
+
+        service.endpoint("openapi")(openapi)
+    if health:
+        path = mount(root_path, health) if root_path else health
+
+        async def check() -> bool:
+            return await adapted.check(path)
+
+        service.readiness("health")(check)
+    return adapted
+
+
+def is_wsgi(app: Any) -> bool:
+    """Whether it is called as WSGI has it: with an environment and ``start_response``, and not a coroutine."""
+    call = app if inspect.isroutine(app) else type(app).__call__
+    if inspect.iscoroutinefunction(call):
+        return False
+    try:
+        names = [p.name for p in inspect.signature(app).parameters.values() if p.default is p.empty]
+    except (TypeError, ValueError):
+        return False
+    return len(names) == 2
+
+
+def _from_wsgi(app: Any) -> App:
+    try:
+        from a2wsgi import WSGIMiddleware
+    except ImportError:
+        raise DeclarationError("a WSGI application needs the package a2wsgi: pip install 'mesh[wsgi]'") from None
+    return cast(App, WSGIMiddleware(app, workers=32))
+
+
+def _description(app: Any) -> str:
+    title, text = getattr(app, "title", ""), getattr(app, "description", "")
+    return next(
+        (str(given).strip().partition("\n")[0] for given in (text, title) if isinstance(given, str) and given), ""
+    )

@@ -1,0 +1,66 @@
+"""An ASGI application's lifespan: started before the instance announces itself, ended after its last request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from mesh.adapters.http import App, Message
+from mesh.adapters.scope import SPEC
+from mesh.errors import DeclarationError
+
+_log = logging.getLogger("mesh.adapter")
+
+
+class Lifespan:
+    """``state`` is what the application keeps there while it starts; every request gets a copy of it."""
+
+    def __init__(self, app: App) -> None:
+        self.state: dict[str, Any] = {}
+        self._app = app
+        self._events: asyncio.Queue[Message] = asyncio.Queue()
+        self._answers: asyncio.Queue[Message] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the application. One that knows no lifespan is ready at once.
+
+        Raises `DeclarationError` with the application's own words where it fails to start.
+        """
+        scope = {"type": "lifespan", "asgi": {**SPEC, "spec_version": "2.0"}, "state": self.state}
+        self._task = asyncio.create_task(self._run(scope))
+        answer = await self._ask("startup")
+        if answer is not None and answer["type"] == "lifespan.startup.failed":
+            raise DeclarationError(f"the application did not start: {answer.get('message') or 'it says no more'}")
+
+    async def stop(self) -> None:
+        """Tell the application to end, and wait for it."""
+        if self._task is None or self._task.done():
+            return
+        answer = await self._ask("shutdown")
+        if answer is not None and answer["type"] == "lifespan.shutdown.failed":
+            _log.error("the application failed while it stopped: %s", answer.get("message", ""))
+        await asyncio.wait((self._task,), timeout=5)
+        self._task.cancel()
+
+    async def _ask(self, what: str) -> Message | None:
+        """The application's answer; None where it ends without one."""
+        assert self._task is not None
+        self._events.put_nowait({"type": f"lifespan.{what}"})
+        answer = asyncio.ensure_future(self._answers.get())
+        await asyncio.wait((answer, self._task), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            answer.cancel()
+            return None
+        return answer.result()
+
+    async def _run(self, scope: dict[str, Any]) -> None:
+        async def send(message: Message) -> None:
+            self._answers.put_nowait(message)
+
+        try:
+            await self._app(scope, self._events.get, send)
+        except Exception as error:
+            # Applications without a lifespan raise here; the specification says to go on without.
+            _log.debug("no lifespan: %r", error)

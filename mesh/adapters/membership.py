@@ -1,0 +1,63 @@
+"""One line inside an application: it keeps its own server, and is a service of the mesh besides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mesh.adapters.application import adapt
+from mesh.adapters.inspection import has_routes
+from mesh.config import BusSettings, ServiceSettings, find_file, load_all
+from mesh.errors import DeclarationError
+from mesh.service.instance import ServiceInstance
+
+
+def join(
+    app: Any,
+    *,
+    name: str,
+    version: str = "0.0.1",
+    prefix: str = "",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    health: str = "",
+) -> None:
+    """Make a FastAPI or Starlette application join the mesh whenever it runs, under uvicorn or any other server.
+
+    ::
+
+        app = FastAPI()
+        mesh.join(app, name="chat", version="1.0.0")
+
+    It announces its routes when it has started, also those that are added after this line, and drains when it stops.
+    NATS may be down: it joins when NATS comes. The settings are those of every service (``NATS_URL``, ``mesh.toml``).
+    Raises `DeclarationError` for an application of another kind.
+    """
+    router = getattr(app, "router", None)
+    inner = getattr(router, "lifespan_context", None)
+    if not has_routes(app) or inner is None:
+        raise DeclarationError(
+            "mesh.join takes a FastAPI or Starlette application; run any other one with `mesh serve MODULE:APP`"
+        )
+
+    @asynccontextmanager
+    async def lifespan(given: Any) -> AsyncIterator[Any]:
+        async with inner(given) as state:
+            adapted = adapt(
+                app,
+                name=name,
+                version=version,
+                prefix=prefix,
+                include=include,
+                exclude=exclude,
+                health=health,
+                lifespan=False,
+            )
+            adapted.state.update(state or {})
+            bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=find_file(os.environ))
+            async with ServiceInstance(adapted.service, bus, settings):
+                yield state
+
+    router.lifespan_context = lifespan  # type: ignore[union-attr]

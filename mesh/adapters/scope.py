@@ -1,0 +1,70 @@
+"""ASGI's connection scope, made from a request of the mesh (ASGI 3, HTTP connection scope)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import unquote
+
+from mesh import headers
+from mesh.service import Request
+
+Scope = dict[str, Any]
+
+SPEC = {"version": "3.0", "spec_version": "2.3"}
+_FORWARDED = re.compile(rb'(for|proto|host)=("(?:[^"\\]|\\.)*"|[^;,"]*)')
+
+
+def http_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope:
+    """The scope of one HTTP request. ``root_path`` is where the application is mounted; paths include it."""
+    return {"type": "http", "method": request.method, **_scope(request, root_path, state, "http")}
+
+
+def websocket_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope:
+    """The scope of one WebSocket."""
+    offered = ",".join(request.header_values("sec-websocket-protocol"))
+    protocols = [name.strip() for name in offered.split(",") if name.strip()]
+    more = {"subprotocols": protocols, "extensions": {"websocket.http.response": {}}}
+    return {"type": "websocket", **_scope(request, root_path, state, "ws"), **more}
+
+
+def _scope(request: Request, root_path: str, state: dict[str, Any], scheme: str) -> Scope:
+    raw_path, _, query = request.target.partition("?")
+    given = request.raw_header(headers.FORWARDED) or b""
+    facts = {name: value.strip(b'"') for name, value in _FORWARDED.findall(given)}
+    address = facts.get(b"for", b"").decode("latin-1").strip("[]")
+    secure = facts.get(b"proto") in (b"https", b"wss")
+    host = (facts.get(b"host") or request.raw_header(b"host") or b"").decode("latin-1")
+    return {
+        "asgi": SPEC,
+        "http_version": "1.1",
+        "scheme": scheme + "s" if secure else scheme,
+        "path": unquote(raw_path),
+        "raw_path": raw_path.encode("latin-1"),
+        "query_string": query.encode("latin-1"),
+        "root_path": root_path,
+        "headers": _headers(request, host),
+        "client": (address, 0) if address and address != "unknown" else None,
+        "server": _server(host, 443 if secure else 80),
+        "state": state.copy(),
+    }
+
+
+def _headers(request: Request, host: str) -> headers.Pairs:
+    pairs = [(name, value) for name, value in request.pairs if headers.crosses(name)]
+    names = {name for name, _ in pairs}
+    if b"host" not in names and host:
+        pairs.insert(0, (b"host", host.encode("latin-1")))
+    # The body's framing is the gateway's; an application looks here for whether there is one, and how long it is.
+    if b"content-length" in names:
+        return pairs
+    if request.has_stream and request.socket is None:
+        pairs.append((b"transfer-encoding", b"chunked"))
+    elif request.body:
+        pairs.append((b"content-length", b"%d" % len(request.body)))
+    return pairs
+
+
+def _server(host: str, default: int) -> tuple[str, int]:
+    name, _, port = host.rpartition(":")
+    return (name, int(port)) if name and port.isdigit() else (host, default)

@@ -1,0 +1,123 @@
+"""One WebSocket to an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from mesh.adapters.http import ABANDONED_S, App, Message
+from mesh.adapters.scope import websocket_scope
+from mesh.service import Request, Response, WebSocket, WebSocketClosed
+
+VANISHED = 1006
+"""Close code of a connection that ended without a close frame (RFC 6455 section 7.1.5)."""
+
+_log = logging.getLogger("mesh.adapter")
+
+
+class SocketExchange:
+    """``receive`` and ``send`` of one WebSocket."""
+
+    def __init__(self, ws: WebSocket) -> None:
+        self.refusal: Response | None = None
+        """What the handshake is answered with, where it is not accepted."""
+        self._ws = ws
+        self._connected = False
+        self._vanished = asyncio.Event()
+        self._closed: WebSocketClosed | None = None
+
+    def vanish(self) -> None:
+        """The client is gone without a word."""
+        self._vanished.set()
+
+    async def receive(self) -> Message:
+        """`websocket.connect`, then messages, at last `websocket.disconnect`."""
+        if not self._connected:
+            self._connected = True
+            return {"type": "websocket.connect"}
+        if self._closed is None and not self._vanished.is_set():
+            if not self._ws.accepted:
+                await self._vanished.wait()
+            else:
+                try:
+                    return await self._message()
+                except WebSocketClosed as closed:
+                    self._closed = closed
+        code, reason = (self._closed.code, self._closed.reason) if self._closed is not None else (VANISHED, "")
+        return {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+    async def _message(self) -> Message:
+        message = asyncio.ensure_future(self._ws.receive())
+        gone = asyncio.ensure_future(self._vanished.wait())
+        try:
+            await asyncio.wait((message, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not message.done():
+                raise WebSocketClosed(VANISHED)
+            found = message.result()
+        finally:
+            message.cancel()
+            gone.cancel()
+            with contextlib.suppress(asyncio.CancelledError, WebSocketClosed):
+                await message
+        if isinstance(found, str):
+            return {"type": "websocket.receive", "text": found}
+        return {"type": "websocket.receive", "bytes": found}
+
+    async def send(self, message: Message) -> None:
+        """What the application does with the connection; after its end nothing happens."""
+        kind, ws = message["type"], self._ws
+        if self._vanished.is_set() or ws.closed:
+            return
+        try:
+            if kind == "websocket.accept":
+                await ws.accept(message.get("subprotocol") or "")
+            elif kind == "websocket.send":
+                text = message.get("text")
+                await ws.send(bytes(message["bytes"]) if text is None else text)
+            elif kind == "websocket.close":
+                if ws.accepted:
+                    await ws.close(message.get("code") or 1000, message.get("reason") or "")
+                elif self.refusal is None:
+                    self.refusal = Response(None, 403)
+            elif kind == "websocket.http.response.start":
+                self.refusal = Response(None, message["status"])
+                self.refusal.pairs = [(bytes(n).lower(), bytes(v)) for n, v in message.get("headers", ())]
+            elif kind == "websocket.http.response.body":
+                assert self.refusal is not None
+                self.refusal.body += bytes(message.get("body", b""))
+            else:
+                raise RuntimeError(f"an application cannot send {kind!r} over a WebSocket")
+        except WebSocketClosed as closed:
+            self._closed = closed
+
+
+class SocketEndpoint:
+    """A WebSocket handler of the mesh that calls an ASGI application."""
+
+    def __init__(self, app: App, root_path: str, state: dict[str, Any]) -> None:
+        self._app = app
+        self._root_path = root_path
+        self._state = state
+
+    async def __call__(self, ws: WebSocket, request: Request) -> Response | None:
+        """Runs as long as the application does; when the client vanishes, it is told before it is cancelled."""
+        exchange = SocketExchange(ws)
+        scope = websocket_scope(request, self._root_path, self._state)
+        app = asyncio.ensure_future(self._app(scope, exchange.receive, exchange.send))
+        try:
+            await asyncio.wait((app,))
+            error = app.exception()
+            if error is not None:
+                if ws.accepted:
+                    _log.error("the application failed at %s", scope["path"], exc_info=error)
+                    await ws.close(1011, "the service failed")
+                    return None
+                raise error
+        except asyncio.CancelledError:
+            exchange.vanish()
+            await asyncio.wait((app,), timeout=ABANDONED_S)
+            app.cancel()
+            raise
+        return exchange.refusal

@@ -1,0 +1,1 @@
+"""Existing applications on the mesh."""
