@@ -11,7 +11,7 @@ REQUIREMENTS := requirements.txt requirements-dev.txt
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test chaos soak check requirements clean
+.PHONY: help setup up test chaos soak bench check requirements clean
 
 help: ## Show this.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -56,6 +56,9 @@ chaos: setup ## Run the failure suite in full and print its figures.
 
 soak: setup ## Ten minutes of faults under load; memory, tasks and descriptors must not grow.
 	@$(BIN)/python -m pytest --soak 600 -p no:cacheprovider tests/chaos/test_soak.py
+
+bench: setup ## Measure this project beside its peers (takes some minutes; needs wrk).
+	@$(BIN)/python -m bench
 
 check: setup ## Run the linters and the type checker.
 	@$(BIN)/ruff check .

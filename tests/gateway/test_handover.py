@@ -97,18 +97,18 @@ class Clients:
         await asyncio.gather(*self._tasks)
 
 
-async def test_reloads_under_keep_alive_clients_lose_nothing(tmp_path, env):
+async def test_reloads_under_keep_alive_clients_lose_nothing(tmp_path, env, full):
     async with a_mesh(tmp_path, env | {"MESH_GATEWAY_DRAIN_S": "3"}) as (process, http):
         first = workers(process)
         clients = Clients(str(http.base_url), 4)
         curls = []
-        for _ in range(3):
+        for _ in range(10 if full else 3):
             before = clients.answered
             await reload(process)
             url = f"{http.base_url}/work"
             curls.append(await asyncio.create_subprocess_exec("curl", "-sf", "-o", os.devnull, *[url] * 20))
             await eventually(lambda before=before: clients.answered > before + 20)
-        assert [await curl.wait() for curl in curls] == [0, 0, 0]
+        assert {await curl.wait() for curl in curls} == {0}
         await clients.end()
         assert clients.failures == []
         await eventually(lambda: len(workers(process)) == 1, 30)  # the old ones have ended by themselves
@@ -116,12 +116,12 @@ async def test_reloads_under_keep_alive_clients_lose_nothing(tmp_path, env):
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk")
-async def test_reloads_under_wrk_lose_nothing(tmp_path, env):
+async def test_reloads_under_wrk_lose_nothing(tmp_path, env, full):
     async with a_mesh(tmp_path, env) as (process, http):
         wrk = await asyncio.create_subprocess_exec(
-            "wrk", "-t1", "-c16", "-d5", f"{http.base_url}/work", stdout=asyncio.subprocess.PIPE
+            "wrk", "-t1", "-c16", "-d20" if full else "-d5", f"{http.base_url}/work", stdout=asyncio.subprocess.PIPE
         )
-        for _ in range(3):
+        for _ in range(10 if full else 3):
             await reload(process)
         out = (await wrk.communicate())[0].decode()
         assert "Socket errors" not in out, out
