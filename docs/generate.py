@@ -30,6 +30,7 @@ GROUPS = {
     "Services": ("Service", "Router", "Group", "Context", "Request", "Response"),
     "Parameters": ("Header", "Cookie", "Query", "Body", "Depends"),
     "Clients": ("MeshClient",),
+    "Applications": ("adapt", "join"),
 }
 GIVEN = {
     "Group": "`Service.group` and `Group.group` return one.",
@@ -85,11 +86,13 @@ def reference() -> list[str]:
     return lines
 
 
-def _described(name: str, cls: type[Any]) -> Iterator[str]:
-    yield from ("", f"### {name}", "", *([] if name in GIVEN else [*_code("class ", name, cls), ""]))
+def _described(name: str, cls: Any) -> Iterator[str]:
+    yield from ("", f"### {name}", "", *([] if name in GIVEN else [*_code("class " if inspect.isclass(cls) else "def ", name, cls), ""]))
     if name in GIVEN:
         yield from (GIVEN[name], "")
     yield from _prose(inspect.getdoc(cls) or "")
+    if not inspect.isclass(cls):
+        return
     attributes = [key for key in getattr(cls, "__slots__", ()) if not key.startswith("_")]
     if attributes and not hasattr(cls, "_fields"):
         yield from ("", f"Attributes: {', '.join(f'`{key}`' for key in attributes)}.")

@@ -48,12 +48,20 @@ class Process:
         return code
 
 
+def run(*arguments, cwd, env):
+    """A `mesh` command."""
+    return _python("-m", "mesh", *arguments, cwd=cwd, env=env)
+
+
+def run_python(code, *, cwd, env):
+    """A program in a few lines."""
+    return _python("-c", code, cwd=cwd, env=env)
+
+
 @asynccontextmanager
-async def run(*arguments, cwd, env):
+async def _python(*arguments, cwd, env):
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        "-m",
-        "mesh",
         *arguments,
         cwd=cwd,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parents[1]), **env},

@@ -1,0 +1,438 @@
+"""What an application sees of the mesh: lifespan, disconnects, streams, WebSockets, readiness; and its routes."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI, Request
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Host, Mount, Route, WebSocketRoute
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from mesh import DeclarationError, adapt
+from mesh.adapters.inspection import routes_of, template
+from mesh.bus import Bus
+from mesh.client import MeshClient
+from mesh.testing import Mesh
+from tests.adapters import fastapi_app, flask_app, litestar_app
+from tests.adapters.fastapi_app import EVENTS
+from tests.conditions import eventually
+from tests.processes import answers, gateway_on, run, run_python
+
+
+@pytest.fixture
+async def shop(nats_url, prefix):
+    EVENTS.clear()
+    async with Mesh(adapt(fastapi_app.app, name="shop").service, nats_url=nats_url, prefix=prefix) as mesh:
+        yield mesh
+
+
+# -- requests
+
+
+async def test_the_lifespan_is_around_everything(nats_url, prefix):
+    EVENTS.clear()
+    adapted = adapt(fastapi_app.app, name="shop", version="2.0.0")
+    async with Mesh(adapted.service, nats_url=nats_url, prefix=prefix) as mesh:
+        assert EVENTS == ["started"]
+        assert (await mesh.http.get("/url")).json()["state"] == "from the lifespan"
+        await mesh.http.post("/background")
+    assert EVENTS == ["started", "done in the background", "stopped"]  # what is under way ends first
+
+
+async def test_a_start_that_fails_is_told(nats_url, prefix):
+    async def failing(scope, receive, send):
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    with pytest.raises(DeclarationError, match=r"did not start: no database"):
+        async with Mesh(adapt(failing, name="app", prefix="/x").service, nats_url=nats_url, prefix=prefix):
+            pass
+
+
+async def test_who_goes_away_is_gone_for_the_application(shop):
+    async with shop.http.stream("GET", "/events") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = response.aiter_lines()
+        assert [await anext(lines) for _ in range(3)] == ["data: 0", "", "data: 1"]
+    await eventually(lambda: "events left" in EVENTS)
+    await eventually(lambda: shop.instances[0].dispatcher.inflight == 0)
+
+
+async def test_headers_go_before_a_first_piece_that_is_late(nats_url, prefix):
+    go = asyncio.Event()
+
+    async def late(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-early", b"yes")]})
+        await go.wait()
+        await send({"type": "http.response.body", "body": b"at last"})
+
+    service = adapt(late, name="late", prefix="/late", lifespan=False).service
+    async with (
+        Mesh(service, nats_url=nats_url, prefix=prefix) as mesh,
+        mesh.http.stream("GET", "/late") as response,
+    ):
+        assert response.headers["x-early"] == "yes"
+        go.set()
+        assert await response.aread() == b"at last"
+
+
+async def test_a_body_that_breaks_never_looks_whole(nats_url, prefix):
+    async def breaking(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise ValueError("in the middle")
+
+    service = adapt(breaking, name="breaking", prefix="/breaking", lifespan=False).service
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await mesh.http.get("/breaking")
+
+
+async def test_an_application_that_answers_nothing_is_a_500(nats_url, prefix):
+    async def silent(scope, receive, send):
+        pass
+
+    service = adapt(silent, name="silent", prefix="/silent", lifespan=False).service
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh:
+        response = await mesh.http.get("/silent")
+        assert (response.status_code, response.text) == (500, "Internal Server Error")
+
+
+async def test_dependency_overrides_count(shop):
+    fastapi_app.app.dependency_overrides[fastapi_app.user] = lambda: "somebody else"
+    try:
+        assert (await shop.http.get("/me")).json() == {"user": "somebody else"}
+    finally:
+        fastapi_app.app.dependency_overrides.clear()
+    assert (await shop.http.get("/me")).status_code == 401
+
+
+async def test_client_scheme_and_mount_are_known(nats_url, prefix):
+    service = adapt(fastapi_app.app, name="shop", prefix="/eu").service
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh:
+        seen = (await mesh.http.get("/eu/url?a=1")).json()
+        assert (seen["root"], seen["path"], seen["raw"], seen["query"]) == ("/eu", "/eu/url", "/eu/url", "a=1")
+        assert (seen["client"], seen["scheme"], seen["made"]) == ("127.0.0.1", "http", "/eu/items/3")
+        assert (await mesh.http.get("/url")).status_code == 404
+
+
+@pytest.mark.parametrize(("strip", "root"), [(False, ""), (True, "/legacy")])
+async def test_a_prefix_is_stripped_if_asked(nats_url, prefix, strip, root):
+    async def app(scope, receive, send):
+        await JSONResponse({"root": scope["root_path"], "path": scope["path"]})(scope, receive, send)
+
+    service = adapt(app, name="old", prefix="/legacy", strip=strip, lifespan=False).service
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh:
+        for path in ("/legacy", "/legacy/", "/legacy/a/b"):
+            assert (await mesh.http.get(path)).json() == {"root": root, "path": path}
+        assert (await mesh.http.get("/legacyx")).status_code == 404
+
+
+async def test_a_health_page_is_the_readiness_check(nats_url, prefix):
+    well = [True]
+
+    async def health(request):
+        return PlainTextResponse("", 200 if well[0] else 503)
+
+    app = Starlette(routes=[Route("/health", health), Route("/x", health)])
+    adapted = adapt(app, name="app", health="/health", exclude=["/health"])
+    adapted.service.checks[0] = adapted.service.checks[0]._replace(every=0.05)
+    async with Mesh(adapted.service, nats_url=nats_url, prefix=prefix) as mesh:
+        assert mesh.instances[0].announcer.state == "ready"
+        well[0] = False
+        await eventually(lambda: mesh.instances[0].announcer.state == "unready")
+        well[0] = True
+        await eventually(lambda: mesh.instances[0].announcer.state == "ready")
+
+
+async def test_ten_thousand_slow_requests_lose_nothing_and_heartbeats_go_on(nats_url, prefix):
+    """Through the bus, all at once; three instances would be shown as suspect or lost if heartbeats waited."""
+    release = asyncio.Event()
+    running = 0
+
+    async def slow(request):
+        nonlocal running
+        running += 1
+        await release.wait()
+        return PlainTextResponse(request.path_params["n"])
+
+    app = Starlette(routes=[Route("/slow/{n}", slow)])
+    settings = {"concurrency": 20_000, "heartbeat_ms": 1000}
+    adapted = adapt(app, name="slow")
+    async with Mesh(adapted.service, nats_url=nats_url, prefix=prefix, settings=settings) as mesh:
+        changes = []
+        mesh.gateway.watcher.on_change(lambda found: changes.extend(c.kind for c in found if c.service == "slow"))
+        heard = mesh.gateway.watcher.registry.get("slow", mesh.instances[0].id).seq
+        async with Bus(mesh.bus_settings) as bus:
+            address = bus.address(bus.subjects.to("slow", mesh.instances[0].id, "slow"))
+
+            async def ask(n):
+                block = b"NATS/1.0\r\nMesh-Request: GET /slow/%d\r\nMesh-Deadline: 50000\r\n\r\n" % n
+                return (await bus.request(address, b"", block, timeout=50)).payload
+
+            asking = [asyncio.ensure_future(ask(n)) for n in range(10_000)]
+            await eventually(lambda: running == 10_000, 40)
+            now = mesh.gateway.watcher.registry.get("slow", mesh.instances[0].id).seq
+            await eventually(  # three more heartbeats with all of it under way
+                lambda: mesh.gateway.watcher.registry.get("slow", mesh.instances[0].id).seq >= now + 3, 20
+            )
+            release.set()
+            assert await asyncio.gather(*asking) == [b"%d" % n for n in range(10_000)]
+        assert now >= heard
+        assert not {"lost", "left"} & set(changes)
+
+
+# -- WebSockets
+
+
+def ws(mesh, path):
+    return mesh.url.replace("http", "ws") + path
+
+
+async def test_a_websocket_from_handshake_to_close(shop):
+    async with connect(ws(shop, "/ws/lobby?q=1"), subprotocols=["v0", "v1"]) as socket:
+        assert socket.subprotocol == "v1"
+        assert json.loads(await socket.recv()) == {"room": "lobby", "query": "1", "scheme": "ws"}
+        await socket.send("text")
+        assert await socket.recv() == "TEXT"
+        await socket.send(b"\x00\x01\xff")
+        assert await socket.recv() == b"\xff\x01\x00"
+        await socket.send("bye")
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4000, "bye to you")
+
+
+async def test_a_websocket_that_the_client_closes_or_drops(shop):
+    async with connect(ws(shop, "/ws/lobby")) as socket:
+        await socket.recv()
+        await socket.close(4001, "enough")
+    await eventually(lambda: ("left", 4001) in EVENTS)
+    socket = await connect(ws(shop, "/ws/lobby"))
+    await socket.recv()
+    socket.transport.abort()
+    await eventually(lambda: any(event in EVENTS for event in (("left", 1006), ("left", 1005))))
+    await eventually(lambda: shop.instances[0].dispatcher.inflight == 0)
+
+
+async def test_a_websocket_that_is_refused(shop):
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(ws(shop, "/ws/closed")):
+            pass
+    assert refused.value.response.status_code == 403
+    assert (await shop.http.get("/ws/lobby")).status_code == 426
+
+
+async def test_any_application_takes_requests_and_websockets_on_one_path(nats_url, prefix):
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await PlainTextResponse("over http")(scope, receive, send)
+            return
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "over a socket"})
+        await send({"type": "websocket.close"})
+
+    service = adapt(app, name="both", prefix="/both", lifespan=False).service
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh:
+        for path in ("/both", "/both/deep/down"):
+            assert (await mesh.http.get(path)).text == "over http"
+            async with connect(ws(mesh, path)) as socket:
+                assert await socket.recv() == "over a socket"
+
+
+# -- routes
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("/", "/"),
+        ("/items/{item_id}", "/items/{item_id}"),
+        ("/items/{item_id:int}/x", "/items/{item_id}/x"),
+        ("/files/{path:path}", "/files/{path:path}"),
+        ("/files/{path:path}/edit", "/files/{path:path}"),
+        ("/reports/{name}.csv", "/reports/{name}"),
+        ("/{a}-{b}/c", "/{a}/c"),
+        ("/users/", "/users/"),
+    ],
+)
+def test_templates(theirs, ours):
+    assert template(theirs) == ours
+
+
+def page(request):
+    """A page of some kind.
+
+    With more text.
+    """
+
+
+def test_routes_of_starlette():
+    inner = Starlette(routes=[Route("/deep", page, methods=["POST"])])
+
+    async def other(scope, receive, send): ...
+
+    app = Starlette(
+        routes=[
+            Route("/", page),
+            Route("/hidden", page, include_in_schema=False),
+            Mount("/in", app=inner),
+            Mount("/other", app=other, name="other"),
+            WebSocketRoute("/ws", page),
+            Host("api.example.org", inner),
+        ]
+    )
+    found = {(route.path, route.methods): route for route in routes_of(app)}
+    assert list(found) == [
+        ("/", ("GET",)),
+        ("/in/deep", ("POST",)),
+        ("/other/{path:path}", ("*",)),
+        ("/ws", ()),
+        ("/deep", ("POST",)),
+    ]
+    assert found["/", ("GET",)].summary == "A page of some kind."
+    assert [route.path for route in routes_of(app, include=["/hidden", "/in/*"])] == ["/hidden", "/in/deep"]
+    assert "/ws" not in [route.path for route in routes_of(app, exclude=["/ws", "/other/*"])]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate Operation ID:UserWarning")
+async def test_facts_of_fastapi_are_announced(shop):
+    announced = {(r.method, r.path): r for r in shop.instances[0].service.announced_routes()}
+    item = announced["GET", "/items/{item_id}"]
+    assert (item.summary, item.tags, item.deprecated, item.endpoint) == ("One thing", ("items",), True, "item")
+    assert announced["GET", "/"].summary == "The first page."
+    assert announced["DELETE", "/v1/things/{thing}"].tags == ("router",)
+    assert ("GET", "/openapi.json") not in announced
+    assert ("GET", "/health") not in announced
+    assert shop.instances[0].service.description == "sells things"
+    async with MeshClient(shop.bus_settings) as client:
+        assert (await client.call("shop", "openapi"))["info"]["title"] == "Shop"
+
+
+async def test_what_overlaps_is_announced_once(nats_url, prefix):
+    app = FastAPI()
+
+    @app.get("/a/{x}.csv")
+    async def csv(x: str) -> str:
+        return f"csv {x}"
+
+    @app.get("/a/{x}")
+    async def plain(x: str) -> str:
+        return f"plain {x}"
+
+    async with Mesh(adapt(app, name="app").service, nats_url=nats_url, prefix=prefix) as mesh:
+        assert (await mesh.http.get("/a/b.csv")).json() == "csv b"
+        assert (await mesh.http.get("/a/b")).json() == "plain b"
+
+
+def test_what_cannot_be_adapted_says_what_to_do():
+    with pytest.raises(DeclarationError, match="--prefix /path"):
+        adapt(flask_app.app, name="old")
+    with pytest.raises(DeclarationError, match="--prefix /path"):
+        adapt(litestar_app.app, name="shop")
+    with pytest.raises(DeclarationError, match="is everything excluded"):
+        adapt(fastapi_app.app, name="shop", exclude=["*"])
+
+
+# -- commands
+
+
+APP = """
+import mesh
+from fastapi import FastAPI
+
+app = FastAPI()
+
+
+@app.get("/{greeting}/world")
+async def hello(greeting: str):
+    return greeting
+
+
+def create():
+    return app
+"""
+JOINED = f"""{APP}
+mesh.join(app, name="joined", version="1.2.0")
+
+
+@app.get("/late")
+async def late():
+    return "found"
+"""
+
+
+@pytest.fixture
+def env(nats_url, prefix):
+    return {"NATS_URL": nats_url, "MESH_PREFIX": prefix, "MESH_WINDOW_MS": "0", "MESH_LINGER_MS": "20"}
+
+
+@pytest.mark.parametrize("target", [("main:app",), ("main.py",), ("main:create", "--factory")])
+async def test_mesh_serve(tmp_path, env, target):
+    (tmp_path / "main.py").write_text(APP)
+    async with (
+        run("serve", *target, "--name", "greeter", "--version", "2.0.0", cwd=tmp_path, env=env) as process,
+        gateway_on(tmp_path, env) as (_, http),
+    ):
+        await answers(http, "/hello/world", 200)
+        assert (await http.get("/hello/world")).json() == "hello"
+        assert (await http.get("/v1/metadata/greeter")).json()["services"]["greeter"][0]["version"] == "2.0.0"
+        assert await process.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("nowhere:app", "--name", "a"), 2, "there is no module 'nowhere'"),
+        (("main:nothing", "--name", "a"), 2, "main:nothing is no application"),
+        (("main:app", "--name", "a b"), 2, "service name 'a b'"),
+        (("main:app",), 2, "Missing option '--name'"),
+        (("main:app", "--name", "a", "--exclude", "*"), 2, "is everything excluded"),
+    ],
+)
+async def test_mesh_serve_says_what_is_wrong(tmp_path, env, arguments, code, says):
+    (tmp_path / "main.py").write_text(APP)
+    async with run("serve", *arguments, cwd=tmp_path, env=env) as process:
+        assert await process.line(says)
+        assert await process.child.wait() == code
+
+
+async def test_one_line_joins_and_the_application_keeps_its_port(tmp_path, env):
+    """The way to move: both addresses answer, until the old one is needed no more."""
+    (tmp_path / "main.py").write_text(JOINED)
+    code = "import uvicorn; uvicorn.run('main:app', port=0)"
+    async with gateway_on(tmp_path, env) as (_, http), run_python(code, cwd=tmp_path, env=env) as process:
+        line = await process.line(r"running on http://")
+        own = f"http://127.0.0.1:{line.rpartition('127.0.0.1:')[2].split()[0]}"
+        await answers(http, "/hello/world", 200)
+        assert (await http.get("/late")).json() == "found"  # declared after the line
+        async with httpx.AsyncClient() as direct:
+            assert (await direct.get(f"{own}/hello/world")).json() == "hello"
+        (instance,) = (await http.get("/v1/metadata/joined")).json()["services"]["joined"]
+        assert (instance["version"], instance["state"]) == ("1.2.0", "ready")
+        await process.end()  # uvicorn ends with the signal itself, after the lifespan
+        assert (await http.get("/late")).json()["reason"] == "no_instances"  # it has said goodbye
+
+
+def test_join_takes_what_it_can_find_routes_in():
+    from mesh import join
+
+    with pytest.raises(DeclarationError, match="mesh serve"):
+        join(flask_app.app, name="old")
+
+
+async def test_routers_that_come_later_are_found(nats_url, prefix):
+    app, router = FastAPI(), APIRouter(prefix="/r")
+    app.include_router(router)
+
+    @router.get("/late")
+    async def late(request: Request) -> str:
+        return "late"
+
+    async with Mesh(adapt(app, name="app").service, nats_url=nats_url, prefix=prefix) as mesh:
+        assert (await mesh.http.get("/r/late")).json() == "late"
