@@ -69,7 +69,7 @@ check: setup ## Run the linters and the type checker.
 requirements: ## Pin the requirements anew (needs uv).
 	@test -n "$(UV)" || { echo "error: this needs uv: python3 -m pip install uv" >&2; exit 1; }
 	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
-		--no-header --no-annotate --extra embedded --extra services --extra wsgi -o requirements.txt pyproject.toml
+		--no-header --no-annotate --extra embedded --extra services --extra wsgi --extra bridge -o requirements.txt pyproject.toml
 	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
 		--no-header --no-annotate --group dev -c requirements.txt -o requirements-dev.txt pyproject.toml
 

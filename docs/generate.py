@@ -87,7 +87,8 @@ def reference() -> list[str]:
 
 
 def _described(name: str, cls: Any) -> Iterator[str]:
-    yield from ("", f"### {name}", "", *([] if name in GIVEN else [*_code("class " if inspect.isclass(cls) else "def ", name, cls), ""]))
+    word = "class " if inspect.isclass(cls) else "def "
+    yield from ("", f"### {name}", "", *([] if name in GIVEN else [*_code(word, name, cls), ""]))
     if name in GIVEN:
         yield from (GIVEN[name], "")
     yield from _prose(inspect.getdoc(cls) or "")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from mesh.adapters.scope import Scope, http_scope
+from mesh.errors import MeshError
 from mesh.service import Context, Request, Response, StreamingResponse
 
 Message = dict[str, Any]
@@ -49,6 +50,8 @@ class HttpExchange:
         if not self._response.done():
             if self._status and error is None:
                 self._finish()
+            elif isinstance(error, MeshError):
+                self._response.set_exception(error)
             else:
                 text = "Internal Server Error"
                 self._response.set_result(Response(text, 500))
@@ -188,7 +191,7 @@ class HttpEndpoint:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception as error:
-            if not exchange.gone.is_set():
+            if not exchange.gone.is_set() and not isinstance(error, MeshError):
                 _log.exception("the application failed at %s %s", scope["method"], scope["path"])
             exchange.ended(error)
         except asyncio.CancelledError as error:

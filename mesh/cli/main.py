@@ -14,6 +14,7 @@ COMMANDS = {
     "up": ("mesh.cli.up", "Run a whole mesh here: NATS, gateway and example services."),
     "run": ("mesh.cli.run", "Run a service: module:service."),
     "serve": ("mesh.cli.serve", "Run an ASGI or WSGI application as a service."),
+    "bridge": ("mesh.cli.bridge", "Stand for a service that only speaks HTTP."),
     "gateway": ("mesh.cli.gateway", "Run the HTTP gateway."),
     "tail": ("mesh.cli.tail", "Show who joins, changes and leaves, live."),
     "ls": ("mesh.cli.ls", "List instances and how they are."),

@@ -1,0 +1,6 @@
+"""A sidecar for a service that only speaks HTTP, in any language: it stands for it in the mesh."""
+
+from mesh.bridge.bridge import Bridge
+from mesh.bridge.routes import parse_routes, routes_of_openapi
+
+__all__ = ["Bridge", "parse_routes", "routes_of_openapi"]

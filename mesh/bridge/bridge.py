@@ -1,0 +1,136 @@
+"""The bridge as a service: what it announces, and how it knows that the other side is well."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from mesh.adapters import Adapted
+from mesh.adapters.inspection import Found
+from mesh.bridge.child import Child
+from mesh.bridge.proxy import Proxy
+from mesh.bridge.routes import below, parse_routes, routes_of_openapi
+from mesh.errors import DeclarationError, Unavailable
+from mesh.service import Service
+
+START_S = 30.0
+"""How long the other side may take to accept its first connection."""
+CHECK_S = 2.0
+
+_log = logging.getLogger("mesh.bridge")
+
+
+class Bridge:
+    """Stands for the HTTP server at ``to``; `open` finds out what it serves, and gives the service to run.
+
+    ``routes`` are flags such as ``GET /jokes/{id}``; ``openapi`` a file, or a path there; ``prefix`` stands for all
+    that is below it. With none of them ``/openapi.json`` is tried. ``health`` is a page there that says whether it is
+    ready; without one, that it accepts connections will do. ``command`` starts it. Raises `DeclarationError`.
+    """
+
+    def __init__(
+        self,
+        to: str,
+        *,
+        name: str,
+        version: str = "0.0.1",
+        description: str = "",
+        routes: Sequence[str] = (),
+        openapi: str = "",
+        prefix: str = "",
+        health: str = "",
+        command: Sequence[str] = (),
+    ) -> None:
+        parts = urlsplit(to)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+            raise DeclarationError(f"--to {to!r} is not the address of an HTTP server, such as http://127.0.0.1:5000")
+        self._address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        self._given = parse_routes(routes) + (below(prefix) if prefix else [])
+        self._openapi = openapi
+        self._health = health
+        self._proxy = Proxy(to)
+        self.child = Child(command) if command else None
+        self._service = Service(name, version=version, description=description)
+
+    async def open(self) -> Service:
+        """Start the other side if that is asked for, wait for it, and declare what it serves.
+
+        Raises `DeclarationError` with what to do where that cannot be found out, OSError for a command that cannot run.
+        """
+        await self._proxy.open()
+        try:
+            if self.child is not None:
+                await self.child.start()
+            await self._wait()
+            found = [*self._given, *await self._described()]
+        except BaseException:
+            await self.aclose()
+            raise
+        Adapted(self._service, self._proxy, None, "").add(found)
+        self._service.readiness("upstream", timeout=CHECK_S, every=2.0)(self._is_well)
+        return self._service
+
+    async def aclose(self) -> None:
+        """Close the connections, and end the child: after the last request."""
+        await self._proxy.aclose()
+        if self.child is not None:
+            await self.child.stop()
+
+    # -- the other side
+
+    async def _wait(self) -> None:
+        try:
+            async with asyncio.timeout(START_S):
+                while not await self._accepts():  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            where = "{}:{}".format(*self._address)
+            raise DeclarationError(f"nothing accepts connections at {where}; is --to right, and does it run?") from None
+
+    async def _accepts(self) -> bool:
+        try:
+            async with asyncio.timeout(CHECK_S):
+                _, writer = await asyncio.open_connection(*self._address)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return True
+
+    async def _is_well(self) -> bool:
+        if not self._health:
+            return await self._accepts()
+        try:
+            return await self._proxy.status(self._health, CHECK_S) < 400
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise Unavailable(f"{self._health}: {str(error) or type(error).__name__}") from error
+
+    async def _described(self) -> list[Found]:
+        if self._openapi and not self._openapi.startswith("/"):
+            return self._documented(await asyncio.to_thread(Path(self._openapi).read_bytes), self._openapi)
+        if self._given and not self._openapi:
+            return []
+        path = self._openapi or "/openapi.json"
+        try:
+            async with asyncio.timeout(10), self._proxy.session.get(self._proxy.url(path)) as answer:
+                document = await answer.read() if answer.status == 200 else b""
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise DeclarationError(f"{path} could not be read: {str(error) or type(error).__name__}") from error
+        if not document:
+            raise DeclarationError(
+                f"there is no {path} that says what is served; say it with --route 'GET /path', --openapi FILE, "
+                "or --prefix /path for everything below"
+            )
+        return self._documented(document, path)
+
+    @staticmethod
+    def _documented(document: bytes, where: str) -> list[Found]:
+        try:
+            return routes_of_openapi(json.loads(document))
+        except ValueError as error:
+            raise DeclarationError(f"{where} is no JSON: {error}") from error

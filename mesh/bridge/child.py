@@ -1,0 +1,63 @@
+"""The process behind a bridge, where the bridge starts it: it is started again when it dies, later and later."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+
+from mesh.embedded import Supervisor
+
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 10.0
+STEADY_S = 10.0
+"""A process that ran so long starts again at once."""
+
+_log = logging.getLogger("mesh.bridge")
+
+
+class Child:
+    """One process, for as long as the context lasts. ``grace_s``: how long it may take to end."""
+
+    def __init__(self, command: Sequence[str], grace_s: float = 10.0) -> None:
+        self.restarts = 0
+        self._command = list(command)
+        self._supervisor = Supervisor(sys.stderr, grace_s=grace_s)
+        self._supervisor.on_exit(self._ended)
+        self._pause = FIRST_PAUSE_S
+        self._began = 0.0
+        self._again: asyncio.TimerHandle | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Start it. Raises FileNotFoundError where there is no such command."""
+        if shutil.which(self._command[0]) is None:
+            raise FileNotFoundError(f"there is no command {self._command[0]!r} that could be run")
+        self._began = asyncio.get_running_loop().time()
+        await self._supervisor.start(self._command[0].rpartition("/")[2], self._command)
+
+    async def stop(self) -> None:
+        """End it: SIGTERM, and SIGKILL after a while."""
+        self._stopping = True
+        if self._again is not None:
+            self._again.cancel()
+        if self._starting is not None:
+            await asyncio.gather(self._starting, return_exceptions=True)
+        await self._supervisor.stop()
+
+    def _ended(self, name: str, code: int) -> None:
+        if self._stopping:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._began > STEADY_S:
+            self._pause = FIRST_PAUSE_S
+        _log.error("%s ended with exit code %d; starting it again in %.1f s", name, code, self._pause)
+        self._again = loop.call_later(self._pause, self._restart)
+        self._pause = min(self._pause * 2, LONGEST_PAUSE_S)
+
+    def _restart(self) -> None:
+        self.restarts += 1
+        self._starting = asyncio.create_task(self.start())

@@ -1,0 +1,68 @@
+"""What the other side serves: from flags, or from its OpenAPI document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mesh.adapters.inspection import Found, template
+from mesh.errors import DeclarationError
+from mesh.routes import BadTemplate, parse_template
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "*")
+_OPERATIONS = ("get", "put", "post", "delete", "options", "head", "patch")
+
+
+def parse_routes(given: Iterable[str]) -> list[Found]:
+    """Routes as flags have them: ``GET /jokes/{id}``, ``WS /chat``, or a path alone for every method.
+
+    Raises `DeclarationError` that names the flag.
+    """
+    found = []
+    for text in given:
+        word, _, path = text.strip().rpartition(" ")
+        method = word.strip().upper() or "*"
+        if method not in (*METHODS, "WS"):
+            raise DeclarationError(f"--route {text!r}: {method!r} is not one of {', '.join(METHODS)} and WS")
+        try:
+            parse_template(path)
+        except BadTemplate as error:
+            raise DeclarationError(f"--route {text!r}: {error}") from error
+        found.append(Found(path, () if method == "WS" else (method,), _name(path)))
+    return found
+
+
+def routes_of_openapi(document: Any) -> list[Found]:
+    """Every operation of an OpenAPI document, version 2 or 3. Raises `DeclarationError` where there is none."""
+    paths = document.get("paths") if isinstance(document, Mapping) else None
+    if not isinstance(paths, Mapping) or not paths:
+        raise DeclarationError("the OpenAPI document has no paths")
+    base = str(document.get("basePath") or "").rstrip("/")
+    found = []
+    for path, item in paths.items():
+        for method in _OPERATIONS:
+            operation = item.get(method) if isinstance(item, Mapping) else None
+            if not isinstance(operation, Mapping):
+                continue
+            text = str(operation.get("summary") or operation.get("description") or "").strip().partition("\n")[0]
+            tags = tuple(str(tag) for tag in operation.get("tags") or ())
+            name = str(operation.get("operationId") or _name(path))
+            deprecated = bool(operation.get("deprecated"))
+            found.append(Found(template(base + str(path)), (method.upper(),), name, text, tags, deprecated))
+    if not found:
+        raise DeclarationError("the OpenAPI document has no operations")
+    return found
+
+
+def below(prefix: str) -> list[Found]:
+    """Everything at and below a path, WebSockets too."""
+    base = prefix.rstrip("/")
+    tail = f"{base}/{{path:path}}"
+    found = [Found(tail, ("*",), "all"), Found(tail, (), "sockets")]
+    return found + ([Found(base, ("*",), "root"), Found(base, (), "root-sockets")] if base else [])
+
+
+def _name(path: str) -> str:
+    bare = re.sub(r":[a-z]+\}", "}", str(path))
+    return re.sub(r"[^A-Za-z0-9_]+", "-", bare).strip("-") or "root"
