@@ -136,6 +136,7 @@ def describe(instance: Instance) -> dict[str, Any]:
         "inflight": instance.inflight,
         "capacity": instance.capacity,
         "lag_ms": instance.lag_ms,
+        "foreign": instance.foreign,
         "metadata": instance.metadata,
     }
 

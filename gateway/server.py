@@ -23,6 +23,7 @@ from mesh.bus import Bus
 from mesh.client import Caller
 from mesh.config import BusSettings, GatewaySettings
 from mesh.directory import Directory
+from mesh.micros import ForeignWatch
 from mesh.streams import Streams
 from mesh.subjects import new_id
 from mesh.version import VERSION
@@ -54,6 +55,7 @@ class Gateway:
         self.directory = Directory(self.watcher, owners=settings.owners, reserved=health.RESERVED)
         self.streams = Streams(self.bus)
         self.caller = Caller(self.bus, self.watcher, self.streams)
+        self.foreign = ForeignWatch(self.bus, self.watcher, settings.foreign_s)
         self.metrics = RequestMetrics()
         self.stop_requested = asyncio.Event()
         started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -104,6 +106,7 @@ class Gateway:
                 raise
         self.bus.open()
         await self.watcher.start()
+        self.foreign.start()
         subjects = self.bus.subjects
         for subject in (subjects.control("drain", "gateway"), subjects.control("drain", "gateway", self.id)):
             self._control.append(await self.bus.subscribe(subject, self._asked_to_drain))
@@ -151,6 +154,7 @@ class Gateway:
             sock.close()
         await self.streams.aclose()
         await self.announcer.aclose()
+        await self.foreign.aclose()
         await self.watcher.aclose()
         self.forwarder.aclose()
         if self.bus.connected:

@@ -195,6 +195,12 @@ class GatewaySettings(MeshSettings):
         env=["MESH_STREAM_TOTAL_S"],
         doc="How long a streamed response or a WebSocket may last; 0 for ever.",
     )
+    foreign_s: float = setting(
+        10.0,
+        kinds.number(0, 3600, "seconds"),
+        env=["MESH_FOREIGN_S"],
+        doc="Time between two questions for foreign NATS micro services; 0 for never.",
+    )
     max_inflight: int = setting(
         10_000, kinds.whole(1, 10_000_000), env=["MESH_MAX_INFLIGHT"], doc="Requests under way at the same time."
     )

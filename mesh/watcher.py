@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from mesh import messages
 from mesh.bus import Bus, Subscription
 from mesh.errors import MeshError
-from mesh.messages import BadMessage, Discover
+from mesh.messages import Announcement, BadMessage, Discover
 from mesh.registry import Ask, Change, Liveness, Registry
 
 TICK_S = 0.1
@@ -43,6 +43,7 @@ class Watcher:
         self._now = 0.0
         self._listeners: list[Callable[[Sequence[Change]], None]] = []
         self._hearers: list[Callable[[str, str], None]] = []
+        self._doubters: list[Callable[[str], None]] = []
         self._subscriptions: list[Subscription] = []
         self._watched: dict[str, float] = {}  # service -> event-loop time at which it counts as synchronised
         self._sync_due: float | None = None
@@ -77,6 +78,23 @@ class Watcher:
     def on_heard(self, hearer: Callable[[str, str], None]) -> None:
         """Call ``hearer(service, instance)`` for every accepted message of an instance."""
         self._hearers.append(hearer)
+
+    def on_doubt(self, hook: Callable[[str], None]) -> None:
+        """Call ``hook(service)`` when somebody found that nobody of a service listens."""
+        self._doubters.append(hook)
+
+    def doubt(self, service: str) -> None:
+        """Say that nobody of ``service`` listens, though the registry knows instances."""
+        for hook in self._doubters:
+            hook(service)
+
+    def adopt(self, announcement: Announcement) -> None:
+        """Take in a foreign service: it has no heartbeats, and stays until it is dismissed."""
+        self._handle(self.registry.adopt(announcement, self._now))
+
+    def dismiss(self, service: str, instance: str) -> None:
+        """A foreign service is gone."""
+        self._handle(self.registry.dismiss(service, instance))
 
     async def start(self) -> None:
         """Subscribe, ask everyone to announce, and keep time. Needs no connection yet: it asks when there is one."""

@@ -152,7 +152,7 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
 
 async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, options: Options, timeout: float) -> Reply:
     """The answer of a foreign NATS micro service with that name, or the error that says what there is instead."""
-    from mesh.cli.survey import survey
+    from mesh.micros.survey import survey
 
     async with View(bus) as view:
         _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))

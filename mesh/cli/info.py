@@ -10,8 +10,8 @@ from mesh.cli.view import HELP, Target, age, execute, plain, span, state_of, tar
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
-    from mesh.cli.survey import Micro
     from mesh.cli.terminal import Terminal
+    from mesh.micros.survey import Micro
     from mesh.registry import Instance
 
 
@@ -38,9 +38,9 @@ def command(target: str, as_json: bool) -> None:
 async def _info(bus: Bus, target: Target, as_json: bool) -> int:
     import asyncio
 
-    from mesh.cli.survey import survey
     from mesh.cli.terminal import Terminal
     from mesh.cli.view import View
+    from mesh.micros.survey import survey
 
     async with View(bus) as view:
         _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))

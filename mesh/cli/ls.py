@@ -10,8 +10,8 @@ from mesh.cli.view import HELP, age, execute, number, span, state_of, target_of
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
-    from mesh.cli.survey import Micro
     from mesh.cli.view import Target, View
+    from mesh.micros.survey import Micro
     from mesh.registry import Instance
 
 HEAD = ("SERVICE", "INSTANCE", "VERSION", "STATE", "AGE", "HEARD", "LOAD", "LAG", "REVISION", "ROUTES")
@@ -42,9 +42,9 @@ def command(service: str | None, as_json: bool, quick: bool) -> None:
 async def _ls(bus: Bus, target: Target | None, as_json: bool, quick: bool) -> int:
     import asyncio
 
-    from mesh.cli.survey import survey
     from mesh.cli.terminal import Terminal
     from mesh.cli.view import View
+    from mesh.micros.survey import survey
 
     async with View(bus) as view:
         _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))

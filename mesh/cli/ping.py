@@ -138,7 +138,7 @@ async def _rounds(bus: Bus, target: Target, count: int, timeout: float, found: F
 
 
 async def _ask_services(bus: Bus, target: Target, timeout: float, found: Found) -> None:
-    from mesh.cli.survey import Micro, survey
+    from mesh.micros.survey import Micro, survey
 
     known = {key for key in found if key[0] != GATEWAY}
 
@@ -197,8 +197,8 @@ def _note(found: Found, service: str, id: str, version: str, elapsed: float, tar
 
 async def _silence(bus: Bus, target: Target) -> str:
     """What to say of a target that did not answer."""
-    from mesh.cli.survey import survey
     from mesh.cli.view import View
+    from mesh.micros.survey import survey
 
     async with View(bus) as view:
         _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))

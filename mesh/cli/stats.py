@@ -10,8 +10,8 @@ from mesh.cli.view import HELP, Target, View, execute, number, target_of
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
-    from mesh.cli.survey import Asked, Micro
     from mesh.cli.terminal import Terminal
+    from mesh.micros.survey import Asked, Micro
 
 HEAD = (
     "SERVICE",
@@ -82,7 +82,7 @@ async def _rows(view: View, target: Target | None, before: Counts) -> list[dict[
     """A row per endpoint; ``before`` has the counts of the round before, and is given those of this one."""
     import time
 
-    from mesh.cli.survey import survey
+    from mesh.micros.survey import survey
 
     service = target.service if target else ""
     expected = {(i.service, i.id) for i in view.instances(Target(service) if service else None)}
@@ -128,7 +128,7 @@ def _row(view: View, micro: Micro, endpoint: Asked, rate: float | None) -> dict[
 
 
 async def _missing(view: View, target: Target) -> Exception:
-    from mesh.cli.survey import survey
+    from mesh.micros.survey import survey
 
     return view.missing(target, (m.name for m in await survey(view.bus, "PING")))
 

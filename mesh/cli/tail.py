@@ -20,6 +20,7 @@ from mesh.cli.view import HELP, HINT, detach, quiet
 from mesh.config import BusSettings
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable
+from mesh.micros import ForeignWatch
 from mesh.registry import Change, Instance
 from mesh.routes import Conflict
 from mesh.watcher import Watcher
@@ -45,8 +46,16 @@ MARKS = {
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line (the default when not on a terminal).")
 @click.option("--text", "as_text", is_flag=True, help="Text for people, also into a pipe.")
 @click.option("--raw", is_flag=True, help="The announcements and heartbeats themselves, as they arrive.")
+@click.option(
+    "--foreign",
+    "foreign_s",
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often foreign NATS micro services are asked for; 0 for never.",
+)
 @click.option("--once", is_flag=True, help="Print the present state and exit.")
-def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, once: bool) -> None:
+def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, foreign_s: float, once: bool) -> None:
     """Show who is there, then who joins, changes, turns unready, goes suspect, is lost or leaves, until Ctrl-C.
 
     \b
@@ -66,7 +75,7 @@ def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, 
     quiet()  # what the library warns of is shown here as an event
     terminal = Terminal()
     text = as_text or (not as_json and (sys.stdout.isatty() or terminal.colour))
-    tail = Tail(settings, terminal, frozenset(services), text)
+    tail = Tail(settings, terminal, frozenset(services), text, foreign_s)
     try:
         asyncio.run(tail.run(raw=raw, once=once))
     except BusUnavailable as error:
@@ -78,7 +87,10 @@ def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, 
 class Tail:
     """Prints the mesh's events. ``services`` empty means all."""
 
-    def __init__(self, settings: BusSettings, terminal: Terminal, services: frozenset[str], text: bool) -> None:
+    def __init__(
+        self, settings: BusSettings, terminal: Terminal, services: frozenset[str], text: bool, foreign_s: float = 10.0
+    ) -> None:
+        self._foreign_s = foreign_s
         self._settings = settings
         self._terminal = terminal
         self._services = services
@@ -100,12 +112,15 @@ class Tail:
             watcher.on_change(self._changes)
             directory = Directory(watcher, on_conflict=self._conflict)
             await watcher.start()
+            foreign = ForeignWatch(bus, watcher, self._foreign_s)
+            foreign.start()
             if await self._until(stop, watcher.synchronised):
                 self._present(watcher, directory, once)
                 self._live = True
                 bus.on_connection(self._connection)
                 if not once:
                     await self._until(stop)
+            await foreign.aclose()
             await watcher.aclose()
             if self._broken.done():
                 raise BrokenPipeError

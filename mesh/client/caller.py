@@ -153,6 +153,9 @@ class Caller:
             try:
                 reply, stream = await self._attempt(balancer, peer, peer.address + name, block, payload, patience)
             except NoResponders as error:
+                if peer.foreign:  # NATS balances those: there is no other one to try
+                    self._watcher.doubt(destination.service)
+                    raise
                 failed = failed or error  # an attempt before may have run: then that is what the caller must know
                 if len(tried) < MAX_ATTEMPTS:
                     continue
@@ -175,7 +178,7 @@ class Caller:
                 ):
                     continue
                 raise
-            return Answer(reply, peer.id, len(tried), stream)
+            return Answer(reply, "" if peer.foreign else peer.id, len(tried), stream)
 
     async def open(
         self, destination: Destination, common: bytes, timeout: float, *, kind: bytes = b"stream"
@@ -258,7 +261,7 @@ class Caller:
         self, balancer: Balancer, peer: Peer, address: bytes, block: bytes, payload: bytes, timeout: float
     ) -> tuple[Reply, Stream | None]:
         loop = asyncio.get_running_loop()
-        pending = self._bus.send(address, payload, block, timeout)
+        pending = self._bus.send(address, payload, block, timeout, peer.foreign)
         balancer.started(peer)
         outcome = Outcome.CANCELLED
         try:

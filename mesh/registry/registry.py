@@ -35,6 +35,8 @@ TOMBSTONE_LIMIT: Final = 131_072
 FORGET_S: Final = LOST_AFTER * MAX_HEARTBEAT_MS / 1000
 """Silence after which an instance that never announced is forgotten: the longest that any may keep."""
 
+FOREIGN: Final = "NATS micro service"
+
 Outcome = list[Change | Ask]
 
 
@@ -208,6 +210,35 @@ class Registry(Table):
         self._end(instance)
         previous, instance.state, instance.seq = instance.state, "stopped", seq
         return [self._change(instance, "left", previous, removed=tuple(sorted(labels(instance.content))))]
+
+    # -- foreign services
+
+    def adopt(self, message: Announcement, now: float) -> Outcome:
+        """A foreign micro service, described as if it had announced itself. Only `dismiss` ends it, never silence."""
+        instance = self.get(message.name, message.id)
+        if instance is None:
+            instance = Instance(message, self._contents.take(message), now)
+            instance.foreign = True
+            self._add(instance)
+            return [self._change(instance, "joined", added=tuple(sorted(labels(instance.content))), reason=FOREIGN)]
+        if not instance.foreign:
+            return []
+        instance.seen = now
+        before = self._renew(instance, message)
+        if before is None:
+            return []
+        old, new = labels(before), labels(instance.content)
+        added, removed = tuple(sorted(new - old)), tuple(sorted(old - new))
+        return [self._change(instance, "changed", added=added, removed=removed, reason=FOREIGN)]
+
+    def dismiss(self, service: str, id: str) -> Outcome:
+        """A foreign micro service answers no more."""
+        instance = self.get(service, id)
+        if instance is None or not instance.foreign:
+            return []
+        self._end(instance)
+        removed = tuple(sorted(labels(instance.content)))
+        return [self._change(instance, "left", removed=removed, reason="answers no more")]
 
     # -- what messages have in common
 

@@ -8,10 +8,10 @@ from mesh import Service
 from mesh.bus import Bus
 from mesh.cli.doctor import mesh_checks
 from mesh.cli.doctor.bus_checks import ProbingBus, examine, version
-from mesh.cli.survey import read
 from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.messages import Announcement, Heartbeat, Route, encode, revision_of
+from mesh.micros.survey import read
 from mesh.testing import Mesh
 
 

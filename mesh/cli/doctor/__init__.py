@@ -73,7 +73,7 @@ async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
     from mesh.cli.doctor import bus_checks, mesh_checks
     from mesh.cli.doctor.findings import ok
     from mesh.cli.routes import gateway_view
-    from mesh.cli.survey import survey
+    from mesh.micros.survey import survey
     from mesh.settings import redact
 
     complaints = Complaints()

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from mesh.cli.doctor.findings import Finding, fail, ok, some, warn
-from mesh.cli.survey import PREFIX, Micro
 from mesh.cli.view import View, age, state_of
+from mesh.micros.survey import PREFIX, Micro
 
 LAG_MS = 100
 AHEAD_S = 5.0

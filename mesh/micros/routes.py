@@ -1,0 +1,94 @@
+"""A foreign micro service as an announcement: its endpoints' metadata makes HTTP routes.
+
+=================== ======================================================================
+``http.method``      ``GET`` unless given; ``*`` for all
+``http.path``        a path template; without it the endpoint has no route
+``http.summary``     for documentation
+``http.auth``        as in a route
+``http.timeout_ms``  of a whole call
+=================== ======================================================================
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from mesh.messages import Announcement, Endpoint, Route, revision_of
+from mesh.micros.survey import Asked, Micro
+from mesh.routes import BadTemplate, parse_template
+from mesh.subjects import is_name
+
+HEARTBEAT_MS = 30_000
+"""For the record only: nobody beats."""
+MAX_ENDPOINTS = 1000
+_SUBJECT = re.compile(r"[^\s.*>\x00-\x20\x7f]+(\.[^\s.*>\x00-\x20\x7f]+)*")
+
+
+def announcement_of(micro: Micro, problems: list[str]) -> Announcement | None:
+    """What the service would announce if it were one of the mesh; None where its name or id is none.
+
+    A route's endpoint is the endpoint's whole subject: that is where its requests go. ``problems`` takes a sentence for
+    everything that was left out.
+    """
+    if not is_name(micro.name) or not is_name(micro.id):
+        problems.append(f"{micro.name[:80]!r} {micro.id[:80]!r} is no name and id")
+        return None
+    endpoints: dict[str, Endpoint] = {}
+    routes: list[Route] = []
+    for asked in micro.endpoints[:MAX_ENDPOINTS]:
+        if not is_name(asked.name) or asked.name in endpoints:
+            continue
+        endpoints[asked.name] = Endpoint(
+            name=asked.name, subject=asked.subject, queue_group=asked.queue_group, metadata=asked.metadata
+        )
+        if asked.metadata.get("http.path"):
+            try:
+                routes.append(_route(asked))
+            except ValueError as error:
+                problems.append(f"{micro.name}, endpoint {asked.name!r}: {error}")
+    declared, served = tuple(endpoints.values()), tuple(routes)
+    return Announcement(
+        name=micro.name,
+        id=micro.id,
+        version=micro.version,
+        description=micro.description,
+        metadata=micro.metadata,
+        endpoints=declared,
+        routes=served,
+        seq=0,
+        revision=revision_of(micro.name, micro.version, declared, served),
+        state="ready",
+        started=micro.started,
+        heartbeat_ms=HEARTBEAT_MS,
+    )
+
+
+def _route(asked: Asked) -> Route:
+    """Raises ValueError with what is wrong."""
+    given = asked.metadata
+    subject = asked.subject
+    # A subject with wildcards names no place to send to, one below `$` or an inbox is not a service's.
+    if not _SUBJECT.fullmatch(subject) or subject.startswith(("$", "_")):
+        raise ValueError(f"the subject {subject[:80]!r} is none to send requests to")
+    try:
+        parse_template(given["http.path"])
+    except BadTemplate as error:
+        raise ValueError(f"http.path {given['http.path'][:80]!r}: {error}") from error
+    timeout = given.get("http.timeout_ms", "0")
+    if not timeout.isdecimal() or int(timeout) > 3_600_000:
+        raise ValueError(f"http.timeout_ms {timeout[:20]!r} is not a number up to 3600000")
+    fields = {
+        "method": given.get("http.method", "GET").upper(),
+        "path": given["http.path"],
+        "endpoint": asked.name,
+        "summary": given.get("http.summary", "")[:200],
+        "auth": given.get("http.auth", ""),
+        "timeout_ms": int(timeout),
+    }
+    try:
+        route = msgspec.convert(fields, Route)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"http.method, http.path: {error}") from error
+    return msgspec.structs.replace(route, endpoint=subject)
