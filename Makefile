@@ -11,7 +11,7 @@ REQUIREMENTS := requirements.txt requirements-dev.txt
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up test chaos soak bench check requirements clean
+.PHONY: help setup up examples test chaos soak bench check requirements clean
 
 help: ## Show this.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -47,6 +47,12 @@ endif
 
 up: setup ## Run NATS, the gateway and the example services until Ctrl-C.
 	@exec $(BIN)/mesh up
+
+examples: setup ## Install and build the example services in JavaScript and Go, where Node and Go are there.
+	@if command -v npm >/dev/null; then cd services/javascript && npm install --no-package-lock --ignore-scripts \
+		--no-audit --no-fund --loglevel=error; else echo 'left out: JavaScript (needs Node and npm)'; fi
+	@if command -v go >/dev/null; then mkdir -p build && cd services/go/facts && go build -o ../../../build/facts .; \
+		else echo 'left out: Go (needs go)'; fi
 
 test: setup check ## Run every check and the whole suite.
 	@$(BIN)/python -m pytest -n 3 --dist worksteal

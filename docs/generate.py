@@ -1,4 +1,4 @@
-"""Writes the pages that are made from the code: reference.md, settings.md, commands.md.
+"""Writes what is made from the code: reference.md, settings.md, commands.md, protocol/schema.json.
 
 ``python docs/generate.py`` writes them; with ``--check`` it only names the ones that are out of date.
 """
@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 import mesh
-from mesh import testing
+from mesh import messages, testing
 from mesh.cli.main import COMMANDS
 from mesh.cli.main import mesh as mesh_command
 from mesh.config import documentation
@@ -42,7 +43,12 @@ WIDTH = 120
 
 
 def main() -> int:
-    pages = {"reference.md": reference(), "settings.md": settings(), "commands.md": commands()}
+    pages = {
+        "reference.md": reference(),
+        "settings.md": settings(),
+        "commands.md": commands(),
+        "protocol/schema.json": schema(),
+    }
     stale = [name for name, lines in pages.items() if _text(lines) != _current(HERE / name)]
     if "--check" in sys.argv[1:]:
         for name in stale:
@@ -59,6 +65,23 @@ def _text(lines: list[str]) -> str:
 
 def _current(page: Path) -> str:
     return page.read_text(encoding="utf-8") if page.exists() else ""
+
+
+# -- protocol/schema.json
+
+
+def schema() -> list[str]:
+    """Control messages as JSON Schema 2020-12."""
+    kinds = (messages.Announcement, messages.Heartbeat, messages.Discover, messages.Cancel)
+    _, definitions = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    document = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Control messages of the mesh, protocol 1",
+        "description": "Receivers ignore fields that they do not know. docs/protocol.md says what the fields mean.",
+        "oneOf": [{"$ref": f"#/$defs/{kind.__name__}"} for kind in kinds],
+        "$defs": definitions,
+    }
+    return json.dumps(document, indent=1).splitlines()
 
 
 # -- reference.md

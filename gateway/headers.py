@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mesh import headers
 from mesh.bus import Reply
-from mesh.errors import BadReply
+from mesh.errors import BadReply, MeshError
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -64,6 +66,15 @@ def response(reply: Reply, method: str, *, streamed: bool = False) -> tuple[int,
             if not headers.is_sound(name, value):
                 raise BadReply(f"the service replied with the header {name[:80]!r}: {value[:80]!r}")
             out.append((name, value))
+    if status >= 400 and not body and not streamed and headers.find(pairs, headers.STATUS) is None:
+        # A foreign service's error is two headers (ADR-32); clients get what they get of others.
+        given = headers.find(pairs, b"nats-service-error") or b""
+        error = MeshError(given.decode("latin-1") or "the service gave no reason")
+        error.status, error.title = status, "Error of the service"
+        error.origin, error.reason = "service", "service_error"
+        body = msgspec.json.encode(error.problem(""))
+        out = [(name, value) for name, value in out if name != b"content-type"]
+        out.append((b"content-type", b"application/problem+json"))
     if status == 426:
         out.append((b"upgrade", b"websocket"))  # the response must say to what (RFC 9110 section 15.5.22)
     if status in NO_BODY:

@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
 from mesh.bus import Bus
+from mesh.cli.examples import examples
 from mesh.cli.main import NO_NATS, fail
 from mesh.cli.settings import load
 from mesh.cli.terminal import Terminal
@@ -85,7 +87,7 @@ async def _up(bus: BusSettings, gateway: GatewaySettings, quiet: bool) -> int:
         supervisor.on_exit(lambda name, code: _report(name, code, stop))
         mesh = [sys.executable, "-m", "mesh"]
         environment = {"NATS_URL": ",".join(bus.servers), "MESH_WINDOW_MS": "50"}
-        environment |= {"MESH_LINGER_MS": "100", "MESH_GATEWAY_LINGER_MS": "100"}
+        environment |= {"MESH_LINGER_MS": "100", "MESH_GATEWAY_LINGER_MS": "100", "MESH_FOREIGN_S": "1"}
         if terminal.stream.isatty() and sys.stderr.isatty():
             environment["MESH_LOG_FORMAT"] = os.environ.get("MESH_LOG_FORMAT", "text")
         address = ["--port", str(ports[0]), "--ops-port", str(ports[1])]
@@ -95,7 +97,14 @@ async def _up(bus: BusSettings, gateway: GatewaySettings, quiet: bool) -> int:
         client = await stack.enter_async_context(Bus(bus))
         if not await _all_ready(client, stop):
             return 1 if not stop.is_set() else 0
-        _print(terminal, gateway.host, ports, bus.servers[0], nats_note, notes)
+        more = []
+        for example in examples(Path(__file__).parents[2]):  # after the rest is up, which they would slow down
+            if example.missing:
+                notes.append(f"left out: {example.name} ({example.what}): needs {example.missing}")
+            else:
+                await supervisor.start(example.name, example.command, env=environment)
+                more.append(f"{example.name} ({example.what})")
+        _print(terminal, gateway.host, ports, bus.servers[0], nats_note, more, notes)
         await stop.wait()
         click.echo("stopping", err=True)
     return 0
@@ -137,7 +146,13 @@ def _report(name: str, code: int, stop: asyncio.Event) -> None:
 
 
 def _print(
-    terminal: Terminal, host: str, ports: Sequence[int], nats_url: str, nats_note: str, notes: Sequence[str]
+    terminal: Terminal,
+    host: str,
+    ports: Sequence[int],
+    nats_url: str,
+    nats_note: str,
+    more: Sequence[str],
+    notes: Sequence[str],
 ) -> None:
     url = f"http://{host}:{ports[0]}"
     line, paint = terminal.line, terminal.paint
@@ -146,6 +161,7 @@ def _print(
     line(f"  gateway           {url}")
     line(f"  operator's plane  http://127.0.0.1:{ports[1]}  (API, /metrics)")
     line("  services          " + ", ".join(name for name, _ in SERVICES))
+    line("  starting          " + ", ".join(more))
     for note in notes:
         line(paint(f"  note: {note}", "yellow"))
     line("try it (the first one again and again: two instances answer in turn)")

@@ -73,7 +73,9 @@ async def test_metadata_makes_routes(mesh, nats_url):
         made = await mesh.http.post("/jokes", content=b"knock", headers={"x-seen": "yes"})
         assert (made.status_code, made.json()["body"], made.json()["x"]) == (200, "knock", "yes")
         assert made.headers["content-type"] == "application/json"
-        assert (await mesh.http.get("/jokes/13")).status_code == 404  # its own error code
+        missing = await mesh.http.get("/jokes/13")  # its own error code, and its words
+        assert (missing.status_code, missing.headers["content-type"]) == (404, "application/problem+json")
+        assert (missing.json()["detail"], missing.json()["origin"]) == ("no joke 13", "service")
         assert (await mesh.http.delete("/jokes/7")).status_code == 405
         async with mesh.ops() as ops:
             routes = {(r["method"], r["path"]): r for r in (await ops.get("/api/routes")).json()["routes"]}
