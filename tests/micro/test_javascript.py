@@ -1,53 +1,21 @@
 """The official JavaScript client discovers a service, calls it, and understands its errors and figures."""
 
 import asyncio
-import hashlib
 import json
-import os
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from mesh import NotFound, Service
+from tests.micro.packages import installed
 
 HERE = Path(__file__).parent / "js"
-FILES = ("package.json", "check.mjs")
 
 
 @pytest.fixture(scope="module")
 def check():
     """The path of ``check.mjs`` in a folder where its packages are installed, kept between runs."""
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-    digest = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in FILES)).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nats-http-mesh"
-    folder = cache / f"micro-{digest}"  # a folder of that name is complete
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=cache))
-        try:
-            for name in FILES:
-                shutil.copy(HERE / name, fresh)
-            install(fresh)
-            if not folder.exists():  # another run may have been quicker
-                fresh.rename(folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-    return folder / "check.mjs"
-
-
-def install(folder):
-    command = ["npm", "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=45)
-    except subprocess.TimeoutExpired:
-        pytest.skip("the JavaScript packages cannot be installed: npm took too long")
-    if done.returncode:
-        pytest.skip(f"the JavaScript packages cannot be installed: {done.stderr.strip().partition(chr(10))[0]}")
+    return installed(HERE, "package.json", "check.mjs") / "check.mjs"
 
 
 def library() -> Service:
