@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -171,6 +172,16 @@ async def test_two_gateways_decide_alike_and_tail_shows_it(tmp_path, env):
         assert await tail.end(signal.SIGINT) == 0
 
 
+def examples_of(up):
+    """The names of the examples that were started besides; which ones, the machine's toolchains say."""
+    (line,) = [line for line in up.lines if line.strip().startswith("starting")]
+    names = re.findall(r"(\w+) \(", line)
+    assert "notes" in names
+    left_out = re.findall(r"left out: (\w+)", "".join(up.lines))
+    assert sorted(names + left_out) == ["facts", "notes", "quotes", "riddles"]
+    return names
+
+
 async def test_up_serves_what_it_prints_and_leaves_nothing(tmp_path):
     env = {"NATS_URL": "", "PATH": os.environ["PATH"]}
     async with run("up", "--port", "0", "--ops-port", "0", cwd=tmp_path, env=env) as up:
@@ -184,10 +195,15 @@ async def test_up_serves_what_it_prints_and_leaves_nothing(tmp_path):
             )
             out, problem = await child.communicate()
             assert child.returncode == 0, (command, problem)
-            greetings.add(json.loads(out).get("instance"))
+            if command is curls[2]:
+                assert out.rstrip().endswith(b"data: [DONE]")
+            else:
+                greetings.add(json.loads(out).get("instance"))
         assert len(greetings - {None}) == 2
         children = descendants(up.child.pid)
-        assert len(children) == 6  # NATS, the gateway and its worker, three services
+        # NATS, the gateway and its worker, four services; and the examples, one of which has a process of its own.
+        more = 7 + len(examples_of(up))
+        assert more <= len(children) <= more + 1
         assert await up.end(signal.SIGINT) == 0
         assert not any(alive(pid) for pid in children)
 
@@ -201,7 +217,8 @@ async def test_up_uses_the_nats_that_is_given_and_names_busy_ports(tmp_path, nat
             text = "".join(up.lines)
             assert f"{nats_url} (given by NATS_URL)" in text
             assert f"port {port} is busy: the gateway listens on " in text
-            assert len(descendants(up.child.pid)) == 5  # no NATS of its own
+            more = 6 + len(examples_of(up))
+            assert more <= len(descendants(up.child.pid)) <= more + 1  # no NATS of its own
             assert await up.end(signal.SIGINT) == 0
 
 

@@ -167,9 +167,8 @@ def _print(
     line("try it (the first one again and again: two instances answer in turn)")
     line(f"  curl {url}/hello/world")
     line(f"  curl {url}/jokes/random")
-    line(f"  curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\")
     said = '{"stream": true, "messages": [{"role": "user", "content": "streams go over the bus"}]}'
-    line(f"    -d '{said}'")
+    line(f"  curl -N {url}/v1/chat/completions -H 'content-type: application/json' -d '{said}'")
     line("watch it, in another terminal")
     line(f"  NATS_URL={redact(nats_url)} .venv/bin/mesh-tail")
     line("Ctrl-C stops everything")

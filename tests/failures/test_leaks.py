@@ -47,7 +47,7 @@ def busy() -> Service:
 
 @pytest.fixture
 async def mesh(nats_url, prefix):
-    settings = {"max_request_body": 1000, "max_inflight": AT_ONCE, "timeout_ms": 30_000}
+    settings = {"foreign_s": 0, "max_request_body": 1000, "max_inflight": AT_ONCE, "timeout_ms": 30_000}
     async with Mesh(busy(), nats_url=nats_url, prefix=prefix, gateway=settings) as mesh:
         yield mesh
 
