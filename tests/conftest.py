@@ -1,10 +1,16 @@
 """Fixtures that all tests share: the ones that users import, and the size of failure tests."""
 
+import signal
+
 import pytest
 
 from tests import figures as measured
 
 pytest_plugins = ["mesh.testing.fixtures"]
+
+# A shell that starts us in the background has us ignore Ctrl-C, and every process that we start and want to stop so.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import re
 import statistics
@@ -32,31 +31,31 @@ class Sample(NamedTuple):
     service_kib: int
 
 
-async def kill_an_instance(world):
+async def kill_an_instance(world, load):
     world.instances.pop().kill()
     await world.start_instance()
 
 
-async def replace_an_instance(world):
+async def replace_an_instance(world, load):
     old = world.instances.pop()
     await world.start_instance()
     assert await old.drain() == 0
 
 
-async def freeze_an_instance(world):
+async def freeze_an_instance(world, load):
     world.instances[-1].pause()
-    await asyncio.sleep(2.5)  # longer than it takes to be suspected
+    await load.run_for(2.5)  # longer than it takes to be suspected
     world.instances[-1].resume()
 
 
-async def restart_nats(world):
+async def restart_nats(world, load):
     await world.nats.kill()
     await world.nats.start()
 
 
-async def freeze_nats(world):
+async def freeze_nats(world, load):
     world.nats.pause()
-    await asyncio.sleep(1.5)
+    await load.run_for(1.5)
     world.nats.resume()
 
 
@@ -86,7 +85,7 @@ async def test_soak(tmp_path, soak_s, figures):
             done = 0
             async with world.load(100, request=alternating) as load:
                 while done < len(FAULTS) or time.monotonic() - began < soak_s:
-                    await next(faults)(world)
+                    await next(faults)(world, load)
                     done += 1
                     await world.ready(2)
                     await load.run_for(2 if soak_s else 0.2)
