@@ -39,8 +39,11 @@ class Executions:
         return [id for id, runs in self.by_id.items() if len(runs) > 1]
 
     def stale(self, report: Report, slack_s: float = SLACK_S) -> list[str]:
-        """Requests that ran after their deadline: nobody waited for them any more."""
-        limit = report.timeout_s + slack_s
+        """Requests that ran after their deadline: nobody waited for them any more.
+
+        A load generator that was behind its schedule has sent them so much later.
+        """
+        limit = report.timeout_s + slack_s + max(report.lags, default=0.0)
         return [o.id for o in report.outcomes for run in self.by_id.get(o.id, ()) if run.at > o.started + limit]
 
     def denied(self, report: Report) -> list[str]:
