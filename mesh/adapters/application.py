@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 from msgspec.structs import replace
 
 from mesh.adapters.http import App, HttpEndpoint, HttpExchange
-from mesh.adapters.inspection import Found, has_routes, routes_of
+from mesh.adapters.inspection import Found, below, has_routes, routes_of
 from mesh.adapters.lifespan import Lifespan
 from mesh.adapters.scope import http_scope
 from mesh.adapters.sockets import SocketEndpoint
@@ -135,11 +135,7 @@ def adapt(
                 f"the application {name!r} does not say what it serves; give the paths that are its with --prefix /path"
             )
         root_path = prefix.rstrip("/") if strip else ""
-        base = prefix.rstrip("/")
-        below = f"{base}/{{path:path}}"
-        found = [Found(below, ("*",), "app"), Found(below, (), "socket")]
-        if base:
-            found += [Found(base, ("*",), "root"), Found(base, (), "root-socket")]
+        found = below(prefix, "app")
     service = Service(name, version=version, description=description or _description(app))
     adapted = Adapted(service, asgi, Lifespan(asgi) if lifespan else None, root_path)
     adapted.add(found)

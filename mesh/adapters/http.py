@@ -36,6 +36,7 @@ class HttpExchange:
         self._channel: asyncio.Queue[bytes | None] = asyncio.Queue(1)
         self._streaming = False
         self._complete = False
+        self._failed = False
         self._response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -56,8 +57,7 @@ class HttpExchange:
                 text = "Internal Server Error"
                 self._response.set_result(Response(text, 500))
         elif self._streaming and not self._complete:
-            self._failed = True
-            self._push(None)
+            self._break_off()
 
     # -- ASGI's two callables
 
@@ -107,8 +107,6 @@ class HttpExchange:
 
     # -- towards the mesh
 
-    _failed = False
-
     def _is_all(self, body: bytes) -> bool:
         """Whether more would follow, but the length says that this is all: then it need not be a stream."""
         if not body or self._response.done():
@@ -143,14 +141,12 @@ class HttpExchange:
             put.cancel()
             left.cancel()
 
-    def _push(self, piece: bytes | None) -> None:
-        """Make an end without waiting: the application is over."""
+    def _break_off(self) -> None:
+        """Make an end without waiting: the application is over, and what it has sent last is void."""
+        self._failed = True
         if self._channel.full():
-            held = self._channel.get_nowait()
-            if held is not None and not self._failed:
-                self._channel.put_nowait(held)
-                return
-        self._channel.put_nowait(piece)
+            self._channel.get_nowait()
+        self._channel.put_nowait(None)
 
     async def _content(self) -> AsyncIterator[bytes]:
         try:

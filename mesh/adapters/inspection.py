@@ -51,6 +51,14 @@ def routes_of(app: Any, *, include: Sequence[str] = (), exclude: Sequence[str] =
     return found
 
 
+def below(prefix: str, name: str) -> list[Found]:
+    """Everything at and below a path, WebSockets too; ``name`` is the endpoint of what is below."""
+    base = prefix.rstrip("/")
+    tail = f"{base}/{{path:path}}"
+    found = [Found(tail, ("*",), name), Found(tail, (), "socket")]
+    return found + ([Found(base, ("*",), "root"), Found(base, (), "root-socket")] if base else [])
+
+
 def template(path: str) -> str:
     """A framework's template as the mesh's: parameters are whole segments, a path parameter is the tail."""
     segments = []

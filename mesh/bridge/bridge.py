@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from mesh.adapters import Adapted
-from mesh.adapters.inspection import Found
+from mesh.adapters.inspection import Found, below
 from mesh.bridge.child import Child
 from mesh.bridge.proxy import Proxy
-from mesh.bridge.routes import below, parse_routes, routes_of_openapi
+from mesh.bridge.routes import parse_routes, routes_of_openapi
 from mesh.errors import DeclarationError, Unavailable
 from mesh.service import Service
 
@@ -51,7 +51,7 @@ class Bridge:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
             raise DeclarationError(f"--to {to!r} is not the address of an HTTP server, such as http://127.0.0.1:5000")
         self._address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
-        self._given = parse_routes(routes) + (below(prefix) if prefix else [])
+        self._given = parse_routes(routes) + (below(prefix, "all") if prefix else [])
         self._openapi = openapi
         self._health = health
         self._proxy = Proxy(to)

@@ -13,12 +13,12 @@ from mesh import headers
 from mesh.adapters.http import Message
 from mesh.adapters.scope import Scope
 from mesh.errors import MeshError, Unavailable
+from mesh.service.websocket import MAX_MESSAGE
 
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 CONNECT_S = 2.0
-MAX_MESSAGE = 16 * 1024 * 1024
 _WEBSOCKET = ("sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions", "sec-websocket-protocol")
 
 

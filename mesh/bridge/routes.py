@@ -9,8 +9,8 @@ from typing import Any
 from mesh.adapters.inspection import Found, template
 from mesh.errors import DeclarationError
 from mesh.routes import BadTemplate, parse_template
+from mesh.service.endpoints import METHODS
 
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "*")
 _OPERATIONS = ("get", "put", "post", "delete", "options", "head", "patch")
 
 
@@ -53,14 +53,6 @@ def routes_of_openapi(document: Any) -> list[Found]:
     if not found:
         raise DeclarationError("the OpenAPI document has no operations")
     return found
-
-
-def below(prefix: str) -> list[Found]:
-    """Everything at and below a path, WebSockets too."""
-    base = prefix.rstrip("/")
-    tail = f"{base}/{{path:path}}"
-    found = [Found(tail, ("*",), "all"), Found(tail, (), "sockets")]
-    return found + ([Found(base, ("*",), "root"), Found(base, (), "root-sockets")] if base else [])
 
 
 def _name(path: str) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 from mesh.bus import Bus
 from mesh.errors import MeshError
-from mesh.messages import Announcement
 from mesh.micros.routes import announcement_of
 from mesh.micros.survey import PREFIX, Micro, read, survey
 from mesh.watcher import Watcher
@@ -35,7 +34,7 @@ class ForeignWatch:
         self._bus = bus
         self._watcher = watcher
         self._every_s = every_s
-        self._known: dict[tuple[str, str], Announcement] = {}
+        self._known: set[tuple[str, str]] = set()
         self._told: set[str] = set()
         self._soon = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -77,14 +76,14 @@ class ForeignWatch:
     async def round(self, *, anew: bool = False) -> None:
         """Ask who is there, and take in what changed; ``anew`` asks everybody for everything. Raises `MeshError`."""
         there = {(micro.name, micro.id) for micro in await survey(self._bus, "PING") if PREFIX not in micro.metadata}
-        wanted = there if anew else there - self._known.keys()
+        wanted = there if anew else there - self._known
         for _, micro in await self._ask("INFO", wanted):
             if micro is not None and PREFIX not in micro.metadata:
                 self._take(micro)
         # Answers get lost, and a process may have been slow: only who stays silent when asked itself is gone.
-        for key, micro in await self._ask("PING", self._known.keys() - there):
+        for key, micro in await self._ask("PING", self._known - there):
             if micro is None and self._bus.connected:
-                del self._known[key]
+                self._known.discard(key)
                 self._watcher.dismiss(*key)
 
     async def _ask(self, verb: str, keys: Iterable[tuple[str, str]]) -> list[tuple[tuple[str, str], Micro | None]]:
@@ -110,5 +109,5 @@ class ForeignWatch:
                 self._told.add(problem)
                 _log.warning("foreign service: %s", problem)
         if found is not None:
-            self._known[micro.name, micro.id] = found
+            self._known.add((micro.name, micro.id))
             self._watcher.adopt(found)

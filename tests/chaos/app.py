@@ -29,11 +29,11 @@ async def _work(ctx: Context, ms: float) -> dict[str, str]:
     return {"instance": ctx.instance}
 
 
-@service.get("/work/{id}")
+@service.get("/task/{id}")
 async def get_work(id: str, ctx: Context, ms: float = 0) -> dict[str, str]:
     return await _work(ctx, ms)
 
 
-@service.post("/work")
+@service.post("/task")
 async def post_work(ctx: Context, ms: float = 0) -> dict[str, str]:
     return await _work(ctx, ms)

@@ -99,12 +99,12 @@ Path = Callable[[str], tuple[str, str]]
 
 
 def get_work(id: str) -> tuple[str, str]:
-    return "GET", f"/work/{id}"
+    return "GET", f"/task/{id}"
 
 
 def alternating(id: str) -> tuple[str, str]:
     """GET and POST by turns."""
-    return ("POST", "/work") if int(id.rpartition("-")[2]) % 2 else ("GET", f"/work/{id}")
+    return ("POST", "/task") if int(id.rpartition("-")[2]) % 2 else ("GET", f"/task/{id}")
 
 
 class Load:

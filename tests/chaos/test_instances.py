@@ -17,7 +17,7 @@ QUICK = {"MESH_HEARTBEAT_MS": "500"}
 
 def slow(id):
     """Work that takes long enough for some of it to be in flight at any moment."""
-    return "GET", f"/work/{id}?ms=20"
+    return "GET", f"/task/{id}?ms=20"
 
 
 async def test_killing_one_of_two_fails_what_it_had_and_no_more(tmp_path, full, figures, grace_s):
@@ -123,7 +123,7 @@ async def test_twice_the_load_costs_little_of_what_is_done(tmp_path, full, figur
     seconds, warm = (15, 5) if full else (4, 2)
 
     def work(id):
-        return "GET", f"/work/{id}?ms=50"
+        return "GET", f"/task/{id}?ms=50"
 
     async with World(tmp_path, instances=1, timeout_s=2, service={"MESH_CONCURRENCY": "10"}) as world:
         async with world.load(200, request=work) as load:

@@ -103,5 +103,5 @@ async def test_requests_start_on_schedule_whatever_the_server_does():
     assert report.outcomes[0].seconds > 0.2
     gaps = {round(b.started - a.started, 6) for a, b in zip(report.outcomes, report.outcomes[1:], strict=False)}
     assert gaps == {0.01}
-    assert seen[0] == [b"GET", b"/work/" + report.outcomes[0].id.encode()]
-    assert [b"POST", b"/work"] in seen
+    assert seen[0] == [b"GET", b"/task/" + report.outcomes[0].id.encode()]
+    assert [b"POST", b"/task"] in seen
