@@ -12,8 +12,9 @@ import logging
 import random
 import ssl
 from collections import Counter
+from collections.abc import Coroutine, Iterable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import ParseResult
 
 from nats.aio.client import Client, Server
@@ -28,6 +29,7 @@ SILENCE_S = 4.0
 """Seconds without a byte after which the connection is replaced; the server's and our pings come each second."""
 
 _log = logging.getLogger("mesh.bus")
+T = TypeVar("T")
 
 
 class Owner(Protocol):
@@ -88,9 +90,7 @@ class Link:
     async def aclose(self) -> None:
         """End the connection after what was published before has been written."""
         self._closing = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _end(self._tasks)
         await self._discard()
 
     async def restart(self, why: str) -> None:
@@ -115,8 +115,7 @@ class Link:
             others = [server.geturl() for server in old.servers if server.netloc != here]
             if not others:
                 return
-            async with asyncio.timeout(self._settings.connect_timeout_s):
-                client, lane = await self._dial(others)
+            client, lane = await _within(self._settings.connect_timeout_s, self._dial(others))
         except Exception as error:
             _log.warning("staying with a NATS server that is going away: %s", explain(error))
             return
@@ -338,6 +337,28 @@ def gave_up(client: Client) -> bool:
     says so to nobody."""
     reader = getattr(client, "_reading_task", None)
     return reader is not None and reader.done()
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` returns. Raises TimeoutError when it was not done by then, and has ended."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+    finally:
+        await _end([task])
+    if task.cancelled():
+        raise TimeoutError
+    return task.result()
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel until they are done: a cancellation that arrives together with a connection's outcome is lost in
+    Python 3.11's ``wait_for``, and nats-py would go on trying to connect."""
+    alive = {task for task in tasks if not task.done()}
+    while alive:
+        for task in alive:
+            task.cancel()
+        _, alive = await asyncio.wait(alive, timeout=0.1)
 
 
 def _nothing() -> None:

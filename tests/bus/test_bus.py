@@ -8,7 +8,7 @@ import sys
 from urllib.parse import urlparse
 
 import pytest
-from nats.aio.client import Server
+from nats.aio.client import Client, Server
 
 from mesh.bus import Bus
 from mesh.bus.lane import LaneTransport
@@ -249,6 +249,25 @@ async def test_no_server_is_an_error_that_says_so(lane):
         async with bus:
             pass
     assert "hush" not in str(caught.value)
+
+
+async def test_closing_ends_an_attempt_to_connect_that_lost_its_cancellation(monkeypatch):
+    """As Python 3.11's ``wait_for`` loses one that arrives together with a refused connection."""
+    trying = asyncio.Event()
+
+    async def connect(self, **options):
+        for _ in range(2):
+            trying.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Client, "connect", connect)
+    bus = Bus(BusSettings(servers=("nats://127.0.0.1:1",)))
+    bus.open()
+    await trying.wait()
+    async with asyncio.timeout(10):
+        await bus.aclose()
 
 
 async def test_a_bus_opened_before_its_server_connects_when_it_comes(lane):
