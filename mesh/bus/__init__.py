@@ -5,7 +5,7 @@ from mesh.bus.aiohttp import import_nats_without_it
 import_nats_without_it()
 
 from mesh.bus.bus import Bus  # noqa: E402
-from mesh.bus.requests import Pending, Reply  # noqa: E402
+from mesh.bus.requests import Ending, Pending, Reply  # noqa: E402
 from mesh.bus.subscription import Subscription  # noqa: E402
 
-__all__ = ["Bus", "Pending", "Reply", "Subscription"]
+__all__ = ["Bus", "Ending", "Pending", "Reply", "Subscription"]

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from types import TracebackType
 from typing import Any, Self
 
 from nats.aio.client import Client
@@ -21,9 +20,9 @@ from mesh.bus.frames import Deliver
 from mesh.bus.held import HeldReplies
 from mesh.bus.lane import LaneTransport
 from mesh.bus.link import Link
-from mesh.bus.plain import PENDING_BYTES, PENDING_MESSAGES, Repeats, receiver
+from mesh.bus.plain import PENDING_BYTES, PENDING_MESSAGES, Repeats, echo, quietly, receiver
 from mesh.bus.probe import probe
-from mesh.bus.requests import Pending, Reply, Requests
+from mesh.bus.requests import Ending, Pending, Reply, Requests
 from mesh.bus.subscription import Subscription
 from mesh.config import BusSettings
 from mesh.errors import BusUnavailable, Forbidden, MeshError, TooLarge
@@ -56,6 +55,7 @@ class Bus:
         self.connected = False
         self._inbox = self.subjects.inbox(service, self.instance, new_id())
         self.requests: Requests
+        self.now: Callable[[], float]  # seconds of the event loop's clock
         self._link: Link
         self._lane: LaneTransport | None = None
         self._client: Client | None = None
@@ -66,6 +66,7 @@ class Bus:
         self._lost_at = float("-inf")
         self._held = HeldReplies()
         self._echoes = 0.0
+        self._echoing: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._adopt: Callable[[bytes, bytes], Any] | None = None
         self._orphan: Callable[[bytes, bytes], None] | None = None
@@ -77,6 +78,7 @@ class Bus:
         """Start connecting in the background. Use `wait_connected` where the first connection matters."""
         assert not self._opened, "a bus is opened once"
         self._opened = True
+        self.now = asyncio.get_running_loop().time
         self.requests = Requests(self._inbox)
         self.requests.adopt, self.requests.orphan = self._adopt, self._orphan
         self._subscriptions.insert(0, Subscription(self._inbox + ".*", "", self.requests.deliver))
@@ -99,7 +101,7 @@ class Bus:
         """
         if self.connected:
             return
-        left = self._lost_at + (FAILOVER_S if self._link.has_others else BLINK_S) - asyncio.get_running_loop().time()
+        left = self._lost_at + (FAILOVER_S if self._link.has_others else BLINK_S) - self.now()
         if left > 0:
             try:
                 async with asyncio.timeout(left):
@@ -114,8 +116,9 @@ class Bus:
         self._opened = False
         self.connected = False
         self.requests.aclose()
-        for task in self._background:
-            task.cancel()
+        for task in (*self._background, self._echoing):
+            if task is not None:
+                task.cancel()
         await self._link.aclose()
 
     async def __aenter__(self) -> Self:
@@ -127,9 +130,7 @@ class Bus:
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def on_connection(self, callback: Callable[[bool], None]) -> None:
@@ -254,15 +255,9 @@ class Bus:
         headers = Repeats(block) if block else None
         coroutine = self._client.publish(address.decode(), payload, reply.decode(), headers)
         # nats-py's publish only appends to a list here and wakes its flusher: it ends without waiting.
-        task = asyncio.create_task(self._guard(coroutine))
+        task = asyncio.create_task(quietly(coroutine))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    async def _guard(self, coroutine: Any) -> None:
-        try:
-            await coroutine
-        except Exception as error:
-            _log.debug("publish failed: %s", error)
 
     # -- messages in
 
@@ -330,22 +325,35 @@ class Bus:
 
         Raises `NoResponders`, `DeadlineExceeded`, `BusUnavailable`, `TooLarge`, `Forbidden` (NATS permissions).
         """
-        pending = self.send(address, payload, block, timeout, lenient)
+        pending = self.requests.open(timeout, lenient=lenient)
+        self._post(pending, address, payload, block)
         try:
             return await pending.future
         finally:
             self.requests.close(pending)
 
-    def send(self, address: bytes, payload: bytes, block: bytes, timeout: float, lenient: bool = False) -> Pending:
-        """Like `request`, for a caller that awaits ``pending.future`` and closes the pending request itself."""
-        pending = self.requests.open(timeout, lenient=lenient)
+    def send(
+        self,
+        address: bytes,
+        payload: bytes,
+        block: bytes,
+        timeout: float,
+        settle: Callable[[Ending], None],
+        *,
+        lenient: bool = False,
+    ) -> Pending:
+        """Like `request`, for a caller who is called with what it ends with; ``Requests.close`` ends it before."""
+        pending = self.requests.expect(timeout, settle, lenient=lenient)
+        self._post(pending, address, payload, block)
+        return pending
+
+    def _post(self, pending: Pending, address: bytes, payload: bytes, block: bytes) -> None:
         pending.address = address
         try:
             self.publish(address, payload, block, pending.reply)
         except BaseException:
             self.requests.close(pending)
             raise
-        return pending
 
     @asynccontextmanager
     async def gather(self, address: bytes, payload: bytes, block: bytes = b"") -> AsyncIterator[asyncio.Queue[Reply]]:
@@ -391,22 +399,25 @@ class Bus:
     def up(self) -> None:
         assert self._client is not None
         self._max_payload = self._client.max_payload
-        self._echoes = asyncio.get_running_loop().time()
+        self._heard()
         self.connected = True
         self._is_up.set()
         for reply, payload, block in self._held.release():
             self.publish(reply, payload, block)
         if self._lane is None:
-            task = asyncio.create_task(self._echo(self._client))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+            self._echoing = asyncio.create_task(echo(self.requests, self.publish, self._heard))
         self._tell(True)
+
+    def _heard(self) -> None:
+        self._echoes = self.now()
 
     def down(self) -> None:
         if not self.connected:
             return
         self.connected = False
-        self._lost_at = asyncio.get_running_loop().time()
+        if self._echoing is not None:
+            self._echoing.cancel()
+        self._lost_at = self.now()
         self._is_up.clear()
         self.requests.fail_all(lambda: BusUnavailable("the connection to NATS was lost", executed="unknown"))
         self._tell(False)
@@ -424,22 +435,6 @@ class Bus:
     async def lame_duck(self) -> None:
         _log.info("the NATS server is going away: moving to another one")
         await self._link.move()
-
-    async def _echo(self, client: Client) -> None:
-        """Without the lane nobody sees bytes arrive, so a message to ourselves each second shows life instead."""
-
-        def heard(block: bytes, payload: bytes) -> None:
-            self._echoes = asyncio.get_running_loop().time()
-
-        reply = self.requests.open_stream(heard)
-        try:
-            while self.connected and self._client is client:
-                self.publish(reply, b"")
-                await asyncio.sleep(1)
-        except BusUnavailable:
-            pass
-        finally:
-            self.requests.close_stream(reply)
 
     def _tell(self, connected: bool) -> None:
         for watcher in list(self._watchers):

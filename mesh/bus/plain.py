@@ -6,16 +6,22 @@ and one test table runs on both.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from nats.aio.msg import Msg
 
 from mesh import headers
 from mesh.bus.frames import Deliver
+from mesh.bus.requests import Requests
+from mesh.errors import BusUnavailable
 
 # nats-py's own bound is 524,288 messages of any size; past ours it drops and reports a slow consumer.
 PENDING_MESSAGES = 65_536
 PENDING_BYTES = 64 * 1024 * 1024
+
+_log = logging.getLogger("mesh.bus")
 
 
 def receiver(deliver: Deliver) -> Callable[[Msg], Awaitable[None]]:
@@ -51,3 +57,27 @@ class Repeats(dict[str, str]):
 
     def items(self) -> list[tuple[str, str]]:  # type: ignore[override]
         return self._pairs
+
+
+async def echo(requests: Requests, publish: Callable[[bytes, bytes], None], heard: Callable[[], None]) -> None:
+    """Without the lane nobody sees bytes arrive, so a message to ourselves each second shows that the server lives.
+
+    Until `publish` raises `BusUnavailable`.
+    """
+    reply = requests.open_stream(lambda block, payload: heard())
+    try:
+        while True:
+            publish(reply, b"")
+            await asyncio.sleep(1)
+    except BusUnavailable:
+        pass
+    finally:
+        requests.close_stream(reply)
+
+
+async def quietly(publish: Awaitable[None]) -> None:
+    """A publish of nats-py's: what goes wrong shows in the connection, not here."""
+    try:
+        await publish
+    except Exception as error:
+        _log.debug("publish failed: %s", error)

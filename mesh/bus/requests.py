@@ -7,8 +7,10 @@ cancelled caller) the entry is gone afterwards.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from mesh.errors import BusUnavailable, DeadlineExceeded, MeshError, NoResponder
 SWEEP_S = 0.01
 """Grain of the deadlines, in seconds: a request is failed at most this much late."""
 
+_log = logging.getLogger("mesh.bus")
 _STATUS = b"Mesh-Status:"
 _STREAM = b"Mesh-Stream:"
 
@@ -29,20 +32,34 @@ class Reply(NamedTuple):
     payload: bytes
 
 
+Ending = Reply | MeshError
+"""How a request ends: with its reply, or with what became of it instead."""
+
+
 class Pending:
-    """One request that waits. Await ``future``, and give it to `Requests.close` whatever happened."""
+    """One request under way; ``settle`` is called once with its ending, synchronously, unless it is closed before."""
 
-    __slots__ = ("address", "bucket", "future", "lenient", "reply", "stream", "token")
+    __slots__ = ("address", "bucket", "lenient", "reply", "settle", "stream", "token")
 
-    def __init__(self, token: bytes, reply: bytes, future: asyncio.Future[Reply], lenient: bool) -> None:
+    def __init__(self, token: bytes, reply: bytes, settle: Callable[[Ending], None], lenient: bool) -> None:
         self.token = token
         self.reply = reply
-        self.future = future
+        self.settle = settle
         self.lenient = lenient
         self.address = b""
         self.stream: Any = None
         """What `Requests.adopt` made of a reply that begins a stream."""
         self.bucket: dict[bytes, Pending] | None = None
+
+
+class Waiting(Pending):
+    """A request that somebody awaits: its ending is ``future``'s."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, token: bytes, reply: bytes, future: asyncio.Future[Reply], lenient: bool) -> None:
+        super().__init__(token, reply, partial(_resolve, future), lenient)
+        self.future = future
 
 
 class Requests:
@@ -96,15 +113,26 @@ class Requests:
             self._tokens = [text[i : i + 12] for i in range(0, len(text), 12)]
         return self._tokens.pop()
 
-    def open(self, timeout: float, *, lenient: bool = False) -> Pending:
-        """A new pending request that fails with `DeadlineExceeded` after ``timeout`` seconds.
+    def open(self, timeout: float, *, lenient: bool = False) -> Waiting:
+        """A new pending request whose future fails with `DeadlineExceeded` after ``timeout`` seconds.
 
         ``lenient`` takes any reply; otherwise one without ``Mesh-Status`` is ignored (a JetStream
         acknowledgement of a stream laid over the subject, say), as the protocol asks.
         """
-        loop = self._loop
         token = self.new_token()
-        pending = Pending(token, self._inbox + token, loop.create_future(), lenient)
+        pending = Waiting(token, self._inbox + token, self._loop.create_future(), lenient)
+        self._watch(pending, timeout)
+        return pending
+
+    def expect(self, timeout: float, settle: Callable[[Ending], None], *, lenient: bool = False) -> Pending:
+        """Like `open`, for one who is called rather than waits: a future and a turn of the event loop less."""
+        token = self.new_token()
+        pending = Pending(token, self._inbox + token, settle, lenient)
+        self._watch(pending, timeout)
+        return pending
+
+    def _watch(self, pending: Pending, timeout: float) -> None:
+        loop, token = self._loop, pending.token
         self._pending[token] = pending
         tick = int((loop.time() + timeout) / SWEEP_S) + 1
         bucket = self._buckets.get(tick)
@@ -115,13 +143,12 @@ class Requests:
         pending.bucket = bucket
         if self._timer is None:
             self._timer = loop.call_later(SWEEP_S, self._sweep)
-        return pending
 
     def close(self, pending: Pending) -> None:
         """Forget a request; harmless when it has ended already."""
         if self._pending.pop(pending.token, None) is not None and pending.bucket is not None:
             pending.bucket.pop(pending.token, None)
-        if not pending.future.done():
+        if isinstance(pending, Waiting) and not pending.future.done():
             pending.future.cancel()
 
     def open_stream(self, deliver: Callable[[bytes, bytes], None]) -> bytes:
@@ -195,16 +222,15 @@ class Requests:
             self._timer.cancel()
             self._timer = None
 
-    def _end(self, pending: Pending, outcome: Reply | MeshError) -> None:
-        self._pending.pop(pending.token, None)
+    def _end(self, pending: Pending, ending: Ending) -> None:
+        if self._pending.pop(pending.token, None) is None:
+            return  # what ended another one closed it
         if pending.bucket is not None:
             pending.bucket.pop(pending.token, None)
-        future = pending.future
-        if not future.done():
-            if isinstance(outcome, Reply):
-                future.set_result(outcome)
-            else:
-                future.set_exception(outcome)
+        try:
+            pending.settle(ending)
+        except Exception:
+            _log.exception("what waited for a reply failed")
 
     def _sweep(self) -> None:
         now = int(self._loop.time() / SWEEP_S)
@@ -213,3 +239,12 @@ class Requests:
             for pending in list(self._buckets.pop(heappop(ticks)).values()):
                 self._end(pending, DeadlineExceeded("no reply before the deadline"))
         self._timer = self._loop.call_later(SWEEP_S, self._sweep) if self._buckets else None
+
+
+def _resolve(future: asyncio.Future[Reply], ending: Ending) -> None:
+    if future.done():
+        return
+    if isinstance(ending, Reply):
+        future.set_result(ending)
+    else:
+        future.set_exception(ending)

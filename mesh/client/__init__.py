@@ -1,12 +1,14 @@
 """Calling services over the bus."""
 
-from mesh.client.caller import Answer, Caller, Destination, NamedEndpoint, Repeatable
+from mesh.client.call import Answer, Call, Destination, Repeatable
+from mesh.client.caller import Caller, NamedEndpoint
 from mesh.client.calls import Calls, read_answer, remote_error
 from mesh.client.conversation import Conversation
 from mesh.client.standalone import MeshClient
 
 __all__ = [
     "Answer",
+    "Call",
     "Caller",
     "Calls",
     "Conversation",
