@@ -39,9 +39,11 @@ class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
     client: str = ""
 
 
-def begin(method: str, request_id: str) -> Entry:
+def begin(method: str, request_id: str, client: str) -> Entry:
     """The entry of a request that has just come in."""
-    return Entry(time="", level="info", logger="mesh.access", method=method[:32], status=0, request_id=request_id)
+    return Entry(
+        time="", level="info", logger="mesh.access", method=method[:32], status=0, request_id=request_id, client=client
+    )
 
 
 _encode = msgspec.json.Encoder().encode

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from gateway.cors import Cors
-from gateway.exchange import Exchange, RouteDestination, Scope, forwarded
-from gateway.headers import Pairs, request_lines
+from gateway.exchange import Exchange, RouteDestination, forwarded, repeatable
+from gateway.headers import Pairs
 from gateway.problems import refuse
 from gateway.trace import Ids
-from mesh import headers
 from mesh.bus import Bus
+from mesh.client import Repeatable
 from mesh.config import GatewaySettings
 from mesh.directory import Directory
-from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting
-from mesh.routes import Entry, Gone, Match, NotAllowed, Refusal, parse_target
+from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
+from mesh.routes import Entry, Gone, Match, NotAllowed, Refusal, RouteTable, parse_target
 from mesh.streams import FIRST_CREDIT
 from mesh.watcher import Watcher
 
@@ -23,12 +24,14 @@ TAKES_STREAMS = b"Mesh-Credit: %d\r\n" % FIRST_CREDIT
 
 
 class Admitted(NamedTuple):
-    """A request that may go: its route, where to, header lines for every attempt, and seconds for the whole."""
+    """A request that may go: its route, where to, header lines for every attempt, seconds for the whole, and whether
+    it may be repeated."""
 
     route: Entry
     destination: RouteDestination
     common: bytes
     timeout: float
+    repeatable: Repeatable | None
 
 
 class Admission:
@@ -43,62 +46,67 @@ class Admission:
         self._settings = settings
         self._ids = ids
         self._cors = cors
+        # What follows from a route's settings alone, for the routes of one table.
+        self._policies: dict[tuple[Entry, str], tuple[float, Repeatable | None]] = {}
+        self._policies_of: RouteTable | None = None
 
-    def admit(self, scope: Scope, pairs: Pairs, exchange: Exchange, inflight: int) -> Admitted:
+    def admit(self, exchange: Exchange, inflight: int) -> Admitted:
         """The call that a request is. Raises the refusal otherwise; nothing has been published then."""
-        settings, method, entry = self._settings, exchange.method, exchange.entry
-        raw: bytes = scope["raw_path"]
-        target = parse_target(raw, scope["query_string"], settings.max_target)
+        settings, method, entry, head = self._settings, exchange.method, exchange.entry, exchange.head
+        target = parse_target(exchange.path, exchange.query, settings.max_target)
         if isinstance(target, Refusal):
-            entry.path = raw[:128].decode("latin-1")
+            entry.path = exchange.path[:128].decode("latin-1")
             raise refuse(target.status, target.reason, target.detail)
-        if len(pairs) > settings.max_headers or sum(len(n) + len(v) for n, v in pairs) > settings.max_header_bytes:
+        if head.number > settings.max_headers or head.size > settings.max_header_bytes:
             raise refuse(
                 431,
                 "headers_too_large",
                 f"at most {settings.max_headers} headers of {settings.max_header_bytes} bytes together are taken",
             )
-        match = self._directory.table.match(method, target.segments)
+        table = self._directory.table
+        match = table.match(method, target.segments)
         if not isinstance(match, Match):
-            raise self._unmatched(match, scope, exchange)
+            raise self._unmatched(match, exchange)
         route = match.entry
         entry.route, entry.service = route.template, route.service
         if inflight > settings.max_inflight:
             raise Overloaded(f"{settings.max_inflight} requests are in flight", retry_after=1)
-        trace = self._ids.traceparent(headers.find(pairs, headers.TRACEPARENT))
+        size = exchange.size
+        if size is not None and 0 < settings.max_request_body < size:
+            raise TooLarge(f"the body has {size} bytes; {settings.max_request_body} are allowed")
+        trace = self._ids.traceparent(head.known.get(b"traceparent"))
         entry.trace = trace[3:35].decode()
-        line = b"%b?%b" % (raw, target.query) if target.query else raw
+        line = b"%b?%b" % (exchange.path, target.query) if target.query else exchange.path
+        request_id = exchange.request_id
         common = (
             b"Mesh-Request: %b %b\r\n%bMesh-Id: %b\r\nx-request-id: %b\r\ntraceparent: %b\r\nMesh-Forwarded: %b\r\n%b"
-            % (
-                method.encode(),
-                line,
-                TAKES_STREAMS,
-                exchange.request_id,
-                exchange.request_id,
-                trace,
-                forwarded(scope, pairs),
-                request_lines(pairs),
-            )
+            % (method.encode(), line, TAKES_STREAMS, request_id, request_id, trace, forwarded(exchange), head.lines)
         )
-        timeout_ms = min((b.route.timeout_ms for b in route.bindings.values() if b.route.timeout_ms), default=0)
-        timeout = (timeout_ms or settings.timeout_ms) / 1000
-        return Admitted(route, RouteDestination(route, match.values), common, timeout)
+        if table is not self._policies_of:
+            self._policies_of = table
+            self._policies.clear()
+        policy = self._policies.get((route, method))
+        if policy is None:
+            policy = self._policies[route, method] = self._policy(route, method)
+        timeout, again = policy
+        return Admitted(route, RouteDestination(route, match.values), common, timeout, again)
 
-    def options(self, scope: Scope, pairs: Pairs) -> tuple[int, Pairs, bytes] | None:
+    def _policy(self, route: Entry, method: str) -> tuple[float, Repeatable | None]:
+        timeout_ms = min((b.route.timeout_ms for b in route.bindings.values() if b.route.timeout_ms), default=0)
+        return (timeout_ms or self._settings.timeout_ms) / 1000, repeatable(route, method)
+
+    def options(self, exchange: Exchange, pairs: Pairs) -> tuple[int, Pairs, bytes] | None:
         """The gateway's own answer to OPTIONS; None where a service answers, or nobody."""
-        raw: bytes = scope["raw_path"]
-        if raw == b"*":
+        if exchange.path == b"*":
             return 204, [(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")], b""
-        target = parse_target(raw, scope["query_string"], self._settings.max_target)
+        target = parse_target(exchange.path, exchange.query, self._settings.max_target)
         return None if isinstance(target, Refusal) else self._preflight(target.segments, pairs)
 
-    def shows_routes(self, scope: Scope) -> bool:
-        """Whether this client may be told of routes: on loopback, or as configured."""
+    def shows_routes(self, client: str) -> bool:
+        """Whether a client at that address may be told of routes: on loopback, or as configured."""
         if self._settings.show_routes != "auto":
             return self._settings.show_routes == "always"
-        client = scope.get("client")
-        return client is None or bool(client[0].startswith(LOOPBACK))
+        return not client or client.startswith(LOOPBACK)
 
     def _preflight(self, segments: tuple[str, ...], pairs: Pairs) -> tuple[int, Pairs, bytes] | None:
         """The gateway's answer to OPTIONS on a known path whose service does not answer it itself."""
@@ -109,7 +117,7 @@ class Admission:
         out += self._cors.preflight_headers(pairs, match.allow)
         return 204, out, b""
 
-    def _unmatched(self, match: object, scope: Scope, exchange: Exchange) -> MeshError:
+    def _unmatched(self, match: object, exchange: Exchange) -> MeshError:
         entry = exchange.entry
         if not self._bus.connected and not self._watcher.synchronised.is_set():
             return BusUnavailable(self._bus.last_error or "not connected to NATS")
@@ -118,11 +126,11 @@ class Admission:
         if isinstance(match, Gone):
             entry.route, entry.service = match.entry.template, match.entry.service
             return NoInstances(f"no live instance of {match.entry.service} serves this route")
-        entry.path = scope["raw_path"][:128].decode("latin-1")
+        entry.path = exchange.path[:128].decode("latin-1")
         if isinstance(match, NotAllowed):
             allow = ", ".join(match.allow)
             return refuse(405, "method_not_allowed", f"this path answers {allow}", {"allow": allow})
         extra: dict[str, Any] = {}
-        if self.shows_routes(scope):
-            extra["nearest"] = self._directory.table.nearest(scope["path"])
+        if self.shows_routes(exchange.client):
+            extra["nearest"] = self._directory.table.nearest(unquote(exchange.path.decode("latin-1")))
         return refuse(404, "no_route", "no service announces this path", **extra)

@@ -1,4 +1,4 @@
-"""One request while the gateway has it: where it goes, who waits for it, and what the access log will say of it."""
+"""One request while the gateway has it: what was asked, where it goes, and what the access log will say of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from gateway.access import begin
-from gateway.headers import Pairs
+from gateway.headers import Head
 from gateway.streaming import ClientGone, Receive, Upload
 from mesh import headers
 from mesh.client import Repeatable
@@ -39,14 +39,23 @@ class RouteDestination:
 
 
 class Exchange:
-    """One request while it is answered; also what the access log will say of it."""
+    """One request while it is answered; also what the access log will say of it.
+
+    ``path`` and ``query`` are the target's bytes, ``client`` the address (empty where unknown), ``began`` a moment of
+    `time.perf_counter`.
+    """
 
     __slots__ = (
         "began",
+        "client",
         "entry",
+        "head",
         "method",
+        "path",
+        "query",
         "receive",
         "request_id",
+        "scheme",
         "stream",
         "task",
         "upload",
@@ -54,19 +63,41 @@ class Exchange:
         "watch",
     )
 
-    def __init__(self, method: str, request_id: bytes, began: float, receive: Receive) -> None:
+    def __init__(
+        self,
+        method: str,
+        path: bytes,
+        query: bytes,
+        head: Head,
+        client: str,
+        scheme: str,
+        request_id: bytes,
+        began: float,
+    ) -> None:
         self.method = method
+        self.path = path
+        self.query = query
+        self.head = head
+        self.client = client
+        self.scheme = scheme
         self.request_id = request_id
         self.began = began
-        self.receive = receive
-        self.entry = begin(method, request_id.decode())
+        self.entry = begin(method, request_id.decode(), client)
         self.upstream = 0.0
+        # Where it is answered by an ASGI call:
+        self.receive: Receive
         self.upload: Upload | None = None
         """The request's body, while the response is a stream already."""
         self.stream: Stream | None = None
         """The rest of the response's body."""
         self.task: asyncio.Task[Any] | None = None
         self.watch: asyncio.Task[None] | None = None
+
+    @property
+    def size(self) -> int | None:
+        """The length that the client declared for its body."""
+        declared = self.head.known.get(b"content-length")
+        return int(declared) if declared is not None and declared.isdigit() else None
 
 
 def gone(exchange: Exchange) -> BaseException:
@@ -88,13 +119,12 @@ def repeatable(route: RouteEntry, method: str) -> Repeatable | None:
     return None
 
 
-def forwarded(scope: Scope, pairs: Pairs) -> bytes:
+def forwarded(exchange: Exchange) -> bytes:
     """``Mesh-Forwarded``: client address, scheme and host, in the form of RFC 7239."""
-    client = scope.get("client")
-    address = client[0] if client else "unknown"
+    address = exchange.client or "unknown"
     if ":" in address:
         address = f'"[{address}]"'
-    host = headers.find(pairs, b"host") or b""
+    host = exchange.head.known.get(b"host", b"")
     if not host.isascii() or b'"' in host or b"\\" in host:
         host = b""
-    return b'for=%b;proto=%b;host="%b"' % (address.encode(), scope["scheme"].encode(), host)
+    return b'for=%b;proto=%b;host="%b"' % (address.encode(), exchange.scheme.encode(), host)

@@ -1,48 +1,32 @@
-"""The proxied path: an HTTP request becomes a request on the bus, its reply the response.
+"""The proxied path as an ASGI application: whatever waits, streams, upgrades or is the gateway's own.
 
-A raw ASGI callable: no framework stands between uvicorn and the bus. Decisions (matching, limits, headers) are
-made before anything is published; errors become problem documents in one place.
+A raw ASGI callable: no framework stands between uvicorn and the bus. Requests that are one message each way need none
+of it, and are answered in the connection's protocol (`gateway.direct`) unless ``MESH_HTTP_LANE=asgi`` says otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any
 
-from gateway.access import AccessLog
-from gateway.admission import Admission
-from gateway.cors import Cors
-from gateway.exchange import Exchange, RouteDestination, Scope, gone, repeatable
+from gateway.admission import Admitted
+from gateway.core import Core
+from gateway.exchange import Exchange, Scope, gone
 from gateway.headers import NO_BODY, Pairs, response
-from gateway.health import own_label
-from gateway.limits import RouteLimits
-from gateway.metrics import UNMATCHED, RequestMetrics
-from gateway.problems import encode_document, refuse, render
+from gateway.problems import render
 from gateway.streaming import ClientGone, Receive, Send, Upload, read_body, send_stream
-from gateway.trace import Ids
 from gateway.websocket import Relay, deny
-from mesh import headers
-from mesh.bus import Bus
-from mesh.client import Answer, Caller
-from mesh.config import GatewaySettings
-from mesh.directory import Directory
-from mesh.errors import MeshError, TooLarge
-from mesh.streams import FIRST_CREDIT, Stream
-from mesh.watcher import Watcher
+from mesh.client import Answer
+from mesh.errors import MeshError
+from mesh.streams import Stream
 
-OwnPath = Callable[[Scope], tuple[int, Any]]
-"""Answers one of the gateway's own paths: status and JSON-ready document."""
-
-LOOPBACK = ("127.", "::1", "localhost")
 WATCH_S = 0.05
 """A request older than this is watched for its client's going away; most end sooner and save the cost."""
-OVERHEAD = 4096
-"""Bytes of one message set aside for headers that are added per attempt."""
 
-TAKES_STREAMS = b"Mesh-Credit: %d\r\n" % FIRST_CREDIT
+Rendered = tuple[int, Pairs, bytes]
 
 _log = logging.getLogger("mesh.gateway")
 
@@ -50,51 +34,34 @@ _log = logging.getLogger("mesh.gateway")
 class Forwarder:
     """The ASGI application on the gateway's public listener."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        watcher: Watcher,
-        directory: Directory,
-        caller: Caller,
-        settings: GatewaySettings,
-        *,
-        own: OwnPath,
-        is_own: Callable[[str], bool],
-        metrics: RequestMetrics,
-        access: AccessLog,
-    ) -> None:
-        self.draining = False
-        self._bus = bus
-        self._watcher = watcher
-        self._directory = directory
-        self._caller = caller
-        self._settings = settings
-        self._cors = Cors(settings.cors_origins)
-        self._own = own
-        self._is_own = is_own
-        self._metrics = metrics
-        self._access = access
-        self._ids = Ids()
-        self._admission = Admission(bus, watcher, directory, settings, self._ids, self._cors)
-        self._limits = RouteLimits(settings.route_inflight, settings.route_queue)
+    def __init__(self, core: Core) -> None:
+        self.core = core
         self._loop = asyncio.get_running_loop()
         self._exchanges: set[Exchange] = set()
         self._relays: set[Relay] = set()
         self._watching: asyncio.TimerHandle | None = None
 
-    @property
-    def inflight(self) -> int:
-        return len(self._exchanges)
-
-    def shows_routes(self, scope: Scope) -> bool:
-        """Whether this client may be told of routes: on loopback, or as configured."""
-        return self._admission.shows_routes(scope)
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            exchange = self._begin(scope, scope["method"], receive)
+            await self._run(exchange, self._answer(scope, exchange), send)
         elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
+
+    async def resume(self, exchange: Exchange, admitted: Admitted, body: bytes, receive: Receive, send: Send) -> None:
+        """Go on with a request that was admitted elsewhere and has to wait now. Its body is there."""
+        self._enter(exchange, receive)
+        whole = len(body) <= self.core.room(exchange, admitted.common)
+        await self._run(exchange, self._call(exchange, admitted, [body], whole), send)
+
+    async def relay(self, exchange: Exchange, answer: Answer, receive: Receive, send: Send) -> None:
+        """Send the response of a request that was answered elsewhere, and whose body is a stream."""
+        self._enter(exchange, receive)
+
+        async def answered() -> Rendered:
+            return await self._take(exchange, answer)
+
+        await self._run(exchange, answered(), send)
 
     def close_websockets(self) -> None:
         """Tell all WebSocket clients that this gateway goes away: they come back, and to another one."""
@@ -102,34 +69,35 @@ class Forwarder:
             relay.go_away()
 
     def _begin(self, scope: Scope, method: str, receive: Receive) -> Exchange:
-        request_id = self._ids.request_id(headers.find(scope["headers"], b"x-request-id"))
-        exchange = Exchange(method, request_id, perf_counter(), receive)
-        self._exchanges.add(exchange)
-        self._metrics.inflight += 1
         client = scope.get("client")
-        if client:
-            exchange.entry.client = client[0]
+        exchange = self.core.begin(
+            method,
+            scope["raw_path"],
+            scope["query_string"],
+            scope["headers"],
+            client[0] if client else "",
+            scope["scheme"],
+        )
+        self._enter(exchange, receive)
         return exchange
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pairs: Pairs = scope["headers"]
-        exchange = self._begin(scope, scope["method"], receive)
+    def _enter(self, exchange: Exchange, receive: Receive) -> None:
+        exchange.receive = receive
+        self._exchanges.add(exchange)
+
+    async def _run(self, exchange: Exchange, answering: Coroutine[Any, Any, Rendered], send: Send) -> None:
         if self._watching is None:
             self._watching = self._loop.call_later(WATCH_S, self._watch)
-        entry, request_id = exchange.entry, exchange.request_id
+        entry, core = exchange.entry, self.core
         try:
             try:
-                status, out, body = await self._answer(scope, pairs, exchange)
+                status, out, body = await answering
             except MeshError as error:
-                if error.origin == "mesh":
-                    entry.origin, entry.reason = "mesh", error.reason
-                else:
-                    entry.origin, entry.reason = "gateway", error.reason
-                status, out, body = render(error, entry.request_id, entry.origin, entry.method)
-            out.append((b"x-request-id", request_id))
-            if self._cors.origins:
-                out += self._cors.response_headers(headers.find(pairs, b"origin"))
-            if self.draining:
+                status, out, body = core.refused(exchange, error)
+            out.append((b"x-request-id", exchange.request_id))
+            if core.cors.origins:
+                out += core.cors.response_headers(exchange.head.known.get(b"origin"))
+            if core.draining:
                 out.append((b"connection", b"close"))
             entry.status = status
             entry.bytes_out = len(body)
@@ -152,16 +120,14 @@ class Forwarder:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = self._begin(scope, "GET", receive)
-        entry, settings = exchange.entry, self._settings
+        entry, core = exchange.entry, self.core
         await receive()  # websocket.connect
         try:
             try:
-                _, destination, common, timeout = self._admission.admit(
-                    scope, scope["headers"], exchange, len(self._exchanges)
-                )
-                began = perf_counter()
-                conversation = await self._caller.open(destination, common, timeout, kind=b"websocket")
-                relay = Relay(conversation, receive, send, total_s=settings.stream_total_s)
+                admitted = core.admission.admit(exchange, core.inflight)
+                timeout, began = admitted.timeout, perf_counter()
+                conversation = await core.caller.open(admitted.destination, admitted.common, timeout, kind=b"websocket")
+                relay = Relay(conversation, receive, send, total_s=core.settings.stream_total_s)
                 self._relays.add(relay)
                 try:
                     entry.instance, entry.attempts = conversation.instance, conversation.attempts
@@ -176,9 +142,7 @@ class Forwarder:
                     relay.close()
                     entry.bytes_in, entry.bytes_out = relay.bytes_in, relay.bytes_out
             except MeshError as error:
-                entry.origin = "mesh" if error.origin == "mesh" else "gateway"
-                entry.reason = error.reason
-                entry.status, out, body = render(error, entry.request_id, entry.origin, "GET")
+                entry.status, out, body = core.refused(exchange, error)
                 await deny(send, entry.status, [*out, (b"x-request-id", exchange.request_id)], body)
         except OSError:  # uvicorn's word for a client that is not there any more
             entry.status, entry.reason, entry.origin = 499, "client_gone", "client"
@@ -186,7 +150,7 @@ class Forwarder:
             self._finish(exchange)
 
     async def _send_stream(self, exchange: Exchange, stream: Stream, send: Send) -> None:
-        settings, entry, upload = self._settings, exchange.entry, exchange.upload
+        settings, entry, upload = self.core.settings, exchange.entry, exchange.upload
         exchange.task = asyncio.current_task()
         if upload is None:
             self._watch_client(exchange)
@@ -226,54 +190,57 @@ class Forwarder:
 
     def _finish(self, exchange: Exchange) -> None:
         self._exchanges.discard(exchange)
-        self._metrics.inflight -= 1
         if exchange.watch is not None:
             exchange.watch.cancel()
         # Break the cycle task -> frame -> exchange -> task by hand: left to the collector it costs latency.
         exchange.task = exchange.watch = None
-        entry = exchange.entry
-        seconds = perf_counter() - exchange.began
-        entry.duration_ms = round(seconds * 1000, 3)
-        entry.upstream_ms = round(exchange.upstream * 1000, 3)
-        if entry.attempts > 1:
-            self._metrics.retries += entry.attempts - 1
-        self._metrics.record(entry.method, entry.route or UNMATCHED, entry.status, seconds, entry.reason)
-        self._access.write(entry)
+        self.core.finish(exchange)
 
     # -- the answer
 
-    async def _answer(self, scope: Scope, pairs: Pairs, exchange: Exchange) -> tuple[int, Pairs, bytes]:
-        method, entry = exchange.method, exchange.entry
-        if self._is_own(scope["path"]):
-            entry.route = own_label(scope["path"])
-            return self._answer_own(scope, exchange)
-        if method == "OPTIONS" and (answered := self._admission.options(scope, pairs)) is not None:
+    async def _answer(self, scope: Scope, exchange: Exchange) -> Rendered:
+        core, path = self.core, scope["path"]
+        if core.is_own(path):
+            return core.answer_own(exchange, path)
+        if (
+            exchange.method == "OPTIONS"
+            and (answered := core.admission.options(exchange, scope["headers"])) is not None
+        ):
             return answered
-        route, destination, common, timeout = self._admission.admit(scope, pairs, exchange, len(self._exchanges))
-        # Path parameters are in the message once more, a byte as up to three.
-        room = self._bus.max_payload - len(common) - OVERHEAD - 3 * len(scope["raw_path"])
-        pieces, whole = await self._read_body(exchange, pairs, room)
-        place = (method, route.template)
+        admitted = core.admission.admit(exchange, core.inflight)
+        pieces, whole = await self._read_body(exchange, core.room(exchange, admitted.common))
+        return await self._call(exchange, admitted, pieces, whole)
+
+    async def _call(self, exchange: Exchange, admitted: Admitted, pieces: list[bytes], whole: bool) -> Rendered:
+        core, timeout = self.core, admitted.timeout
+        place = (exchange.method, admitted.route.template)
         began = perf_counter()
         exchange.task = asyncio.current_task() if whole else None  # the body's reader sees a client that goes
         try:
-            if not self._limits.try_enter(place):
-                await self._limits.wait(place, timeout)
+            if not core.limits.try_enter(place):
+                await core.limits.wait(place, timeout)
                 timeout -= perf_counter() - began
             try:
                 if whole:
                     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                    entry.bytes_in = len(body)
-                    answer = await self._caller.call(destination, common, body, timeout, repeatable(route, method))
+                    exchange.entry.bytes_in = len(body)
+                    answer = await core.caller.call(
+                        admitted.destination, admitted.common, body, timeout, admitted.repeatable
+                    )
                 else:
-                    answer = await self._upload(exchange, pieces, pairs, destination, common, timeout)
+                    answer = await self._upload(exchange, pieces, admitted, timeout)
             finally:
-                self._limits.leave(place)
+                core.limits.leave(place)
         except asyncio.CancelledError:
             raise gone(exchange) from None
         finally:
             exchange.task = None
             exchange.upstream = perf_counter() - began
+        return await self._take(exchange, answer)
+
+    async def _take(self, exchange: Exchange, answer: Answer) -> Rendered:
+        """Status and headers of an answer; its body too, where that is no stream."""
+        entry, method = exchange.entry, exchange.method
         entry.instance, entry.attempts = answer.instance, answer.attempts
         stream = exchange.stream = answer.stream
         try:
@@ -288,21 +255,13 @@ class Forwarder:
             entry.origin, entry.reason = "service", "service_error"
         return status, out, content
 
-    async def _upload(
-        self,
-        exchange: Exchange,
-        pieces: list[bytes],
-        pairs: Pairs,
-        destination: RouteDestination,
-        common: bytes,
-        timeout: float,
-    ) -> Answer:
+    async def _upload(self, exchange: Exchange, pieces: list[bytes], admitted: Admitted, timeout: float) -> Answer:
         """A call whose body is larger than one message, or has no known length."""
-        length = headers.find(pairs, b"content-length")
-        if length is not None and length.isdigit():  # uvicorn holds the client to it
-            common += b"content-length: %b\r\n" % length
-        settings, limit = self._settings, self._settings.max_request_body
-        conversation = await self._caller.open(destination, common, timeout)
+        common, size = admitted.common, exchange.size
+        if size is not None:  # uvicorn holds the client to it
+            common += b"content-length: %d\r\n" % size
+        settings, limit = self.core.settings, self.core.settings.max_request_body
+        conversation = await self.core.caller.open(admitted.destination, common, timeout)
         upload = Upload(exchange.receive, pieces, conversation.stream, idle_s=settings.body_idle_s, limit=limit)
         try:
             await upload.until_answered(conversation)
@@ -320,25 +279,15 @@ class Forwarder:
         conversation.close()
         return Answer(reply, conversation.instance, conversation.attempts)
 
-    def _answer_own(self, scope: Scope, exchange: Exchange) -> tuple[int, Pairs, bytes]:
-        if exchange.method not in ("GET", "HEAD"):
-            raise refuse(405, "method_not_allowed", "this path answers GET and HEAD", {"allow": "GET, HEAD"})
-        status, document = self._own(scope)
-        body, kind = encode_document(document)
-        out = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-        return status, out, b"" if exchange.method == "HEAD" else body
-
     # -- the request's body
 
-    async def _read_body(self, exchange: Exchange, pairs: Pairs, limit: int) -> tuple[list[bytes], bool]:
+    async def _read_body(self, exchange: Exchange, limit: int) -> tuple[list[bytes], bool]:
         """The body's pieces, and whether they are all: what is larger than ``limit`` is not read as a whole."""
-        declared, most = headers.find(pairs, b"content-length"), self._settings.max_request_body
-        if declared is not None and declared.isdigit():
-            if most and int(declared) > most:
-                raise TooLarge(f"the body has {int(declared)} bytes; {most} are allowed")
-            if int(declared) > limit:
+        size, known = exchange.size, exchange.head.known
+        if size is not None:
+            if size > limit:
                 return [], False
-        elif declared is None and headers.find(pairs, b"transfer-encoding") is None:
+        elif b"content-length" not in known and b"transfer-encoding" not in known:
             return [b""], True
         return await read_body(exchange.receive, limit)
 
@@ -365,4 +314,3 @@ class Forwarder:
     def aclose(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
-        self._access.flush()

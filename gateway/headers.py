@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from mesh import headers
@@ -19,32 +21,63 @@ _REPLACED = frozenset({b"x-request-id", b"traceparent", b"content-length", b"exp
 # The handshake of a WebSocket is the gateway's, but for the subprotocol.
 _HANDSHAKE = frozenset({b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"})
 
-_crossing: dict[bytes, bool] = {}
+# What the gateway itself looks at.
+_LOOKED_AT = frozenset(
+    {
+        *(b"host", b"origin", b"x-request-id", b"traceparent", b"connection"),
+        *(b"content-length", b"transfer-encoding", b"expect"),
+    }
+)
+_ONE_HOP = (b"keep-alive", b"close", b"upgrade")
+_CROSSES, _LOOK = 1, 2
+
+_kinds: dict[bytes, int] = {}
 
 
-def _crosses(name: bytes) -> bool:
-    """Whether a request header crosses; remembered, because the same names come with every request."""
-    known = _crossing.get(name)
-    if known is None:
-        known = headers.crosses(name) and name not in _REPLACED and name not in _HANDSHAKE
-        if len(_crossing) < _KNOWN_MAX:  # a client can send any name: bounded
-            _crossing[name] = known
-    return known
+def _kind(name: bytes) -> int:
+    """Whether a request header crosses, and is looked at; remembered, as the same names come with every request."""
+    kind = _LOOK if name in _LOOKED_AT else 0
+    if headers.crosses(name) and name not in _REPLACED and name not in _HANDSHAKE:
+        kind |= _CROSSES
+    if len(_kinds) < _KNOWN_MAX:  # a client can send any name: bounded
+        _kinds[name] = kind
+    return kind
 
 
-def request_lines(pairs: Pairs) -> bytes:
-    """The client's headers as lines of a NATS header block, each ending in CRLF."""
-    lines: list[bytes] = []
+class Head(NamedTuple):
+    """A request's headers, read once: lines for the bus, what the gateway itself looks at, their size in bytes and
+    their number."""
+
+    lines: bytes
+    known: dict[bytes, bytes]
+    size: int
+    number: int
+
+
+def read_head(pairs: Pairs) -> Head:
+    """What a client's headers come to. ``known`` has the first of each name; lines end in CRLF."""
+    parts: list[bytes] = []
+    known: dict[bytes, bytes] = {}
     named: frozenset[bytes] = frozenset()
+    size = 0
+    kinds = _kinds
     for name, value in pairs:
-        if name == b"connection" and value.lower() not in (b"keep-alive", b"close", b"upgrade"):
-            named = headers.named_by_connection(pairs)
-    for name, value in pairs:
-        if _crosses(name) and name not in named:
-            if not value.isascii():
-                value = value.decode("latin-1").encode()
-            lines.append(b"%b: %b\r\n" % (name, value))
-    return b"".join(lines)
+        size += len(name) + len(value)
+        kind = kinds.get(name)
+        if kind is None:
+            kind = _kind(name)
+        if kind & _LOOK:
+            if name not in known:
+                known[name] = value
+            if name == b"connection" and value.lower() not in _ONE_HOP:
+                named = headers.named_by_connection(pairs)
+        if kind & _CROSSES:
+            parts += (name, b": ", value, b"\r\n")
+    lines = b"".join(parts)
+    if named or not lines.isascii():
+        crossing = ((n, v) for n, v in pairs if _kind(n) & _CROSSES and n not in named)
+        lines = b"".join(b"%b: %b\r\n" % (name, value.decode("latin-1").encode()) for name, value in crossing)
+    return Head(lines, known, size, len(pairs))
 
 
 def response(reply: Reply, method: str, *, streamed: bool = False) -> tuple[int, Pairs, bytes]:
@@ -90,3 +123,31 @@ def response(reply: Reply, method: str, *, streamed: bool = False) -> tuple[int,
         return status, out, b""
     out.append((b"content-length", b"%d" % len(body)))
     return status, out, body
+
+
+def lines_of(pairs: Pairs) -> bytes:
+    """Header lines of an HTTP message, each ending in CRLF."""
+    return b"".join(b"%b: %b\r\n" % pair for pair in pairs)
+
+
+class ResponseHeads:
+    """Responses as bytes. Services send the same few header blocks again and again: those are translated once."""
+
+    MOST, LONGEST = 1024, 1024
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[int, bytes]] = {}
+
+    def render(self, reply: Reply, method: str) -> tuple[int, bytes, bytes]:
+        """Status, header lines and body; see `response` for what it raises."""
+        block, body = reply
+        known = self._known.get(block)
+        if known is not None and method != "HEAD":
+            return known[0], b"%bcontent-length: %d\r\n" % (known[1], len(body)), body
+        status, out, body = response(reply, method)
+        length = (b"content-length", b"%d" % len(body))
+        if out and out[-1] == length and len(block) <= self.LONGEST and body and method != "HEAD":
+            if len(self._known) >= self.MOST:
+                self._known.clear()
+            self._known[block] = status, lines_of(out[:-1])
+        return status, lines_of(out), body

@@ -16,6 +16,8 @@ from gateway.sockets import BACKLOG
 KEEP_ALIVE_S = 75
 """Idle seconds that a connection is kept; longer than the 60 s of usual load balancers, so that they close first."""
 POLL_S = 0.05
+CHECK_S = 0.5
+"""How late a deadline of a connection may be noticed, in seconds."""
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -27,13 +29,13 @@ logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
 class Listener(uvicorn.Server):
-    """A uvicorn server which leaves signals to its process."""
+    """A uvicorn server which leaves signals to its process. ``http`` makes its connections."""
 
-    def __init__(self, app: Any, sock: socket.socket, grace_s: float) -> None:
+    def __init__(self, app: Any, sock: socket.socket, grace_s: float, http: Any = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=http or "httptools",
                 ws="websockets-sansio",
                 lifespan="off",
                 log_config=None,
@@ -48,6 +50,7 @@ class Listener(uvicorn.Server):
         self.socket = sock
         self.port = int(sock.getsockname()[1])
         self._running: asyncio.Task[None] | None = None
+        self._checking: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -60,6 +63,18 @@ class Listener(uvicorn.Server):
                 await self._running
                 raise RuntimeError("the listener ended while it started")
             await asyncio.sleep(0)
+
+        self._check()
+
+    def _check(self) -> None:
+        """Let every connection keep its deadlines: one timer for all of them."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self.server_state.connections):
+            check = getattr(connection, "check", None)
+            if check is not None:
+                check(now)
+        self._checking = loop.call_later(CHECK_S, self._check)
 
     def stop_accepting(self, *, for_all: bool) -> None:
         """Take no new connection; those that are there go on. ``for_all``: nor does anybody who shares the socket."""
@@ -83,4 +98,6 @@ class Listener(uvicorn.Server):
         self.should_exit = True
         if self._running is not None:
             await asyncio.gather(self._running, return_exceptions=True)
+        if self._checking is not None:
+            self._checking.cancel()
         self.socket.close()

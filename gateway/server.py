@@ -13,7 +13,8 @@ from typing import Any, Self
 
 from gateway import health, ops
 from gateway.access import AccessLog
-from gateway.exchange import Scope
+from gateway.connection import public_protocol
+from gateway.core import Core
 from gateway.forward import Forwarder
 from gateway.listener import Listener
 from gateway.metrics import RequestMetrics
@@ -63,22 +64,22 @@ class Gateway:
         self.health = health.Health(self.bus, self.watcher, self.directory, facts)
         text = sys.stderr.isatty() if text_log is None else text_log
         self.access = AccessLog(enabled=settings.access_log, text=text)
-        self.forwarder = Forwarder(
+        self.core = Core(
             self.bus,
             self.watcher,
             self.directory,
             self.caller,
             settings,
-            own=self._own,
-            is_own=health.is_own,
+            own=self.health.answer,
             metrics=self.metrics,
             access=self.access,
         )
+        self.forwarder = Forwarder(self.core)
         self.announcer = Announcer(
             self.bus,
             version=VERSION,
             description="HTTP gateway",
-            load=lambda: Load(self.forwarder.inflight, settings.max_inflight),
+            load=lambda: Load(self.core.inflight, settings.max_inflight),
         )
         self._ops_app = ops.build(self.bus, self.watcher, self.directory, self.health, self.metrics, facts)
         self._sockets = list(sockets)
@@ -118,8 +119,9 @@ class Gateway:
 
     async def listen(self) -> None:
         """Begin to accept connections."""
-        for app, sock in zip((self.forwarder, self._ops_app), self._sockets, strict=True):
-            listener = Listener(app, sock, self.settings.drain_s)
+        public = public_protocol(self.core, self.forwarder, self.settings)
+        for app, sock, http in zip((self.forwarder, self._ops_app), self._sockets, (public, None), strict=True):
+            listener = Listener(app, sock, self.settings.drain_s, http)
             self._listeners.append(listener)
             await listener.start()
         _log.info("gateway %s listens on %s:%d", self.id, self.settings.host, self.port)
@@ -133,7 +135,7 @@ class Gateway:
         ``hurry`` (a second Ctrl-C) ends the waits early.
         """
         hurry = hurry or asyncio.Event()
-        self.health.draining = self.forwarder.draining = True
+        self.health.draining = self.core.draining = True
         for task in self._tasks:
             task.cancel()
         if self.bus.connected:
@@ -157,6 +159,7 @@ class Gateway:
         await self.foreign.aclose()
         await self.watcher.aclose()
         self.forwarder.aclose()
+        self.core.aclose()
         if self.bus.connected:
             with contextlib.suppress(Exception):
                 await self.bus.flush(2)
@@ -175,9 +178,6 @@ class Gateway:
         await self.drain()
 
     # -- parts
-
-    def _own(self, scope: Scope) -> tuple[int, Any]:
-        return self.health.answer(scope["path"], scope["query_string"], self.forwarder.shows_routes(scope))
 
     def _asked_to_drain(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         self.stop_requested.set()

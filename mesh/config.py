@@ -177,6 +177,18 @@ class GatewaySettings(MeshSettings):
         env=["MESH_MAX_REQUEST_BODY"],
         doc="Largest body of a request; 0 leaves it to the services.",
     )
+    http_lane: Literal["direct", "asgi"] = setting(
+        "direct",
+        kinds.choice("direct", "asgi"),
+        env=["MESH_HTTP_LANE"],
+        doc="How a request of one message each way is served: direct in its connection, asgi by an ASGI call.",
+    )
+    head_s: float = setting(
+        15.0,
+        kinds.number(0, 86_400, "seconds"),
+        env=["MESH_HEAD_S"],
+        doc="How long a client may take for a request's headers; 0 for ever.",
+    )
     body_idle_s: float = setting(
         60.0,
         kinds.number(0, 86_400, "seconds"),

@@ -405,6 +405,8 @@ class Bus:
         for reply, payload, block in self._held.release():
             self.publish(reply, payload, block)
         if self._lane is None:
+            if self._echoing is not None:
+                self._echoing.cancel()
             self._echoing = asyncio.create_task(echo(self.requests, self.publish, self._heard))
         self._tell(True)
 

@@ -108,12 +108,12 @@ async def nothing_left(mesh):
     """Gateway and service hold nothing of any request."""
     gateway, instance = mesh.gateway, mesh.instances[0]
     await eventually(lambda: instance.dispatcher.inflight == 0)
-    await eventually(lambda: len(gateway.bus.requests) == 0 == gateway.forwarder.inflight)
+    await eventually(lambda: len(gateway.bus.requests) == 0 == gateway.core.inflight)
     assert not any(gateway.bus.requests._buckets.values())  # empty ones go when their time has come
     assert not gateway.bus.requests._streams
     assert not instance.dispatcher._tasks
     assert not instance.dispatcher._by_reply
-    assert not gateway.forwarder._limits._taken
+    assert not gateway.core.limits._taken
     assert len(gateway.streams) == len(instance.streams) == 0
     assert gateway.metrics.inflight == 0
     assert [peer.inflight for peer in gateway.caller.peers("busy")] == [0]

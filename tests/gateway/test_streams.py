@@ -244,7 +244,7 @@ async def test_a_reader_that_goes_ends_the_producer(mesh, service, path):
     await eventually(lambda: service.running == 0)
     assert time.perf_counter() - began < 2  # 250 ms on an idle machine
     await eventually(lambda: len(mesh.gateway.streams) == 0)
-    assert mesh.gateway.forwarder.inflight == 0
+    assert mesh.gateway.core.inflight == 0
 
 
 async def test_a_client_that_vanishes_in_its_upload_is_noticed(mesh, service):

@@ -1,0 +1,342 @@
+"""One HTTP connection: uvicorn's protocol, with the guards that it lacks, and the direct lane for proxied requests.
+
+Framing (what is one request, where it ends) is llhttp's and uvicorn's; so are upgrades, chunked responses, the set of
+connections and the end of the server. Added here, for both lanes: deadlines for headers and bodies, a bound on what
+headers may take before they are complete, errors of framing as problem documents that never overtake the answer to an
+earlier request, and pipelined requests that wait without growing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from gateway.core import Core
+from gateway.direct import Direct
+from gateway.forward import Forwarder
+from gateway.headers import lines_of
+from gateway.listener import KEEP_ALIVE_S
+from gateway.problems import refuse
+from mesh.config import GatewaySettings
+
+_NOT_DIRECT = frozenset({b"expect", b"transfer-encoding"})
+
+
+def public_protocol(core: Core, forwarder: Forwarder, settings: GatewaySettings) -> Callable[..., Connection]:
+    """For uvicorn's ``http=``: what makes the connections of the public listener."""
+    return partial(Connection, core, forwarder, settings)
+
+
+class Connection(HttpToolsProtocol):
+    """A client's connection. ``check`` must be called now and then: it is where deadlines are kept."""
+
+    cycle: Any  # the request that was begun last: uvicorn's cycle, or a `Direct`
+
+    def __init__(self, core: Core, forwarder: Forwarder, settings: GatewaySettings, /, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self._core = core
+        self.forwarder = forwarder
+        self._direct = settings.http_lane == "direct"
+        self._head_s = settings.head_s or float("inf")
+        self._body_s = settings.body_idle_s or float("inf")
+        # Headers that are not complete cannot be judged by their number; nothing sensible is longer than this.
+        self._most = settings.max_header_bytes + settings.max_target + 4096
+        self._max_target = settings.max_target
+        self._current: Any = None  # the request that is being answered
+        self._advancing = False
+        self._in_head = False
+        self._head_bytes = 0
+        self._refusal: tuple[int, str, str] | None = None
+        self._since = self.loop.time()
+        self._special = False
+        self._length = b""
+        self.address = ""
+
+    # -- from the socket
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.address = self.client[0] if self.client else ""
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+                return
+            # Another protocol than WebSocket is not spoken here; what follows the request is not HTTP any more.
+            self._refuse_later(400, "bad_request", "no protocol but WebSocket can be upgraded to")
+            return
+        except httptools.HttpParserError as error:
+            self._refuse_later(400, "bad_request", f"this is not HTTP/1.1: {_reason(error)}")
+            return
+        if self._in_head and self._head_bytes > self._most:
+            if len(self.url) > self._max_target:
+                self._refuse_later(414, "target_too_long", f"the target is longer than {self._max_target} bytes")
+            else:
+                self._refuse_later(431, "headers_too_large", f"headers of more than {self._most} bytes")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        current, self._current = self._current, None
+        self.pipeline.clear()
+        if isinstance(current, Direct):
+            current.gone()
+        elif current is not None and current is not self.cycle and not current.response_complete:
+            current.disconnected = True
+            current.message_event.set()
+        if isinstance(self.cycle, Direct):
+            self.cycle = None
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._advance()
+
+    # -- from the parser
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self._in_head = True
+        self._head_bytes = 0
+        self._special = False
+        self._length = b""
+        self._since = self.loop.time()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"content-length":
+            self._length = value
+        elif name in _NOT_DIRECT:
+            self._special = True
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        parser, url = self.parser, self.url
+        if self._direct and not self._special and url[:1] == b"/" and b"#" not in url and not parser.should_upgrade():
+            path, _, query = url.partition(b"?")
+            method = parser.get_method().decode("ascii")
+            if (
+                self._is_proxied(method, path)
+                and parser.get_http_version() == "1.1"
+                and (not self._length or int(self._length) < self._core.bus.max_payload)
+            ):
+                direct = Direct(self._core, self, method, path, query, self.headers, parser.should_keep_alive())
+                before = self.cycle
+                self.cycle = direct
+                if before is None or before.response_complete:
+                    self._begin(direct, None)
+                else:
+                    self._queue(direct, None)
+                return
+        self.scope = self._scope()  # type: ignore[assignment]
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        self._since = self.loop.time()
+        if isinstance(cycle, Direct):
+            cycle.pieces.append(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        cycle = self.cycle
+        if isinstance(cycle, Direct):
+            cycle.complete()
+        else:
+            super().on_message_complete()
+
+    def _is_proxied(self, method: str, path: bytes) -> bool:
+        if method == "OPTIONS":
+            return False
+        text = path.decode("latin-1")
+        return not self._core.is_own(unquote(text) if "%" in text else text)
+
+    # -- one request after the other
+
+    def _queue(self, cycle: Any, app: Any) -> None:
+        self.flow.pause_reading()
+        self.pipeline.appendleft((cycle, app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._begin(cycle, app)
+
+    def _begin(self, cycle: Any, app: Any) -> None:
+        """It is this request's turn, unless its client does not even read the answers to earlier ones."""
+        if self.flow.write_paused:
+            self.flow.pause_reading()
+            self.pipeline.append((cycle, app))
+            return
+        self._current = cycle
+        if isinstance(cycle, Direct):
+            cycle.start()
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        self._current = None
+        if self.transport.is_closing():
+            return
+        self._since = self.loop.time()
+        self._advance()
+
+    def _advance(self) -> None:
+        """Answer what waits: in a loop, as thousands may have come in one piece, and each may be refused at once."""
+        if self._advancing or self._current is not None:
+            return
+        self._advancing = True
+        try:
+            while self.pipeline and self._current is None and not self.flow.write_paused:
+                if self.transport.is_closing():
+                    return
+                self._begin(*self.pipeline.pop())
+        finally:
+            self._advancing = False
+        if self._current is None and not self.pipeline:
+            if self._refusal is not None:
+                self._refuse(*self._refusal)
+            else:
+                self.flow.resume_reading()
+
+    # -- answers of the direct lane
+
+    def write(self, status: int, lines: bytes, body: bytes, *, close: bool) -> None:
+        """A whole response; ``lines`` are its headers, each ending in CRLF."""
+        head = b"%b%b%b%b\r\n" % (
+            STATUS_LINE[status],
+            self._date(),
+            lines,
+            b"connection: close\r\n" if close else b"",
+        )
+        transport = self.transport
+        if len(body) > 65_536:
+            transport.write(head)
+            transport.write(body)
+        else:
+            transport.write(head + body)
+        if close:
+            transport.close()
+
+    def _date(self) -> bytes:
+        global _date_of, _date
+        given = self.server_state.default_headers
+        if given is not _date_of:  # uvicorn makes a new one every second
+            _date_of, _date = given, lines_of(given)
+        return _date
+
+    def hand_over(self, direct: Direct, run: Callable[..., Any]) -> None:
+        """Go on with a request of the direct lane as an ASGI call: ``run(receive, send)``. Its body is read."""
+        scope = self._scope()
+        scope["method"] = direct.method
+        cycle = RequestResponseCycle(
+            scope=scope,  # type: ignore[arg-type]
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=direct.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        cycle.more_body = False
+        cycle.message_event.set()
+        if self.cycle is direct:
+            self.cycle = cycle
+        self._current = cycle
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await run(receive, send)
+
+        super()._start_asgi_task(cycle, app)
+
+    def _scope(self) -> dict[str, Any]:
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+        }
+
+    # -- what is no request
+
+    def _refuse_later(self, status: int, reason: str, detail: str) -> None:
+        """Answer with an error and close: after the answers to requests that came before."""
+        current = self._current
+        if current is not None and current is self.cycle and current.more_body:
+            # It is this request that is broken.
+            if isinstance(current, Direct):
+                self._current = None
+                current.broken(status, reason)
+            elif current.response_started:
+                self.transport.close()
+                return
+            self._refuse(status, reason, detail)
+        elif current is not None or self.pipeline:
+            self._refusal = status, reason, detail
+            self.flow.pause_reading()
+        else:
+            self._refuse(status, reason, detail)
+
+    def _refuse(self, status: int, reason: str, detail: str) -> None:
+        self._refusal = status, reason, detail  # nothing is read any more
+        exchange = self._core.begin("-", b"", b"", [], self.address, self.scheme or "http")
+        status, out, body = self._core.refused(exchange, refuse(status, reason, detail))
+        exchange.entry.status, exchange.entry.bytes_out = status, len(body)
+        self._core.finish(exchange)
+        self.write(status, lines_of([*out, (b"x-request-id", exchange.request_id)]), body, close=True)
+
+    def check(self, now: float) -> None:
+        """Keep the deadlines: of headers, of a body, and of a connection that nobody uses."""
+        if self.transport.is_closing():
+            return
+        waited, current = now - self._since, self._current
+        if self._in_head:
+            if waited > self._head_s:
+                self._refuse_later(408, "request_timeout", f"the headers took longer than {self._head_s:g} s")
+        elif current is None:
+            if waited > KEEP_ALIVE_S:
+                self.transport.close()
+        elif (
+            current.more_body
+            and current is self.cycle
+            and not self.flow.read_paused
+            and waited > self._body_s + 1  # where the body is read as a stream, that has noticed it before
+            and not (isinstance(current, RequestResponseCycle) and current.response_started)
+        ):
+            self._refuse_later(408, "request_timeout", f"nothing of the body came for {self._body_s:g} s")
+
+
+_date_of: Any = None
+_date = b""
+
+
+def _reason(error: httptools.HttpParserError) -> str:
+    """What llhttp says, or what went wrong in one of our callbacks."""
+    cause = error.__context__
+    text = str(cause if isinstance(error, httptools.HttpParserCallbackError) and cause is not None else error)
+    return text[:200] or type(error).__name__

@@ -1,0 +1,120 @@
+"""What both ways of answering a request share: its beginning and its end, admission, limits, the gateway's own paths.
+
+`Forwarder` answers by ASGI calls, `Direct` inside the connection's protocol. Neither decides anything by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from gateway.access import AccessLog
+from gateway.admission import Admission
+from gateway.cors import Cors
+from gateway.exchange import Exchange
+from gateway.headers import Pairs, ResponseHeads, read_head
+from gateway.health import is_own, own_label
+from gateway.limits import RouteLimits
+from gateway.metrics import UNMATCHED, RequestMetrics
+from gateway.problems import encode_document, refuse, render
+from gateway.trace import Ids
+from mesh.bus import Bus
+from mesh.client import Caller
+from mesh.config import GatewaySettings
+from mesh.directory import Directory
+from mesh.errors import MeshError
+from mesh.watcher import Watcher
+
+OwnPath = Callable[[str, bytes, bool], tuple[int, Any]]
+"""Answers one of the gateway's own paths: of path, query and whether routes may be shown, status and document."""
+
+OVERHEAD = 4096
+"""Bytes of one message set aside for headers that are added per attempt."""
+
+
+class Core:
+    """One gateway's exchanges. ``draining``: every response tells its client to open another connection."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        watcher: Watcher,
+        directory: Directory,
+        caller: Caller,
+        settings: GatewaySettings,
+        *,
+        own: OwnPath,
+        metrics: RequestMetrics,
+        access: AccessLog,
+    ) -> None:
+        self.draining = False
+        self.bus = bus
+        self.caller = caller
+        self.settings = settings
+        self.cors = Cors(settings.cors_origins)
+        self.metrics = metrics
+        self.limits = RouteLimits(settings.route_inflight, settings.route_queue)
+        self.exchanges: set[Exchange] = set()
+        self.heads = ResponseHeads()
+        self._ids = Ids()
+        self.admission = Admission(bus, watcher, directory, settings, self._ids, self.cors)
+        self._own = own
+        self._access = access
+
+    @property
+    def inflight(self) -> int:
+        return len(self.exchanges)
+
+    def begin(self, method: str, path: bytes, query: bytes, pairs: Pairs, client: str, scheme: str) -> Exchange:
+        """A request whose headers are there. `finish` must follow."""
+        head = read_head(pairs)
+        request_id = self._ids.request_id(head.known.get(b"x-request-id"))
+        exchange = Exchange(method, path, query, head, client, scheme, request_id, perf_counter())
+        self.exchanges.add(exchange)
+        self.metrics.inflight += 1
+        return exchange
+
+    def finish(self, exchange: Exchange) -> None:
+        """It is answered, or its client is gone: count it and log it."""
+        self.exchanges.discard(exchange)
+        metrics, entry = self.metrics, exchange.entry
+        metrics.inflight -= 1
+        seconds = perf_counter() - exchange.began
+        entry.duration_ms = round(seconds * 1000, 3)
+        entry.upstream_ms = round(exchange.upstream * 1000, 3)
+        if entry.attempts > 1:
+            metrics.retries += entry.attempts - 1
+        metrics.record(entry.method, entry.route or UNMATCHED, entry.status, seconds, entry.reason)
+        self._access.write(entry)
+
+    def refused(self, exchange: Exchange, error: MeshError) -> tuple[int, Pairs, bytes]:
+        """Status, headers and body for a request that ended in an error."""
+        entry = exchange.entry
+        entry.origin, entry.reason = "mesh" if error.origin == "mesh" else "gateway", error.reason
+        return render(error, entry.request_id, entry.origin, entry.method)
+
+    def room(self, exchange: Exchange, common: bytes) -> int:
+        """Bytes of a body that fit into one message."""
+        # Path parameters are in the message once more, a byte as up to three.
+        return self.bus.max_payload - len(common) - OVERHEAD - 3 * len(exchange.path)
+
+    # -- the gateway's own paths
+
+    @staticmethod
+    def is_own(path: str) -> bool:
+        """Whether the gateway answers a path (percent-decoded) itself."""
+        return is_own(path)
+
+    def answer_own(self, exchange: Exchange, path: str) -> tuple[int, Pairs, bytes]:
+        """Status, headers and body of one of the gateway's own paths."""
+        exchange.entry.route = own_label(path)
+        if exchange.method not in ("GET", "HEAD"):
+            raise refuse(405, "method_not_allowed", "this path answers GET and HEAD", {"allow": "GET, HEAD"})
+        status, document = self._own(path, exchange.query, self.admission.shows_routes(exchange.client))
+        body, kind = encode_document(document)
+        out = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+        return status, out, b"" if exchange.method == "HEAD" else body
+
+    def aclose(self) -> None:
+        self._access.flush()

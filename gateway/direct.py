@@ -1,0 +1,209 @@
+"""The direct lane: a proxied request that is one message each way, answered without a task, a scope or an ASGI call.
+
+It stands where uvicorn has its ``RequestResponseCycle``. Decisions are those of the ASGI lane, by the same objects;
+whatever has to wait (a full route, a bus that is being reached anew) or to stream goes over to that lane.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from gateway.core import Core
+from gateway.exchange import Exchange
+from gateway.headers import Pairs, lines_of
+from gateway.problems import render
+from mesh.client import Answer, Call
+from mesh.errors import MeshError
+
+if TYPE_CHECKING:
+    from gateway.admission import Admitted
+    from gateway.connection import Connection
+
+_log = logging.getLogger("mesh.gateway")
+
+
+class _Silent:
+    """uvicorn sets a cycle's event when its client goes; nobody waits for this one."""
+
+    def set(self) -> None:
+        """Nothing to do."""
+
+
+class Direct:
+    """One request. ``more_body`` until all of it has come; ``pieces`` are what has come of its body."""
+
+    __slots__ = (
+        "_admitted",
+        "_began",
+        "_call",
+        "_connection",
+        "_core",
+        "_exchange",
+        "_pairs",
+        "_path",
+        "_query",
+        "disconnected",
+        "keep_alive",
+        "method",
+        "more_body",
+        "pieces",
+        "response_complete",
+    )
+
+    message_event = _Silent()
+
+    def __init__(
+        self, core: Core, connection: Connection, method: str, path: bytes, query: bytes, pairs: Pairs, keep_alive: bool
+    ) -> None:
+        self.method = method
+        self.keep_alive = keep_alive
+        self.more_body = True
+        self.pieces: list[bytes] = []
+        self.response_complete = False
+        self.disconnected = False
+        self._core = core
+        self._connection = connection
+        self._path = path
+        self._query = query
+        self._pairs = pairs
+        self._exchange: Exchange | None = None
+        self._admitted: Admitted | None = None
+        self._call: Call | None = None
+        self._began = 0.0
+
+    def start(self) -> None:
+        """Its turn has come."""
+        core, connection = self._core, self._connection
+        exchange = self._exchange = core.begin(
+            self.method, self._path, self._query, self._pairs, connection.address, connection.scheme or "http"
+        )
+        try:
+            admitted = self._admitted = core.admission.admit(exchange, len(core.exchanges))
+        except MeshError as error:
+            self._refuse(exchange, error)
+            return
+        except Exception:
+            self._crash(exchange)
+            return
+        if not self.more_body:
+            self._send(exchange, admitted)
+
+    def complete(self) -> None:
+        """The whole request is here."""
+        self.more_body = False
+        if self._exchange is not None and self._admitted is not None:
+            self._send(self._exchange, self._admitted)
+
+    def gone(self) -> None:
+        """The client closed its connection."""
+        self._abandon(499, "client_gone", "client")
+
+    def broken(self, status: int, reason: str) -> None:
+        """The rest of the request is unusable; who says so to the client has been told already."""
+        self._abandon(status, reason, "gateway")
+
+    def _abandon(self, status: int, reason: str, origin: str) -> None:
+        call, self._call = self._call, None
+        exchange = self._exchange
+        if exchange is None or self.response_complete:
+            return
+        if call is not None:
+            call.cancel()
+            self._leave(exchange)
+        entry = exchange.entry
+        entry.status, entry.reason, entry.origin = status, reason, origin
+        self._end(exchange)
+
+    # -- the call
+
+    def _send(self, exchange: Exchange, admitted: Admitted) -> None:
+        core, pieces = self._core, self.pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        exchange.entry.bytes_in = len(body)
+        place = self.method, admitted.route.template
+        if (
+            not core.bus.connected
+            or (pieces and len(body) > core.room(exchange, admitted.common))
+            or not core.limits.try_enter(place)
+        ):
+            resume = partial(self._connection.forwarder.resume, exchange, admitted, body)
+            self._connection.hand_over(self, resume)
+            return
+        self._began = perf_counter()
+        try:
+            self._call = core.caller.start(
+                admitted.destination,
+                admitted.common,
+                body,
+                core.bus.now() + admitted.timeout,
+                admitted.repeatable,
+                self._done,
+            )
+        except MeshError as error:
+            self._leave(exchange)
+            self._refuse(exchange, error)
+        except Exception:
+            self._leave(exchange)
+            self._crash(exchange)
+
+    def _leave(self, exchange: Exchange) -> None:
+        assert self._admitted is not None
+        self._core.limits.leave((self.method, self._admitted.route.template))
+        exchange.upstream = perf_counter() - self._began
+
+    def _done(self, outcome: Answer | MeshError) -> None:
+        self._call = None
+        exchange, core = self._exchange, self._core
+        assert exchange is not None
+        try:
+            self._leave(exchange)
+            if isinstance(outcome, MeshError):
+                self._refuse(exchange, outcome)
+                return
+            if outcome.stream is not None:
+                self._connection.hand_over(self, partial(self._connection.forwarder.relay, exchange, outcome))
+                return
+            entry = exchange.entry
+            entry.instance, entry.attempts = outcome.instance, outcome.attempts
+            status, lines, body = core.heads.render(outcome.reply, self.method)
+            if status >= 500:
+                entry.origin, entry.reason = "service", "service_error"
+            self._respond(exchange, status, lines, body)
+        except MeshError as error:
+            self._refuse(exchange, error)
+        except Exception:
+            self._crash(exchange)
+
+    # -- the response
+
+    def _respond(self, exchange: Exchange, status: int, lines: bytes, body: bytes) -> None:
+        core, connection, entry = self._core, self._connection, exchange.entry
+        lines = b"%bx-request-id: %b\r\n" % (lines, exchange.request_id)
+        if core.cors.origins:
+            lines += lines_of(core.cors.response_headers(exchange.head.known.get(b"origin")))
+        if core.draining:
+            self.keep_alive = False
+        entry.status, entry.bytes_out = status, len(body)
+        connection.write(status, lines, body, close=not self.keep_alive)
+        self._end(exchange)
+        connection.on_response_complete()
+
+    def _refuse(self, exchange: Exchange, error: MeshError) -> None:
+        status, out, body = self._core.refused(exchange, error)
+        self._respond(exchange, status, lines_of(out), body)
+
+    def _crash(self, exchange: Exchange) -> None:
+        entry = exchange.entry
+        _log.exception("answering a request failed", extra={"request_id": entry.request_id})
+        entry.reason, entry.origin = "internal", "gateway"
+        failed = MeshError("the gateway failed; the request id leads to its log")
+        status, out, body = render(failed, entry.request_id, "gateway", self.method)
+        self._respond(exchange, status, lines_of(out), body)
+
+    def _end(self, exchange: Exchange) -> None:
+        self.response_complete = True
+        self._admitted = None
+        self._core.finish(exchange)
