@@ -78,9 +78,11 @@ class Admission:
         entry.trace = trace[3:35].decode()
         line = b"%b?%b" % (exchange.path, target.query) if target.query else exchange.path
         request_id = exchange.request_id
+        host = head.known.get(b"host", b"")
+        sender = forwarded(exchange.client, exchange.scheme, host if len(host) < 256 else b"")
         common = (
             b"Mesh-Request: %b %b\r\n%bMesh-Id: %b\r\nx-request-id: %b\r\ntraceparent: %b\r\nMesh-Forwarded: %b\r\n%b"
-            % (method.encode(), line, TAKES_STREAMS, request_id, request_id, trace, forwarded(exchange), head.lines)
+            % (method.encode(), line, TAKES_STREAMS, request_id, request_id, trace, sender, head.lines)
         )
         if table is not self._policies_of:
             self._policies_of = table

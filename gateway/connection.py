@@ -20,12 +20,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.core import Core
 from gateway.direct import Direct
 from gateway.forward import Forwarder
-from gateway.headers import lines_of
+from gateway.headers import Head, lines_of, read_head
+from gateway.health import OWN
 from gateway.listener import KEEP_ALIVE_S
 from gateway.problems import refuse
 from mesh.config import GatewaySettings
 
-_NOT_DIRECT = frozenset({b"expect", b"transfer-encoding"})
+_NOT_DIRECT = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+_OWN = tuple(own.encode() for own in OWN)
 
 
 def public_protocol(core: Core, forwarder: Forwarder, settings: GatewaySettings) -> Callable[..., Connection]:
@@ -54,8 +56,6 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._refusal: tuple[int, str, str] | None = None
         self._since = self.loop.time()
-        self._special = False
-        self._length = b""
         self.address = ""
 
     # -- from the socket
@@ -111,41 +111,43 @@ class Connection(HttpToolsProtocol):
         self.headers = []
         self._in_head = True
         self._head_bytes = 0
-        self._special = False
-        self._length = b""
         self._since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name == b"content-length":
-            self._length = value
-        elif name in _NOT_DIRECT:
-            self._special = True
-            if name == b"expect" and value.lower() == b"100-continue":
-                self.expect_100_continue = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        parser, url = self.parser, self.url
-        if self._direct and not self._special and url[:1] == b"/" and b"#" not in url and not parser.should_upgrade():
-            path, _, query = url.partition(b"?")
-            method = parser.get_method().decode("ascii")
-            if (
-                self._is_proxied(method, path)
-                and parser.get_http_version() == "1.1"
-                and (not self._length or int(self._length) < self._core.bus.max_payload)
-            ):
-                direct = Direct(self._core, self, method, path, query, self.headers, parser.should_keep_alive())
-                before = self.cycle
-                self.cycle = direct
-                if before is None or before.response_complete:
-                    self._begin(direct, None)
-                else:
-                    self._queue(direct, None)
-                return
-        self.scope = self._scope()  # type: ignore[assignment]
-        super().on_headers_complete()
+        head = read_head(self.headers)
+        if not self._direct or not self._begin_direct(head):
+            self.headers = [(name.lower(), value) for name, value in self.headers]
+            self.expect_100_continue = head.known.get(b"expect", b"").lower() == b"100-continue"
+            self.scope = self._scope()  # type: ignore[assignment]
+            super().on_headers_complete()
+
+    def _begin_direct(self, head: Head) -> bool:
+        """Begin a request on the direct lane, where it is one for it: a proxied one, of at most one message."""
+        known, url, parser = head.known, self.url, self.parser
+        if known.keys() & _NOT_DIRECT or url[:1] != b"/" or b"#" in url:
+            return False
+        keep_alive = parser.should_keep_alive()
+        if (b"connection" in known or not keep_alive) and parser.get_http_version() != "1.1":
+            return False
+        length = known.get(b"content-length")
+        if length is not None and int(length) >= self._core.bus.max_payload:
+            return False
+        path, _, query = url.partition(b"?")
+        method = parser.get_method().decode("ascii")
+        if method == "OPTIONS" or path.startswith(_OWN) or (b"%" in path and self._core.is_own(_text(path))):
+            return False
+        direct = Direct(self._core, self, method, path, query, head, keep_alive)
+        before = self.cycle
+        self.cycle = direct
+        if before is None or before.response_complete:
+            self._begin(direct, None)
+        else:
+            self._queue(direct, None)
+        return True
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -161,12 +163,6 @@ class Connection(HttpToolsProtocol):
             cycle.complete()
         else:
             super().on_message_complete()
-
-    def _is_proxied(self, method: str, path: bytes) -> bool:
-        if method == "OPTIONS":
-            return False
-        text = path.decode("latin-1")
-        return not self._core.is_own(unquote(text) if "%" in text else text)
 
     # -- one request after the other
 
@@ -243,8 +239,7 @@ class Connection(HttpToolsProtocol):
 
     def hand_over(self, direct: Direct, run: Callable[..., Any]) -> None:
         """Go on with a request of the direct lane as an ASGI call: ``run(receive, send)``. Its body is read."""
-        scope = self._scope()
-        scope["method"] = direct.method
+        scope = {**self._scope(), "method": direct.method, "headers": []}
         cycle = RequestResponseCycle(
             scope=scope,  # type: ignore[arg-type]
             transport=self.transport,
@@ -304,7 +299,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, reason: str, detail: str) -> None:
         self._refusal = status, reason, detail  # nothing is read any more
-        exchange = self._core.begin("-", b"", b"", [], self.address, self.scheme or "http")
+        exchange = self._core.begin("-", b"", b"", read_head([]), self.address, self.scheme or "http")
         status, out, body = self._core.refused(exchange, refuse(status, reason, detail))
         exchange.entry.status, exchange.entry.bytes_out = status, len(body)
         self._core.finish(exchange)
@@ -329,6 +324,11 @@ class Connection(HttpToolsProtocol):
             and not (isinstance(current, RequestResponseCycle) and current.response_started)
         ):
             self._refuse_later(408, "request_timeout", f"nothing of the body came for {self._body_s:g} s")
+
+
+def _text(path: bytes) -> str:
+    """A path as the ASGI lane knows it."""
+    return unquote(path.decode("latin-1"))
 
 
 _date_of: Any = None

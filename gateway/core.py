@@ -13,7 +13,7 @@ from gateway.access import AccessLog
 from gateway.admission import Admission
 from gateway.cors import Cors
 from gateway.exchange import Exchange
-from gateway.headers import Pairs, ResponseHeads, read_head
+from gateway.headers import Head, Pairs, ResponseHeads
 from gateway.health import is_own, own_label
 from gateway.limits import RouteLimits
 from gateway.metrics import UNMATCHED, RequestMetrics
@@ -66,9 +66,8 @@ class Core:
     def inflight(self) -> int:
         return len(self.exchanges)
 
-    def begin(self, method: str, path: bytes, query: bytes, pairs: Pairs, client: str, scheme: str) -> Exchange:
+    def begin(self, method: str, path: bytes, query: bytes, head: Head, client: str, scheme: str) -> Exchange:
         """A request whose headers are there. `finish` must follow."""
-        head = read_head(pairs)
         request_id = self._ids.request_id(head.known.get(b"x-request-id"))
         exchange = Exchange(method, path, query, head, client, scheme, request_id, perf_counter())
         self.exchanges.add(exchange)
@@ -81,8 +80,8 @@ class Core:
         metrics, entry = self.metrics, exchange.entry
         metrics.inflight -= 1
         seconds = perf_counter() - exchange.began
-        entry.duration_ms = round(seconds * 1000, 3)
-        entry.upstream_ms = round(exchange.upstream * 1000, 3)
+        entry.duration_ms = int(seconds * 1e6) / 1000
+        entry.upstream_ms = int(exchange.upstream * 1e6) / 1000
         if entry.attempts > 1:
             metrics.retries += entry.attempts - 1
         metrics.record(entry.method, entry.route or UNMATCHED, entry.status, seconds, entry.reason)

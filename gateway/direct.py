@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core import Core
 from gateway.exchange import Exchange
-from gateway.headers import Pairs, lines_of
+from gateway.headers import Head, lines_of
 from gateway.problems import render
 from mesh.client import Answer, Call
 from mesh.errors import MeshError
@@ -42,7 +42,7 @@ class Direct:
         "_connection",
         "_core",
         "_exchange",
-        "_pairs",
+        "_head",
         "_path",
         "_query",
         "disconnected",
@@ -56,7 +56,7 @@ class Direct:
     message_event = _Silent()
 
     def __init__(
-        self, core: Core, connection: Connection, method: str, path: bytes, query: bytes, pairs: Pairs, keep_alive: bool
+        self, core: Core, connection: Connection, method: str, path: bytes, query: bytes, head: Head, keep_alive: bool
     ) -> None:
         self.method = method
         self.keep_alive = keep_alive
@@ -68,7 +68,7 @@ class Direct:
         self._connection = connection
         self._path = path
         self._query = query
-        self._pairs = pairs
+        self._head = head
         self._exchange: Exchange | None = None
         self._admitted: Admitted | None = None
         self._call: Call | None = None
@@ -78,7 +78,7 @@ class Direct:
         """Its turn has come."""
         core, connection = self._core, self._connection
         exchange = self._exchange = core.begin(
-            self.method, self._path, self._query, self._pairs, connection.address, connection.scheme or "http"
+            self.method, self._path, self._query, self._head, connection.address, connection.scheme or "http"
         )
         try:
             admitted = self._admitted = core.admission.admit(exchange, len(core.exchanges))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
+from functools import lru_cache
 from typing import Any
 
 from gateway.access import begin
@@ -119,12 +120,12 @@ def repeatable(route: RouteEntry, method: str) -> Repeatable | None:
     return None
 
 
-def forwarded(exchange: Exchange) -> bytes:
+@lru_cache(4096)
+def forwarded(client: str, scheme: str, host: bytes) -> bytes:
     """``Mesh-Forwarded``: client address, scheme and host, in the form of RFC 7239."""
-    address = exchange.client or "unknown"
+    address = client or "unknown"
     if ":" in address:
         address = f'"[{address}]"'
-    host = exchange.head.known.get(b"host", b"")
     if not host.isascii() or b'"' in host or b"\\" in host:
         host = b""
-    return b'for=%b;proto=%b;host="%b"' % (address.encode(), exchange.scheme.encode(), host)
+    return b'for=%b;proto=%b;host="%b"' % (address.encode(), scheme.encode(), host)

@@ -15,7 +15,7 @@ from typing import Any
 from gateway.admission import Admitted
 from gateway.core import Core
 from gateway.exchange import Exchange, Scope, gone
-from gateway.headers import NO_BODY, Pairs, response
+from gateway.headers import NO_BODY, Pairs, read_head, response
 from gateway.problems import render
 from gateway.streaming import ClientGone, Receive, Send, Upload, read_body, send_stream
 from gateway.websocket import Relay, deny
@@ -74,7 +74,7 @@ class Forwarder:
             method,
             scope["raw_path"],
             scope["query_string"],
-            scope["headers"],
+            read_head(scope["headers"]),
             client[0] if client else "",
             scope["scheme"],
         )

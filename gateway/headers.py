@@ -24,23 +24,31 @@ _HANDSHAKE = frozenset({b"sec-websocket-key", b"sec-websocket-version", b"sec-we
 # What the gateway itself looks at.
 _LOOKED_AT = frozenset(
     {
-        *(b"host", b"origin", b"x-request-id", b"traceparent", b"connection"),
+        *(b"host", b"origin", b"x-request-id", b"traceparent", b"connection", b"upgrade"),
         *(b"content-length", b"transfer-encoding", b"expect"),
     }
 )
 _ONE_HOP = (b"keep-alive", b"close", b"upgrade")
-_CROSSES, _LOOK = 1, 2
-
-_kinds: dict[bytes, int] = {}
 
 
-def _kind(name: bytes) -> int:
-    """Whether a request header crosses, and is looked at; remembered, as the same names come with every request."""
-    kind = _LOOK if name in _LOOKED_AT else 0
-    if headers.crosses(name) and name not in _REPLACED and name not in _HANDSHAKE:
-        kind |= _CROSSES
-    if len(_kinds) < _KNOWN_MAX:  # a client can send any name: bounded
-        _kinds[name] = kind
+class _Kind(NamedTuple):
+    """What is done with a request header: its lower-case name, whether it crosses, and whether it is looked at."""
+
+    name: bytes
+    crosses: bool
+    looked_at: bool
+
+
+_kinds: dict[bytes, _Kind] = {}
+
+
+def _kind(given: bytes) -> _Kind:
+    """The kind of a name as a client spells it; remembered, as the same names come with every request."""
+    name = given.lower()
+    crosses = headers.crosses(name) and name not in _REPLACED and name not in _HANDSHAKE
+    kind = _Kind(name, crosses, name in _LOOKED_AT)
+    if len(_kinds) < _KNOWN_MAX and len(given) <= 64:  # a client can send any name: bounded
+        _kinds[given] = kind
     return kind
 
 
@@ -55,29 +63,36 @@ class Head(NamedTuple):
 
 
 def read_head(pairs: Pairs) -> Head:
-    """What a client's headers come to. ``known`` has the first of each name; lines end in CRLF."""
+    """What a client's headers come to, names in any case. ``known`` has the first of each; lines end in CRLF."""
     parts: list[bytes] = []
     known: dict[bytes, bytes] = {}
     named: frozenset[bytes] = frozenset()
     size = 0
     kinds = _kinds
-    for name, value in pairs:
-        size += len(name) + len(value)
-        kind = kinds.get(name)
-        if kind is None:
-            kind = _kind(name)
-        if kind & _LOOK:
+    for given, value in pairs:
+        size += len(given) + len(value)
+        name, crosses, looked_at = kinds.get(given) or _kind(given)
+        if looked_at:
             if name not in known:
                 known[name] = value
             if name == b"connection" and value.lower() not in _ONE_HOP:
-                named = headers.named_by_connection(pairs)
-        if kind & _CROSSES:
+                named = headers.named_by_connection((n.lower(), v) for n, v in pairs)
+        if crosses:
             parts += (name, b": ", value, b"\r\n")
     lines = b"".join(parts)
     if named or not lines.isascii():
-        crossing = ((n, v) for n, v in pairs if _kind(n) & _CROSSES and n not in named)
-        lines = b"".join(b"%b: %b\r\n" % (name, value.decode("latin-1").encode()) for name, value in crossing)
+        lines = _lines_but(pairs, named)
     return Head(lines, known, size, len(pairs))
+
+
+def _lines_but(pairs: Pairs, named: frozenset[bytes]) -> bytes:
+    """The lines where some are not ASCII, or a ``Connection`` header keeps some of them back."""
+    lines = []
+    for given, value in pairs:
+        name, crosses, _ = _kind(given)
+        if crosses and name not in named:
+            lines.append(b"%b: %b\r\n" % (name, value.decode("latin-1").encode()))
+    return b"".join(lines)
 
 
 def response(reply: Reply, method: str, *, streamed: bool = False) -> tuple[int, Pairs, bytes]:

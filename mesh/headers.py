@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 Pairs = list[tuple[bytes, bytes]]
@@ -112,6 +113,32 @@ def status_of(pairs: Pairs) -> int | None:
     return int(text)
 
 
+class Envelope(NamedTuple):
+    """What a request says of itself, where its block begins as our own callers write it; None for what is not there."""
+
+    deadline: bytes
+    sent: bytes
+    params: bytes | None
+    request: bytes | None
+    credit: bytes | None
+    id: bytes | None
+
+
+_ENVELOPE = re.compile(
+    rb"NATS/1\.0\r\nMesh-Deadline: (\d+)\r\nMesh-Sent: (\d+)\r\n(?:Mesh-Params: ([!-~]+)\r\n)?"
+    rb"(?:Mesh-Request: ([!-~]+ [!-~]+)\r\n)?(?:Mesh-Credit: (\d+)\r\n)?(?:Mesh-Id: ([!-~]+)\r\n)?"
+)
+
+
+def open_envelope(block: bytes) -> Envelope | None:
+    """The first headers of a request without reading all of them; None where it begins otherwise.
+
+    They are the first of their names, so `find` in the decoded block says the same. What is None may follow later.
+    """
+    found = _ENVELOPE.match(block)
+    return Envelope(*found.groups()) if found is not None else None
+
+
 def find(pairs: Pairs, name: bytes) -> bytes | None:
     """The first value of a lower-case ``name``."""
     for key, value in pairs:
@@ -149,10 +176,11 @@ def named_by_connection(pairs: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes
 
 def encode_params(params: Iterable[tuple[str, str]]) -> bytes:
     """Path parameters as ``name=value&...``, RFC 3986 percent-encoded, a space never as ``+``."""
-    return "&".join(
-        f"{quote_from_bytes(name.encode(), safe='')}={quote_from_bytes(value.encode(), safe='')}"
-        for name, value in params
-    ).encode()
+    return "&".join([f"{_quote(name)}={_quote(value)}" for name, value in params]).encode()
+
+
+def _quote(text: str) -> str:
+    return text if text.isalnum() and text.isascii() else quote_from_bytes(text.encode(), safe="")
 
 
 def decode_params(value: bytes) -> dict[str, str]:

@@ -21,8 +21,10 @@ SWEEP_S = 0.01
 """Grain of the deadlines, in seconds: a request is failed at most this much late."""
 
 _log = logging.getLogger("mesh.bus")
-_STATUS = b"Mesh-Status:"
-_STREAM = b"Mesh-Stream:"
+_STATUS = b"mesh-status:"
+_STREAM = b"mesh-stream:"
+MOST_PLAIN, LONGEST_PLAIN = 1024, 1024
+"""Header blocks of replies that are remembered, and bytes of one."""
 
 
 class Reply(NamedTuple):
@@ -70,6 +72,7 @@ class Requests:
         "_inbox",
         "_loop",
         "_pending",
+        "_plain",
         "_streams",
         "_ticks",
         "_timer",
@@ -84,6 +87,8 @@ class Requests:
         self._inbox = inbox.encode() + b"."
         self._loop = asyncio.get_running_loop()
         self._pending: dict[bytes, Pending] = {}
+        # Blocks of replies that were looked through and begin no stream: services send the same few again and again.
+        self._plain: set[bytes] = set()
         self._streams: dict[bytes, Callable[[bytes, bytes], None]] = {}
         # Deadlines by tick; a request is in exactly one bucket and leaves it when it ends.
         self._buckets: dict[int, dict[bytes, Pending]] = {}
@@ -178,7 +183,10 @@ class Requests:
                 if reply and self.orphan is not None:
                     self.orphan(reply, block)
             return
-        if not pending.lenient and _STATUS not in block and _STATUS.lower() not in block.lower():
+        if block in self._plain:
+            self._end(pending, Reply(block, payload))
+            return
+        if not pending.lenient and _STATUS not in block.lower():
             if not payload and block.startswith(headers.NO_RESPONDERS):
                 self._end(pending, NoResponders("nobody listens on the subject"))
             else:
@@ -187,7 +195,8 @@ class Requests:
         if pending.lenient and not payload and block.startswith(headers.NO_RESPONDERS):
             self._end(pending, NoResponders("nobody listens on the subject"))
             return
-        if self.adopt is not None and (_STREAM in block or _STREAM.lower() in block):
+        lower = block.lower()
+        if _STREAM in lower and self.adopt is not None:
             try:
                 pending.stream = self.adopt(pending.reply, block)
             except MeshError as error:
@@ -195,6 +204,10 @@ class Requests:
                 return
             if pending.stream is not None:
                 self._streams[token] = pending.stream.deliver  # its first frames may be in the same read
+        if _STATUS in lower and _STREAM not in lower and len(block) <= LONGEST_PLAIN:
+            if len(self._plain) >= MOST_PLAIN:
+                self._plain.clear()
+            self._plain.add(block)
         self._end(pending, Reply(block, payload))
 
     def fail_all(self, make_error: Callable[[], MeshError]) -> None:

@@ -194,9 +194,8 @@ class Call:
         stream = pending.stream
         if isinstance(ending, Reply) and _is_usable(ending.block, peer.foreign):
             balancer.finished(peer, Outcome.ANSWERED, now)
-            if stream is not None:  # the instance has the call until the stream is over
-                balancer.started(peer)
-                stream.on_over = lambda: balancer.finished(peer, Outcome.CANCELLED, self._bus.now())
+            if stream is not None:
+                _hold(balancer, peer, stream, self._bus.now)
             self._done(Answer(ending, "" if peer.foreign else peer.id, len(self._tried), stream))
             return
         if isinstance(ending, Reply):
@@ -248,6 +247,12 @@ class Call:
                 now=now,
             )
         )
+
+
+def _hold(balancer: Balancer, peer: Peer, stream: Stream, now: Callable[[], float]) -> None:
+    """The instance has the call until the stream is over."""
+    balancer.started(peer)
+    stream.on_over = lambda: balancer.finished(peer, Outcome.CANCELLED, now())
 
 
 def _outcome(error: MeshError, patience: float) -> Outcome:

@@ -39,6 +39,18 @@ DEFAULT_DEADLINE_S = 10.0
 _log = logging.getLogger("mesh.service")
 
 
+class _Running:
+    """A request whose handler runs; ``context`` is None until it does."""
+
+    __slots__ = ("began", "context", "task", "work")
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.began = time.perf_counter()
+        self.context: Context | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
 class Dispatcher:
     """Runs the handlers of one instance: at most ``concurrency`` at a time, ``queue`` more wait."""
 
@@ -64,8 +76,9 @@ class Dispatcher:
         self._admission = Admission(concurrency, queue, start=self._start, refuse=self._overloaded, left=self._left)
         self._layers = tuple(layers)
         self._resources = resources if resources is not None else {}
-        self._tasks: dict[asyncio.Task[None], tuple[Work, float]] = {}
-        self._by_reply: dict[bytes, tuple[asyncio.Task[None], Context]] = {}
+        self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call in Python 3.11
+        self._running: set[_Running] = set()
+        self._by_reply: dict[bytes, _Running] = {}
         self._sockets: set[WebSocket] = set()
         self._ages = Ages()
         self.stall = StallWatch()
@@ -92,14 +105,14 @@ class Dispatcher:
         if declared is None:
             self._refuse(reply, block, NotFound(f"no endpoint {subject.decode('ascii', 'replace')!r} here"))
             return
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         doubt = int(max(self.stall.recent(now), self._bus.silence) * 1000)
         self._admission.offer(Work(declared, reply, block, payload, subject, now, boot_ms(), doubt))
 
     def _left(self, work: Work) -> float:
         """Seconds until the caller gives up, as the request itself says."""
         given = headers.find(headers.decode(work.block), headers.DEADLINE)
-        return work.arrived + _timeout(given) - asyncio.get_running_loop().time()
+        return work.arrived + _timeout(given) - self._loop.time()
 
     def _overloaded(self, work: Work, detail: str, retry_after: float) -> None:
         work.declared.statistics.refuse(f"503:{detail}")
@@ -112,67 +125,96 @@ class Dispatcher:
             waiting.declared.statistics.refuse("499:the caller went away")
             return
         running = self._by_reply.get(reply)
-        if running is not None:
-            task, context = running
-            context.cancelled.set()
-            if self._tasks[task][0].declared.cancel:
-                task.cancel()
+        if running is None or running.task is None:
+            return
+        if running.context is None:
+            running.work.declared.statistics.refuse("499:the caller went away")
+            self._cancel(running)
+            return
+        running.context.cancelled.set()
+        if running.work.declared.cancel:
+            running.task.cancel()
 
     def _start(self, work: Work) -> None:
-        task = asyncio.create_task(self._work(work))
-        self._tasks[task] = work, time.perf_counter()
-        task.add_done_callback(self._ended)
+        running = _Running(work)
+        self._running.add(running)
+        if work.reply:
+            self._by_reply[work.reply] = running
+        running.task = self._loop.create_task(self._work(running))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        work, began = self._tasks.pop(task)
-        self._by_reply.pop(work.reply, None)
-        if not task.cancelled() and task.exception() is not None:
-            _log.error("answering failed", exc_info=task.exception())
-        self._admission.ended(work, time.perf_counter() - began)
+    def _ended(self, running: _Running) -> None:
+        self._running.discard(running)
+        work = running.work
+        if self._by_reply.get(work.reply) is running:
+            del self._by_reply[work.reply]
+        running.task = None  # no circle is left for the collector
+        self._admission.ended(work, time.perf_counter() - running.began)
+
+    def _cancel(self, running: _Running) -> None:
+        task = running.task
+        if task is not None:
+            task.cancel()
+            if running.context is None:  # not a line of it has run, nor will
+                self._ended(running)
 
     async def finish(self, timeout: float) -> int:
         """Wait for all accepted work; what still runs after ``timeout`` seconds is cancelled. Returns how many were."""
 
         async def idle() -> None:
-            while self._tasks:  # whatever waits is started by what ends
-                await asyncio.wait(list(self._tasks), return_when=asyncio.FIRST_COMPLETED)
+            while tasks := self._tasks():  # whatever waits is started by what ends
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
         try:
             async with asyncio.timeout(timeout):
                 await idle()
             return 0
         except TimeoutError:
-            left = list(self._tasks)
             for work in self._admission.clear():
                 work.declared.statistics.refuse("503:the instance is stopping")
                 self._refuse(work.reply, work.block, Overloaded("the instance is stopping"))
-            for task in left:
-                task.cancel()
+            left = self._tasks()
+            for running in list(self._running):
+                self._cancel(running)
             await asyncio.gather(*left, return_exceptions=True)
             return len(left)
 
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [running.task for running in self._running if running.task is not None]
+
     # -- one request
 
-    async def _work(self, work: Work) -> None:
+    async def _work(self, running: _Running) -> None:
+        try:
+            await self._answer(running)
+        except Exception:
+            _log.exception("answering failed")
+        finally:
+            self._ended(running)
+
+    async def _answer(self, running: _Running) -> None:
+        work = running.work
         declared, reply, block, payload, subject = work[:5]
         request = Request(block, payload)
         if declared.upgrade is not None and request.raw_header(headers.BODY) == b"websocket":
             declared = declared.upgrade
         began = time.perf_counter_ns()
-        given = request.raw_header(headers.ID)
+        envelope = request.envelope
+        if envelope is not None:
+            given = envelope.id or request.raw_header(headers.ID)
+            deadline = work.arrived + _timeout(envelope.deadline) - self._age(work, envelope.sent)
+        else:
+            given = request.raw_header(headers.ID)
+            deadline = work.arrived + _timeout(request.raw_header(headers.DEADLINE))
+            deadline -= self._age(work, request.raw_header(headers.SENT))
         request_id = given.decode() if given and headers.is_request_id(given) else new_id()
-        deadline = work.arrived + _timeout(request.raw_header(headers.DEADLINE)) - self._age(work, request)
         context = Context(request, request_id, deadline, self._bus.service, self._bus.instance, self._calls, subject)
-        if reply:
-            task = asyncio.current_task()
-            assert task is not None
-            self._by_reply[reply] = task, context
+        running.context = context
         token = current.set(context)
         statistics = work.declared.statistics
         incoming: IncomingBody | None = None
         answer: tuple[bytes, bytes] | None
         try:
-            if asyncio.get_running_loop().time() >= deadline:
+            if self._loop.time() >= deadline:
                 raise DeadlineExceeded("the request was too old when its turn came", executed="no")
             if declared.websocket:
                 answer = await self._converse(declared, request, context, reply)
@@ -269,9 +311,8 @@ class Dispatcher:
         else:
             request.body = await incoming.gather(self._max_body)
 
-    def _age(self, work: Work, request: Request) -> float:
+    def _age(self, work: Work, sent: bytes | None) -> float:
         """Seconds for which the request was under way before it arrived here."""
-        sent = request.raw_header(headers.SENT)
         if sent is None or not sent.isdigit() or len(sent) > 16 or not self._bus.subjects.is_inbox(work.reply):
             return work.doubt_ms / 1000
         sender = work.reply[: work.reply.rindex(b".")]

@@ -30,16 +30,16 @@ class Request:
 
     __slots__ = (
         "_cookies",
+        "_line",
         "_pairs",
         "_params",
         "_query",
         "block",
         "body",
+        "envelope",
         "is_http",
-        "method",
         "pieces",
         "socket",
-        "target",
     )
 
     def __init__(self, block: bytes, body: bytes) -> None:
@@ -53,11 +53,21 @@ class Request:
         self._params: dict[str, str] | None = None
         self._query: dict[str, list[str]] | None = None
         self._cookies: dict[str, str] | None = None
-        line = self.raw_header(headers.REQUEST)
-        self.is_http = line is not None
-        method, _, target = (line or b"CALL ").partition(b" ")
-        self.method = method.decode("ascii", "replace")
-        self.target = target.decode("latin-1")
+        self.envelope = headers.open_envelope(block)
+        envelope = self.envelope
+        line = envelope.request if envelope is not None else None
+        self._line = self.raw_header(headers.REQUEST) if line is None else line
+        self.is_http = self._line is not None
+
+    @property
+    def method(self) -> str:
+        """The HTTP method; ``CALL`` for a call without one."""
+        return (self._line or b"CALL ").partition(b" ")[0].decode("ascii", "replace")
+
+    @property
+    def target(self) -> str:
+        """Path and query as the client sent them; empty for a call without them."""
+        return (self._line or b"").partition(b" ")[2].decode("latin-1")
 
     @property
     def has_stream(self) -> bool:
@@ -90,7 +100,9 @@ class Request:
         """Path parameters, decoded. Raises `BadRequest` where the caller sent an unreadable list."""
         if self._params is None:
             try:
-                self._params = headers.decode_params(self.raw_header(headers.PARAMS) or b"")
+                envelope = self.envelope
+                given = envelope.params if envelope is not None else None
+                self._params = headers.decode_params(given or self.raw_header(headers.PARAMS) or b"")
             except ValueError as error:
                 raise BadRequest(f"Mesh-Params: {error}") from error
         return self._params

@@ -111,7 +111,7 @@ async def nothing_left(mesh):
     await eventually(lambda: len(gateway.bus.requests) == 0 == gateway.core.inflight)
     assert not any(gateway.bus.requests._buckets.values())  # empty ones go when their time has come
     assert not gateway.bus.requests._streams
-    assert not instance.dispatcher._tasks
+    assert not instance.dispatcher._running
     assert not instance.dispatcher._by_reply
     assert not gateway.core.limits._taken
     assert len(gateway.streams) == len(instance.streams) == 0
