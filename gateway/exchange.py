@@ -33,10 +33,11 @@ class RouteDestination:
 
     def endpoint(self, revision: str) -> tuple[bytes, bytes]:
         binding: Binding = self._bindings[revision]
-        if not self._values:
-            return binding.endpoint.encode(), b""
-        params = headers.encode_params(zip(binding.names, self._values, strict=True))
-        return binding.endpoint.encode(), b"Mesh-Params: %b\r\n" % params
+        values = self._values
+        if not values:
+            return binding.address, b""
+        params = headers.encode_params(zip(binding.names, values, strict=True))
+        return binding.address, b"Mesh-Params: %b\r\n" % params
 
 
 class Exchange:

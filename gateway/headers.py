@@ -31,13 +31,9 @@ _LOOKED_AT = frozenset(
 _ONE_HOP = (b"keep-alive", b"close", b"upgrade")
 
 
-class _Kind(NamedTuple):
-    """What is done with a request header: its lower-case name, whether it crosses, and whether it is looked at."""
-
-    name: bytes
-    crosses: bool
-    looked_at: bool
-
+_Kind = tuple[bytes, bytes]
+"""What is done with a request header: how its line on the bus begins (empty where it does not cross), and its
+lower-case name where it is looked at or counted here (else empty)."""
 
 _kinds: dict[bytes, _Kind] = {}
 
@@ -46,7 +42,7 @@ def _kind(given: bytes) -> _Kind:
     """The kind of a name as a client spells it; remembered, as the same names come with every request."""
     name = given.lower()
     crosses = headers.crosses(name) and name not in _REPLACED and name not in _HANDSHAKE
-    kind = _Kind(name, crosses, name in _LOOKED_AT)
+    kind = (name + b": " if crosses else b"", name if name in _LOOKED_AT or not crosses else b"")
     if len(_kinds) < _KNOWN_MAX and len(given) <= 64:  # a client can send any name: bounded
         _kinds[given] = kind
     return kind
@@ -67,19 +63,20 @@ def read_head(pairs: Pairs) -> Head:
     parts: list[bytes] = []
     known: dict[bytes, bytes] = {}
     named: frozenset[bytes] = frozenset()
-    size = 0
+    kept_back = 0
     kinds = _kinds
     for given, value in pairs:
-        size += len(given) + len(value)
-        name, crosses, looked_at = kinds.get(given) or _kind(given)
-        if looked_at:
-            if name not in known:
-                known[name] = value
-            if name == b"connection" and value.lower() not in _ONE_HOP:
-                named = headers.named_by_connection((n.lower(), v) for n, v in pairs)
-        if crosses:
-            parts += (name, b": ", value, b"\r\n")
+        start, name = kinds.get(given) or _kind(given)
+        if start:
+            parts += (start, value, b"\r\n")
+        else:
+            kept_back += len(name) + len(value)
+        if name and name not in known:
+            known[name] = value
+        if name == b"connection" and value.lower() not in _ONE_HOP:
+            named = headers.named_by_connection((n.lower(), v) for n, v in pairs)
     lines = b"".join(parts)
+    size = len(lines) - len(parts) // 3 * 4 + kept_back
     if named or not lines.isascii():
         lines = _lines_but(pairs, named)
     return Head(lines, known, size, len(pairs))
@@ -89,9 +86,9 @@ def _lines_but(pairs: Pairs, named: frozenset[bytes]) -> bytes:
     """The lines where some are not ASCII, or a ``Connection`` header keeps some of them back."""
     lines = []
     for given, value in pairs:
-        name, crosses, _ = _kind(given)
-        if crosses and name not in named:
-            lines.append(b"%b: %b\r\n" % (name, value.decode("latin-1").encode()))
+        start, _ = _kind(given)
+        if start and given.lower() not in named:
+            lines.append(b"%b%b\r\n" % (start, value.decode("latin-1").encode()))
     return b"".join(lines)
 
 

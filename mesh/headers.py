@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 Pairs = list[tuple[bytes, bytes]]
@@ -113,16 +112,9 @@ def status_of(pairs: Pairs) -> int | None:
     return int(text)
 
 
-class Envelope(NamedTuple):
-    """What a request says of itself, where its block begins as our own callers write it; None for what is not there."""
-
-    deadline: bytes
-    sent: bytes
-    params: bytes | None
-    request: bytes | None
-    credit: bytes | None
-    id: bytes | None
-
+Envelope = tuple[bytes, bytes, bytes | None, bytes | None, bytes | None, bytes | None]
+"""What a request says of itself, where its block begins as our own callers write it: deadline, sent, parameters,
+request line, credit, id; None for what is not there."""
 
 _ENVELOPE = re.compile(
     rb"NATS/1\.0\r\nMesh-Deadline: (\d+)\r\nMesh-Sent: (\d+)\r\n(?:Mesh-Params: ([!-~]+)\r\n)?"
@@ -136,7 +128,7 @@ def open_envelope(block: bytes) -> Envelope | None:
     They are the first of their names, so `find` in the decoded block says the same. What is None may follow later.
     """
     found = _ENVELOPE.match(block)
-    return Envelope(*found.groups()) if found is not None else None
+    return found.groups() if found is not None else None  # type: ignore[return-value]
 
 
 def find(pairs: Pairs, name: bytes) -> bytes | None:
@@ -176,11 +168,14 @@ def named_by_connection(pairs: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes
 
 def encode_params(params: Iterable[tuple[str, str]]) -> bytes:
     """Path parameters as ``name=value&...``, RFC 3986 percent-encoded, a space never as ``+``."""
-    return "&".join([f"{_quote(name)}={_quote(value)}" for name, value in params]).encode()
-
-
-def _quote(text: str) -> str:
-    return text if text.isalnum() and text.isascii() else quote_from_bytes(text.encode(), safe="")
+    parts = []
+    for name, value in params:
+        if not (value.isalnum() and value.isascii()):
+            value = quote_from_bytes(value.encode(), safe="")
+        if not (name.isidentifier() and name.isascii()):
+            name = quote_from_bytes(name.encode(), safe="")
+        parts.append(f"{name}={value}")
+    return "&".join(parts).encode()
 
 
 def decode_params(value: bytes) -> dict[str, str]:
@@ -188,16 +183,15 @@ def decode_params(value: bytes) -> dict[str, str]:
     params: dict[str, str] = {}
     if not value:
         return params
+    escaped = b"%" in value
     for part in value.split(b"&"):
         name, equals, text = part.partition(b"=")
         if not equals:
             raise ValueError(f"path parameter {part!r} has no '='")
-        params[_unquote(name)] = _unquote(text)
+        if escaped:
+            name, text = unquote_to_bytes(name), unquote_to_bytes(text)
+        params[name.decode()] = text.decode()
     return params
-
-
-def _unquote(value: bytes) -> str:
-    return (unquote_to_bytes(value) if b"%" in value else value).decode()
 
 
 def is_request_id(value: bytes) -> bool:

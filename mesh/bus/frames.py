@@ -128,7 +128,11 @@ class FrameReader:
             self.in_bytes += end - start
             deliver = routes.get(fields[1])
             if deliver is not None:
-                _deliver(deliver, fields, with_headers, data[start:body], data[body:end])
+                reply = fields[2] if len(fields) == (5 if with_headers else 4) else b""
+                try:
+                    deliver(fields[0], reply, data[start:body], data[body:end])
+                except Exception:
+                    _failed(fields[0])
             elif _nats_py_survives(fields, data[start : start + int(fields[-2])] if with_headers else b""):
                 self._pass_on(data[position : end + 2])
             else:
@@ -141,8 +145,12 @@ def _deliver(deliver: Deliver, fields: list[bytes], with_headers: bool, block: b
     try:
         deliver(fields[0], reply, block, payload)
     except Exception:
-        # One subscriber's bug must not stop the stream for all the others.
-        _log.exception("a subscription callback failed", extra={"subject": fields[0].decode("ascii", "replace")})
+        _failed(fields[0])
+
+
+def _failed(subject: bytes) -> None:
+    """One subscriber's bug must not stop the stream for all the others."""
+    _log.exception("a subscription callback failed", extra={"subject": subject.decode("ascii", "replace")})
 
 
 def _nats_py_survives(fields: list[bytes], block: bytes) -> bool:

@@ -83,6 +83,7 @@ async def _serve(
     from gateway.server import Gateway
     from gateway.sockets import inherited
     from mesh.cli.workers import REPLACED
+    from mesh.service.run import settle
 
     *sockets, ready = descriptors
     gateway = Gateway(bus, settings, sockets=[inherited(fd) for fd in sockets], text_log=text)
@@ -104,6 +105,7 @@ async def _serve(
         if succeeds:  # who already serves knows who is there: not a moment earlier
             await _either(gateway.watcher.synchronised, gateway.stop_requested)
         if not gateway.stop_requested.is_set():
+            settle()
             await gateway.listen()
             os.write(ready, b"1")
             os.close(ready)

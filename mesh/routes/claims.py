@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from msgspec import Struct
@@ -39,6 +39,11 @@ class Binding:
     route: Route
     endpoint: str
     names: tuple[str, ...]
+    address: bytes = field(init=False, repr=False, compare=False)
+    """The endpoint's name as it is in a subject."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "address", self.endpoint.encode())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

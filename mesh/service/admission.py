@@ -9,26 +9,62 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from mesh.service.endpoints import Declared
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+    from mesh.service.context import Context
 
 WEIGHT: Final = 0.1
 """Share of the newest duration in the running mean."""
 LONGEST_RETRY_AFTER_S: Final = 30.0
 
 
-class Work(NamedTuple):
-    """A request as it arrived. ``arrived`` is of the event loop's clock, in seconds."""
+class Work:
+    """A request as it arrived. ``arrived`` is of the event loop's clock, in seconds.
 
-    declared: Declared
-    reply: bytes
-    block: bytes
-    payload: bytes
-    subject: bytes
-    arrived: float
-    received_ms: int
-    doubt_ms: int
+    ``began`` is a moment of `time.perf_counter`; ``task`` runs the handler, ``context`` is None until it does.
+    """
+
+    __slots__ = (
+        "arrived",
+        "began",
+        "block",
+        "context",
+        "declared",
+        "doubt_ms",
+        "payload",
+        "received_ms",
+        "reply",
+        "subject",
+        "task",
+    )
+
+    def __init__(
+        self,
+        declared: Declared,
+        reply: bytes,
+        block: bytes,
+        payload: bytes,
+        subject: bytes,
+        arrived: float,
+        received_ms: int,
+        doubt_ms: int,
+    ) -> None:
+        self.declared = declared
+        self.reply = reply
+        self.block = block
+        self.payload = payload
+        self.subject = subject
+        self.arrived = arrived
+        self.received_ms = received_ms
+        self.doubt_ms = doubt_ms
+        self.began = 0.0
+        self.task: Task[None] | None = None
+        self.context: Context | None = None
 
 
 class _Verdict(Enum):

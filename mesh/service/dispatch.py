@@ -39,18 +39,6 @@ DEFAULT_DEADLINE_S = 10.0
 _log = logging.getLogger("mesh.service")
 
 
-class _Running:
-    """A request whose handler runs; ``context`` is None until it does."""
-
-    __slots__ = ("began", "context", "task", "work")
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.began = time.perf_counter()
-        self.context: Context | None = None
-        self.task: asyncio.Task[None] | None = None
-
-
 class Dispatcher:
     """Runs the handlers of one instance: at most ``concurrency`` at a time, ``queue`` more wait."""
 
@@ -77,8 +65,8 @@ class Dispatcher:
         self._layers = tuple(layers)
         self._resources = resources if resources is not None else {}
         self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call in Python 3.11
-        self._running: set[_Running] = set()
-        self._by_reply: dict[bytes, _Running] = {}
+        self._running: set[Work] = set()
+        self._by_reply: dict[bytes, Work] = {}
         self._sockets: set[WebSocket] = set()
         self._ages = Ages()
         self.stall = StallWatch()
@@ -124,38 +112,36 @@ class Dispatcher:
         if waiting is not None:
             waiting.declared.statistics.refuse("499:the caller went away")
             return
-        running = self._by_reply.get(reply)
-        if running is None or running.task is None:
+        work = self._by_reply.get(reply)
+        if work is None or work.task is None:
             return
-        if running.context is None:
-            running.work.declared.statistics.refuse("499:the caller went away")
-            self._cancel(running)
+        if work.context is None:
+            work.declared.statistics.refuse("499:the caller went away")
+            self._cancel(work)
             return
-        running.context.cancelled.set()
-        if running.work.declared.cancel:
-            running.task.cancel()
+        work.context.cancelled.set()
+        if work.declared.cancel:
+            work.task.cancel()
 
     def _start(self, work: Work) -> None:
-        running = _Running(work)
-        self._running.add(running)
+        work.began = time.perf_counter()
+        self._running.add(work)
         if work.reply:
-            self._by_reply[work.reply] = running
-        running.task = self._loop.create_task(self._work(running))
+            self._by_reply[work.reply] = work
+        work.task = self._loop.create_task(self._work(work))
 
-    def _ended(self, running: _Running) -> None:
-        self._running.discard(running)
-        work = running.work
-        if self._by_reply.get(work.reply) is running:
+    def _ended(self, work: Work) -> None:
+        self._running.discard(work)
+        if self._by_reply.get(work.reply) is work:
             del self._by_reply[work.reply]
-        running.task = None  # no circle is left for the collector
-        self._admission.ended(work, time.perf_counter() - running.began)
+        work.task = None  # no circle is left for the collector
+        self._admission.ended(work, time.perf_counter() - work.began)
 
-    def _cancel(self, running: _Running) -> None:
-        task = running.task
-        if task is not None:
-            task.cancel()
-            if running.context is None:  # not a line of it has run, nor will
-                self._ended(running)
+    def _cancel(self, work: Work) -> None:
+        if work.task is not None:
+            work.task.cancel()
+            if work.context is None:  # not a line of it has run, nor will
+                self._ended(work)
 
     async def finish(self, timeout: float) -> int:
         """Wait for all accepted work; what still runs after ``timeout`` seconds is cancelled. Returns how many were."""
@@ -173,43 +159,44 @@ class Dispatcher:
                 work.declared.statistics.refuse("503:the instance is stopping")
                 self._refuse(work.reply, work.block, Overloaded("the instance is stopping"))
             left = self._tasks()
-            for running in list(self._running):
-                self._cancel(running)
+            for work in list(self._running):
+                self._cancel(work)
             await asyncio.gather(*left, return_exceptions=True)
             return len(left)
 
     def _tasks(self) -> list[asyncio.Task[None]]:
-        return [running.task for running in self._running if running.task is not None]
+        return [work.task for work in self._running if work.task is not None]
 
     # -- one request
 
-    async def _work(self, running: _Running) -> None:
+    async def _work(self, work: Work) -> None:
         try:
-            await self._answer(running)
+            await self._answer(work)
         except Exception:
             _log.exception("answering failed")
         finally:
-            self._ended(running)
+            self._ended(work)
 
-    async def _answer(self, running: _Running) -> None:
-        work = running.work
-        declared, reply, block, payload, subject = work[:5]
-        request = Request(block, payload)
+    async def _answer(self, work: Work) -> None:
+        declared, reply = work.declared, work.reply
+        request = Request(work.block, work.payload)
         if declared.upgrade is not None and request.raw_header(headers.BODY) == b"websocket":
             declared = declared.upgrade
         began = time.perf_counter_ns()
         envelope = request.envelope
         if envelope is not None:
-            given = envelope.id or request.raw_header(headers.ID)
-            deadline = work.arrived + _timeout(envelope.deadline) - self._age(work, envelope.sent)
+            given = envelope[5] or request.raw_header(headers.ID)
+            deadline = work.arrived + _timeout(envelope[0]) - self._age(work, envelope[1])
         else:
             given = request.raw_header(headers.ID)
             deadline = work.arrived + _timeout(request.raw_header(headers.DEADLINE))
             deadline -= self._age(work, request.raw_header(headers.SENT))
         request_id = given.decode() if given and headers.is_request_id(given) else new_id()
-        context = Context(request, request_id, deadline, self._bus.service, self._bus.instance, self._calls, subject)
-        running.context = context
-        token = current.set(context)
+        context = Context(
+            request, request_id, deadline, self._bus.service, self._bus.instance, self._calls, work.subject
+        )
+        work.context = context
+        current.set(context)  # for this task alone
         statistics = work.declared.statistics
         incoming: IncomingBody | None = None
         answer: tuple[bytes, bytes] | None
@@ -250,7 +237,6 @@ class Dispatcher:
             answer = problem_reply(MeshError("the service failed; the request id leads to its log"), request_id)
         finally:
             statistics.record(time.perf_counter_ns() - began)
-            current.reset(token)
         if answer is not None:
             self._replies.send(reply, *answer, request_id)
         if incoming is not None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mesh.service.websocket import WebSocket
 
 _json = msgspec.json.Encoder()
-_MORE = re.compile(rb"\r\nmesh-body:", re.IGNORECASE)
+_MORE = b"\r\nmesh-body:"
 _MISSING_FIELD = re.compile(r"^Object missing required field `([^`]+)`$")
 
 
@@ -55,7 +55,7 @@ class Request:
         self._cookies: dict[str, str] | None = None
         self.envelope = headers.open_envelope(block)
         envelope = self.envelope
-        line = envelope.request if envelope is not None else None
+        line = envelope[3] if envelope is not None else None
         self._line = self.raw_header(headers.REQUEST) if line is None else line
         self.is_http = self._line is not None
 
@@ -72,7 +72,7 @@ class Request:
     @property
     def has_stream(self) -> bool:
         """Whether more belongs to this request than its one message."""
-        return _MORE.search(self.block) is not None
+        return _MORE in self.block.lower()
 
     @property
     def pairs(self) -> headers.Pairs:
@@ -101,7 +101,7 @@ class Request:
         if self._params is None:
             try:
                 envelope = self.envelope
-                given = envelope.params if envelope is not None else None
+                given = envelope[2] if envelope is not None else None
                 self._params = headers.decode_params(given or self.raw_header(headers.PARAMS) or b"")
             except ValueError as error:
                 raise BadRequest(f"Mesh-Params: {error}") from error
