@@ -15,16 +15,20 @@ from typing import Any
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.core import Core
+from gateway.cycle import Cycle
 from gateway.direct import Direct
 from gateway.forward import Forwarder
-from gateway.headers import Head, lines_of, read_head
+from gateway.headers import Head, Pairs, lines_of, read_head
 from gateway.health import OWN
 from gateway.listener import KEEP_ALIVE_S
 from gateway.problems import refuse
 from mesh.config import GatewaySettings
+
+LINGER_S = 2.0
+"""Seconds for which a client that was refused may go on sending."""
 
 _NOT_DIRECT = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 _OWN = tuple(own.encode() for own in OWN)
@@ -33,6 +37,10 @@ _OWN = tuple(own.encode() for own in OWN)
 def public_protocol(core: Core, forwarder: Forwarder, settings: GatewaySettings) -> Callable[..., Connection]:
     """For uvicorn's ``http=``: what makes the connections of the public listener."""
     return partial(Connection, core, forwarder, settings)
+
+
+class Malformed(Exception):
+    """What the parser lets through and is no request all the same."""
 
 
 class Connection(HttpToolsProtocol):
@@ -54,6 +62,7 @@ class Connection(HttpToolsProtocol):
         self._advancing = False
         self._in_head = False
         self._head_bytes = 0
+        self._deaf = False  # nothing that comes is read any more
         self._refusal: tuple[int, str, str] | None = None
         self._since = self.loop.time()
         self.address = ""
@@ -65,7 +74,7 @@ class Connection(HttpToolsProtocol):
         self.address = self.client[0] if self.client else ""
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
+        if self._deaf:
             return
         if self._in_head:
             self._head_bytes += len(data)
@@ -75,8 +84,10 @@ class Connection(HttpToolsProtocol):
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
                 return
-            # Another protocol than WebSocket is not spoken here; what follows the request is not HTTP any more.
-            self._refuse_later(400, "bad_request", "no protocol but WebSocket can be upgraded to")
+            # Another protocol than WebSocket is not spoken here: the request is answered as it is, and the last one.
+            self._deaf = True
+            if self.cycle is not None:
+                self.cycle.keep_alive = False
             return
         except httptools.HttpParserError as error:
             self._refuse_later(400, "bad_request", f"this is not HTTP/1.1: {_reason(error)}")
@@ -119,11 +130,10 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         head = read_head(self.headers)
+        if head.hosts != 1 and (head.hosts > 1 or self.parser.get_http_version() != "1.0"):
+            raise Malformed(f"a request names one host, and this one names {head.hosts}")
         if not self._direct or not self._begin_direct(head):
-            self.headers = [(name.lower(), value) for name, value in self.headers]
-            self.expect_100_continue = head.known.get(b"expect", b"").lower() == b"100-continue"
-            self.scope = self._scope()  # type: ignore[assignment]
-            super().on_headers_complete()
+            self._begin_asgi(head)
 
     def _begin_direct(self, head: Head) -> bool:
         """Begin a request on the direct lane, where it is one for it: a proxied one, of at most one message."""
@@ -141,13 +151,28 @@ class Connection(HttpToolsProtocol):
         if method == "OPTIONS" or path.startswith(_OWN) or (b"%" in path and self._core.is_own(_text(path))):
             return False
         direct = Direct(self._core, self, method, path, query, head, keep_alive)
-        before = self.cycle
-        self.cycle = direct
-        if before is None or before.response_complete:
-            self._begin(direct, None)
-        else:
-            self._queue(direct, None)
+        self._append(direct, None)
         return True
+
+    def _begin_asgi(self, head: Head) -> None:
+        """Begin a request whose answer is an ASGI call, or a WebSocket's."""
+        parser = self.parser
+        version = parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise Malformed(f"HTTP/{version} is not spoken here")
+        self.headers = [(name.lower(), value) for name, value in self.headers]
+        scope = self._scope(parser.get_method().decode("ascii"), version, self.headers)
+        self.scope = scope  # type: ignore[assignment]
+        if parser.should_upgrade() and self._should_upgrade():
+            return
+        try:
+            parsed = httptools.parse_url(self.url)
+        except httptools.HttpParserInvalidURLError:
+            raise Malformed("its target is no URL") from None
+        path = parsed.path or b""
+        scope["path"], scope["raw_path"], scope["query_string"] = _text(path), path, parsed.query or b""
+        expects = head.known.get(b"expect", b"").lower() == b"100-continue"
+        self._append(self._cycle(scope, expects, version == "1.1" and parser.should_keep_alive()), self.app)
 
     def on_body(self, body: bytes) -> None:
         cycle = self.cycle
@@ -166,12 +191,13 @@ class Connection(HttpToolsProtocol):
 
     # -- one request after the other
 
-    def _queue(self, cycle: Any, app: Any) -> None:
-        self.flow.pause_reading()
-        self.pipeline.appendleft((cycle, app))
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._begin(cycle, app)
+    def _append(self, cycle: Any, app: Any) -> None:
+        before, self.cycle = self.cycle, cycle
+        if before is None or before.response_complete:
+            self._begin(cycle, app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, app))
 
     def _begin(self, cycle: Any, app: Any) -> None:
         """It is this request's turn, unless its client does not even read the answers to earlier ones."""
@@ -183,7 +209,7 @@ class Connection(HttpToolsProtocol):
         if isinstance(cycle, Direct):
             cycle.start()
         else:
-            super()._start_asgi_task(cycle, app)
+            self._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
@@ -214,7 +240,8 @@ class Connection(HttpToolsProtocol):
     # -- answers of the direct lane
 
     def write(self, status: int, lines: bytes, body: bytes, *, close: bool) -> None:
-        """A whole response; ``lines`` are its headers, each ending in CRLF."""
+        """A whole response; ``lines`` are its headers, each ending in CRLF. ``close`` tells the client that it is the
+        last on this connection."""
         head = b"%b%b%b%b\r\n" % (
             STATUS_LINE[status],
             self._date(),
@@ -227,8 +254,6 @@ class Connection(HttpToolsProtocol):
             transport.write(body)
         else:
             transport.write(head + body)
-        if close:
-            transport.close()
 
     def _date(self) -> bytes:
         global _date_of, _date
@@ -239,20 +264,7 @@ class Connection(HttpToolsProtocol):
 
     def hand_over(self, direct: Direct, run: Callable[..., Any]) -> None:
         """Go on with a request of the direct lane as an ASGI call: ``run(receive, send)``. Its body is read."""
-        scope = {**self._scope(), "method": direct.method, "headers": []}
-        cycle = RequestResponseCycle(
-            scope=scope,  # type: ignore[arg-type]
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=direct.keep_alive,
-            on_response=self.on_response_complete,
-        )
+        cycle = self._cycle(self._scope(direct.method, "1.1", []), False, direct.keep_alive)
         cycle.more_body = False
         cycle.message_event.set()
         if self.cycle is direct:
@@ -262,18 +274,34 @@ class Connection(HttpToolsProtocol):
         async def app(scope: Any, receive: Any, send: Any) -> None:
             await run(receive, send)
 
-        super()._start_asgi_task(cycle, app)
+        self._start_asgi_task(cycle, app)
 
-    def _scope(self) -> dict[str, Any]:
+    def _cycle(self, scope: dict[str, Any], expects: bool, keep_alive: bool) -> Cycle:
+        return Cycle(
+            scope=scope,  # type: ignore[arg-type]
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expects,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+
+    def _scope(self, method: str, version: str, pairs: Pairs) -> dict[str, Any]:
         return {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
+            "http_version": version,
+            "method": method,
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme,
-            "root_path": self.root_path,
-            "headers": self.headers,
+            "root_path": "",
+            "headers": pairs,
             "state": self.app_state.copy(),
         }
 
@@ -285,32 +313,44 @@ class Connection(HttpToolsProtocol):
         if current is not None and current is self.cycle and current.more_body:
             # It is this request that is broken.
             if isinstance(current, Direct):
-                self._current = None
                 current.broken(status, reason)
             elif current.response_started:
                 self.transport.close()
                 return
+            else:
+                current.disconnected = True
+                current.message_event.set()
+            self._current = None
             self._refuse(status, reason, detail)
         elif current is not None or self.pipeline:
-            self._refusal = status, reason, detail
+            self._refusal, self._deaf = (status, reason, detail), True
             self.flow.pause_reading()
         else:
             self._refuse(status, reason, detail)
 
     def _refuse(self, status: int, reason: str, detail: str) -> None:
-        self._refusal = status, reason, detail  # nothing is read any more
+        self._deaf = True
         exchange = self._core.begin("-", b"", b"", read_head([]), self.address, self.scheme or "http")
         status, out, body = self._core.refused(exchange, refuse(status, reason, detail))
         exchange.entry.status, exchange.entry.bytes_out = status, len(body)
         self._core.finish(exchange)
         self.write(status, lines_of([*out, (b"x-request-id", exchange.request_id)]), body, close=True)
+        if self.transport.can_write_eof():
+            # Closed with something unread, a connection is reset, and the client might never see why: read on a while.
+            self._since = self.loop.time()
+            self.transport.write_eof()
+        else:
+            self.transport.close()
 
     def check(self, now: float) -> None:
         """Keep the deadlines: of headers, of a body, and of a connection that nobody uses."""
         if self.transport.is_closing():
             return
         waited, current = now - self._since, self._current
-        if self._in_head:
+        if self._deaf:
+            if waited > LINGER_S and current is None:
+                self.transport.close()
+        elif self._in_head:
             if waited > self._head_s:
                 self._refuse_later(408, "request_timeout", f"the headers took longer than {self._head_s:g} s")
         elif current is None:
@@ -321,7 +361,7 @@ class Connection(HttpToolsProtocol):
             and current is self.cycle
             and not self.flow.read_paused
             and waited > self._body_s + 1  # where the body is read as a stream, that has noticed it before
-            and not (isinstance(current, RequestResponseCycle) and current.response_started)
+            and not (isinstance(current, Cycle) and current.response_started)
         ):
             self._refuse_later(408, "request_timeout", f"nothing of the body came for {self._body_s:g} s")
 

@@ -189,6 +189,8 @@ class Direct:
         entry.status, entry.bytes_out = status, len(body)
         connection.write(status, lines, body, close=not self.keep_alive)
         self._end(exchange)
+        if not self.keep_alive:
+            connection.transport.close()
         connection.on_response_complete()
 
     def _refuse(self, exchange: Exchange, error: MeshError) -> None:

@@ -97,7 +97,7 @@ class Forwarder:
             out.append((b"x-request-id", exchange.request_id))
             if core.cors.origins:
                 out += core.cors.response_headers(exchange.head.known.get(b"origin"))
-            if core.draining:
+            if core.draining or status == 408:  # RFC 9110 section 15.5.9
                 out.append((b"connection", b"close"))
             entry.status = status
             entry.bytes_out = len(body)

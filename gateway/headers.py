@@ -50,12 +50,13 @@ def _kind(given: bytes) -> _Kind:
 
 class Head(NamedTuple):
     """A request's headers, read once: lines for the bus, what the gateway itself looks at, their size in bytes and
-    their number."""
+    their number. ``hosts`` is how often the request names its host."""
 
     lines: bytes
     known: dict[bytes, bytes]
     size: int
     number: int
+    hosts: int
 
 
 def read_head(pairs: Pairs) -> Head:
@@ -63,7 +64,7 @@ def read_head(pairs: Pairs) -> Head:
     parts: list[bytes] = []
     known: dict[bytes, bytes] = {}
     named: frozenset[bytes] = frozenset()
-    kept_back = 0
+    kept_back = hosts = 0
     kinds = _kinds
     for given, value in pairs:
         start, name = kinds.get(given) or _kind(given)
@@ -73,13 +74,15 @@ def read_head(pairs: Pairs) -> Head:
             kept_back += len(name) + len(value)
         if name and name not in known:
             known[name] = value
+        elif name == b"host":
+            hosts += 1
         if name == b"connection" and value.lower() not in _ONE_HOP:
             named = headers.named_by_connection((n.lower(), v) for n, v in pairs)
     lines = b"".join(parts)
     size = len(lines) - len(parts) // 3 * 4 + kept_back
     if named or not lines.isascii():
         lines = _lines_but(pairs, named)
-    return Head(lines, known, size, len(pairs))
+    return Head(lines, known, size, len(pairs), hosts + (b"host" in known))
 
 
 def _lines_but(pairs: Pairs, named: frozenset[bytes]) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 
 from mesh import Context, Invalid, NoResponders, NotFound, Overloaded, Response, Service
 from mesh.bus import Bus
-from mesh.messages import Announcement, decode
+from mesh.messages import Announcement, Cancel, decode, encode
 from mesh.testing import Mesh
 
 
@@ -415,3 +415,29 @@ async def test_overload_error_is_typed_for_callers():
 
 async def record(order, what):
     order.append(what)
+
+
+async def test_a_call_withdrawn_before_its_handler_began_is_never_run(mesh):
+    service = sleeper()
+    ran = []
+
+    @service.endpoint()
+    async def note() -> None:
+        ran.append(1)
+
+    instance = await mesh.start(service)
+    async with mesh.client() as bus:
+        reply = bus.requests.new_reply()
+        address = bus.address(bus.subjects.to("sleeper", instance.id, "note"))
+        # One write: both are read before a task of the service gets its turn.
+        bus.publish(address, b"", b"", reply)
+        cancel = bus.subjects.control("cancel", "sleeper", instance.id)
+        bus.publish(bus.address(cancel), encode(Cancel(reply=reply.decode())))
+        await bus.request(address, b"", timeout=5, lenient=True)
+    assert ran == [1]
+    statistics = instance.endpoints["note"].statistics
+    assert (statistics.num_requests, statistics.num_errors) == (2, 1)
+    assert statistics.last_error == "499:the caller went away"
+    assert instance.dispatcher.inflight == 0
+    assert not instance.dispatcher._running
+    assert not instance.dispatcher._by_reply

@@ -116,3 +116,31 @@ def test_the_status_of_a_reply(block, status):
 @pytest.mark.parametrize(("text", "good"), [(b"a-1._", True), (b"", False), (b"a b", False), (b"x" * 129, False)])
 def test_request_ids(text, good):
     assert headers.is_request_id(text) is good
+
+
+MESH = [b"Mesh-Deadline", b"Mesh-Sent", b"Mesh-Params", b"Mesh-Request", b"Mesh-Credit", b"Mesh-Id", b"mesh-id", b"X"]
+FIELDS = [headers.DEADLINE, headers.SENT, headers.PARAMS, headers.REQUEST, headers.CREDIT, headers.ID]
+texts = st.sampled_from([b"1", b"", b" 7 ", b"GET /a", b"GET /a b", b"a=1&b=2", b"x\ty", b"caf\xc3\xa9", b"-"])
+
+
+@given(st.lists(st.tuples(st.sampled_from(MESH), texts), max_size=9), st.booleans())
+def test_an_envelope_says_what_the_decoded_block_says(pairs, in_order):
+    if in_order:
+        pairs.sort(key=lambda pair: MESH.index(pair[0]))
+    block = b"NATS/1.0\r\n" + b"".join(b"%b: %b\r\n" % pair for pair in pairs) + b"\r\n"
+    envelope = headers.open_envelope(block)
+    if envelope is not None:
+        decoded = headers.decode(block)
+        for name, value in zip(FIELDS, envelope, strict=True):
+            assert value is None or value == headers.find(decoded, name)
+
+
+def test_the_usual_request_has_an_envelope():
+    block = b"NATS/1.0\r\nMesh-Deadline: 10\r\nMesh-Sent: 5\r\nMesh-Params: a=1\r\nMesh-Request: GET /a/1\r\n"
+    block += b"Mesh-Credit: 9\r\nMesh-Id: x\r\nhost: y\r\n\r\n"
+    assert headers.open_envelope(block) == (b"10", b"5", b"a=1", b"GET /a/1", b"9", b"x")
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1), st.text(st.characters(codec="utf-8"))))
+def test_path_parameters_survive_whatever_they_hold(params):
+    assert headers.decode_params(headers.encode_params(params.items())) == params

@@ -1,0 +1,414 @@
+"""HTTP framing at the gateway's socket: one table, on both lanes. What is one request, where it ends, what is none."""
+
+import asyncio
+import contextlib
+import json
+
+import h11
+import pytest
+
+from mesh import Request, Response, Service
+from mesh.testing import Mesh
+from tests.conditions import eventually
+
+HOST = b"Host: mesh.test\r\n"
+
+
+class Hung:
+    """What the handler that never ends on its own tells."""
+
+    def __init__(self):
+        self.started = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+
+def frames(hung):
+    service = Service("frames")
+
+    @service.route("*", "/echo/{name}")
+    async def echo(name: str, request: Request) -> Response:
+        seen = [[key.decode("latin-1"), value.decode("latin-1")] for key, value in request.pairs]
+        document = {"name": name, "method": request.method, "target": request.target, "headers": seen}
+        return Response({**document, "body": request.body.decode("latin-1")})
+
+    @service.get("/hang")
+    async def hang() -> None:
+        hung.started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            hung.cancelled.set()
+
+    @service.get("/early")
+    async def early() -> Response:
+        return Response("hints", 103)
+
+    @service.get("/lines")
+    async def lines():
+        yield b"one\n"
+        yield b"two\n"
+
+    return service
+
+
+@pytest.fixture(params=["direct", "asgi"])
+def lane(request):
+    return request.param
+
+
+@pytest.fixture
+def hung():
+    return Hung()
+
+
+@pytest.fixture
+async def mesh(nats_url, prefix, lane, hung):
+    # Deadlines that no test but those of slowness meets.
+    settings = {"http_lane": lane, "head_s": 60, "body_idle_s": 60}
+    async with Mesh(frames(hung), nats_url=nats_url, prefix=prefix, gateway=settings) as mesh:
+        yield mesh
+
+
+async def ask(mesh, *pieces, end=False):
+    """Everything that comes back on one connection until it is closed, or as soon as all requests are answered.
+
+    Each piece is sent when what is answered before has been read; ``end`` closes our half of the connection then.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port, limit=1 << 24)
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        if end:
+            writer.write_eof()
+        async with asyncio.timeout(20):
+            return await reader.read()
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def answers(data, *methods):
+    """The responses in ``data``, which must be whole ones and nothing more: (status, headers, body) of each."""
+    found = []
+    for method in methods:
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
+        client.send(h11.EndOfMessage())
+        client.receive_data(data)
+        if not data:
+            break
+        client.receive_data(b"")
+        status, headers, body = 0, {}, b""
+        while True:
+            event = client.next_event()
+            if isinstance(event, h11.InformationalResponse):
+                found.append((event.status_code, {}, b""))
+            elif isinstance(event, h11.Response):
+                status, headers = event.status_code, dict(event.headers)
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+            else:
+                break
+        assert isinstance(event, h11.EndOfMessage), (event, data[:300])
+        found.append((status, headers, body))
+        data = client.trailing_data[0]
+    assert not data, data[:300]
+    return found
+
+
+def get(path, *headers, method="GET", version="1.1", host=HOST):
+    return b"%b %b HTTP/%b\r\n%b%b\r\n" % (
+        method.encode(),
+        path.encode(),
+        version.encode(),
+        host,
+        b"".join(header.encode("latin-1") + b"\r\n" for header in headers),
+    )
+
+
+LAST = get("/echo/last", "Connection: close")
+"""Ends the connection, so that everything before it can be read to the end."""
+
+
+async def test_one_after_the_other_and_pipelined(mesh):
+    requests = [get(f"/echo/{i}") for i in range(5)]
+    for pieces in ([*requests, LAST], [b"".join([*requests, LAST])]):
+        found = answers(await ask(mesh, *pieces), *["GET"] * 6)
+        assert [status for status, _, _ in found] == [200] * 6
+        assert [json.loads(body)["name"] for _, _, body in found] == ["0", "1", "2", "3", "4", "last"]
+        assert b"connection" not in found[0][1]
+        assert found[-1][1][b"connection"] == b"close"
+
+
+async def test_a_pipeline_of_all_kinds_is_answered_in_order(mesh):
+    chunked = get("/echo/chunked", "Transfer-Encoding: chunked", method="POST") + b"3\r\nabc\r\n0\r\n\r\n"
+    kinds = [
+        ("GET", get("/echo/a"), 200),
+        ("GET", get("/livez"), 200),
+        ("HEAD", get("/echo/b", method="HEAD"), 200),
+        ("GET", get("/nowhere"), 404),
+        ("POST", chunked, 200),
+        ("GET", get("/lines"), 200),
+        ("POST", get("/echo/c", "Content-Length: 4", method="POST") + b"body", 200),
+        ("OPTIONS", get("/lines", method="OPTIONS"), 204),
+        ("DELETE", get("/lines", method="DELETE"), 405),
+        ("GET", LAST, 200),
+    ]
+    found = answers(await ask(mesh, b"".join(raw for _, raw, _ in kinds)), *[method for method, _, _ in kinds])
+    assert [status for status, _, _ in found] == [status for _, _, status in kinds]
+    assert found[2][2] == b""
+    assert int(found[2][1][b"content-length"]) > 0
+    assert json.loads(found[4][2])["body"] == "abc"
+    assert found[5][2] == b"one\ntwo\n"
+    assert json.loads(found[6][2])["body"] == "body"
+
+
+async def test_thousands_in_one_piece_are_answered_and_hold_nothing(mesh):
+    number = 5000
+    data = await ask(mesh, get("/echo/first") + get("/nowhere") * number + LAST)
+    assert data.count(b"HTTP/1.1 404 ") == number
+    assert data.count(b"HTTP/1.1 200 ") == 2
+    assert mesh.gateway.core.inflight == 0
+
+
+class Wire(asyncio.Transport):
+    """A transport in memory, for feeding a connection piece by piece."""
+
+    def __init__(self):
+        super().__init__()
+        self.sent, self.closed = b"", False
+
+    def write(self, data):
+        self.sent += data
+
+    def close(self):
+        self.closed = True
+
+    def can_write_eof(self):
+        return False
+
+    def is_closing(self):
+        return self.closed
+
+    def pause_reading(self):
+        pass
+
+    def resume_reading(self):
+        pass
+
+    def get_extra_info(self, name, default=None):
+        return {"peername": ("127.0.0.1", 9), "sockname": ("127.0.0.1", 80)}.get(name, default)
+
+
+async def test_wherever_the_stream_is_cut(mesh):
+    stream = (
+        get("/echo/a?x=1", "X-A: b")
+        + get("/echo/b", "Content-Length: 5", method="POST")
+        + b"12345"
+        + get("/echo/c", "Transfer-Encoding: chunked", method="PUT")
+        + b"2;a=b\r\nxy\r\n1\r\nz\r\n0\r\nT: u\r\n\r\n"
+        + LAST
+    )
+    config, state = mesh.gateway._listeners[0].config, mesh.gateway._listeners[0].server_state
+    wires = []
+    for cut in range(1, len(stream)):
+        connection = config.http_protocol_class(config=config, server_state=state, app_state={})
+        connection.connection_made(wire := Wire())
+        wires.append(wire)
+        connection.data_received(stream[:cut])
+        connection.data_received(stream[cut:])
+    await eventually(lambda: all(wire.closed for wire in wires))
+    for wire in wires:
+        found = answers(wire.sent, "GET", "POST", "PUT", "GET")
+        assert [status for status, _, _ in found] == [200] * 4
+        assert [json.loads(body)["body"] for _, _, body in found] == ["", "12345", "xyz", ""]
+    for connection in list(state.connections):
+        connection.connection_lost(None)
+
+
+REFUSED = {
+    "another protocol": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "HTTP/2 with prior knowledge": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no version": b"GET /echo/a\r\n\r\n",
+    "a version that is none": get("/echo/a", version="1.x"),
+    "bare line feeds": b"GET /echo/a HTTP/1.1\nHost: x\n\n",
+    "a bare line feed after one header": b"GET /echo/a HTTP/1.1\r\nHost: x\nX-A: b\r\n\r\n",
+    "a line that goes on in the next (obs-fold)": get("/echo/a", "X-A: b\r\n c"),
+    "a blank before the colon": get("/echo/a", "X-A : b"),
+    "a name that is no token": get("/echo/a", "X(A): b"),
+    "no name": get("/echo/a", ": b"),
+    "NUL in a value": get("/echo/a", "X-A: b\0c"),
+    "a carriage return in a value": get("/echo/a", "X-A: b\rc"),
+    "no host": get("/echo/a", host=b""),
+    "two hosts": get("/echo/a", "Host: other.test"),
+    "two lengths that differ": get("/echo/a", "Content-Length: 4", "Content-Length: 5", method="POST") + b"abcde",
+    "two lengths alike": get("/echo/a", "Content-Length: 5", "Content-Length: 5", method="POST") + b"abcde",
+    "a list of lengths": get("/echo/a", "Content-Length: 5, 5", method="POST") + b"abcde",
+    "a length with a sign": get("/echo/a", "Content-Length: +5", method="POST") + b"abcde",
+    "a negative length": get("/echo/a", "Content-Length: -5", method="POST") + b"abcde",
+    "a hexadecimal length": get("/echo/a", "Content-Length: 0x5", method="POST") + b"abcde",
+    "an endless length": get("/echo/a", "Content-Length: 99999999999999999999999", method="POST"),
+    "length and chunks": get("/echo/a", "Content-Length: 5", "Transfer-Encoding: chunked", method="POST")
+    + b"0\r\n\r\n",
+    "chunks and length": get("/echo/a", "Transfer-Encoding: chunked", "Content-Length: 5", method="POST")
+    + b"0\r\n\r\n",
+    "an encoding that hides the length": get("/echo/a", "Transfer-Encoding: gzip", method="POST") + b"x",
+    "chunked, but not at last": get("/echo/a", "Transfer-Encoding: chunked, gzip", method="POST") + b"0\r\n\r\n",
+    "nearly chunked": get("/echo/a", "Transfer-Encoding: xchunked", method="POST") + b"0\r\n\r\n",
+    "a chunk size that is none": get("/echo/a", "Transfer-Encoding: chunked", method="POST") + b"zz\r\nab\r\n0\r\n\r\n",
+    "a chunk longer than its size": get("/echo/a", "Transfer-Encoding: chunked", method="POST")
+    + b"2\r\nabc\r\n0\r\n\r\n",
+    "a chunk that ends in a line feed": get("/echo/a", "Transfer-Encoding: chunked", method="POST") + b"2\nab\n0\n\n",
+    "a tunnel": get("mesh.test:443", method="CONNECT"),
+    "a method that nobody has": get("/echo/a", method="A" * 5000),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_what_is_no_request_is_400_and_ends_the_connection(mesh, name):
+    found = answers(await ask(mesh, REFUSED[name] + LAST), "GET")
+    assert [status for status, _, _ in found] == [400]
+    _, headers, body = found[0]
+    assert headers[b"connection"] == b"close"
+    problem = json.loads(body)
+    assert problem["reason"] in ("bad_request", "bad_target")
+    assert problem["executed"] == "no"
+    assert problem["request_id"] == headers[b"x-request-id"].decode()
+
+
+async def test_an_error_does_not_overtake_the_answers_before_it(mesh, hung):
+    found = answers(await ask(mesh, get("/echo/1") + get("/echo/2") + b"GARBAGE\r\n\r\n"), "GET", "GET", "GET")
+    assert [status for status, _, _ in found] == [200, 200, 400]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "closed"),
+    {
+        "a long target": (get("/echo/a?" + "q" * 9000), 414, False),
+        "a target without end": (b"GET /" + b"a" * 300_000, 414, True),
+        "a large header": (get("/echo/a", "X-A: " + "b" * 33_000), 431, False),
+        "many headers": (get("/echo/a", *[f"X-{i}: b" for i in range(120)]), 431, False),
+        "a header without end": (get("/echo/a")[:-2] + b"X-A: " + b"b" * 300_000, 431, True),
+        "headers without end": (get("/echo/a")[:-2] + b"X-A: b\r\n" * 50_000, 431, True),
+    }.values(),
+    ids=lambda value: str(value) if isinstance(value, int) else None,
+)
+async def test_what_is_too_large(mesh, request_, status, closed):
+    found = answers(await ask(mesh, request_ if closed else request_ + LAST), *["GET"] * (1 if closed else 2))
+    assert found[0][0] == status
+    assert json.loads(found[0][2])["reason"] == ("target_too_long" if status == 414 else "headers_too_large")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\r\n\r\n" + LAST,
+        LAST.replace(b"GET /", b"GET http://mesh.test/"),
+        get("/echo/last?a=b#c", "connection: Close"),
+        get("/echo/last", version="1.0"),
+        get("/echo/last", version="1.0", host=b""),
+        get("/echo/last", "Connection: keep-alive, X-A", "X-A: b", "X-Last: 1", "Connection: close"),
+        get("/echo/last", "Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABkAAQAAP__"),
+        get("/echo/last", "Expect: something-else", "Connection: close"),
+        get("/echo/last", "Content-Length: 0", "Connection: close"),
+        get("/echo/last", "Accept:", "X-A:\t b \t", "Connection: close"),
+    ],
+)
+async def test_unusual_but_sound(mesh, request_):
+    ((status, headers, body),) = answers(await ask(mesh, request_), "GET")
+    assert status == 200
+    assert headers[b"connection"] == b"close"
+    seen = json.loads(body)
+    assert seen["name"] == "last"
+    assert "h2c" not in str(seen["headers"])
+    if b"keep-alive, X-A" in request_:
+        assert not any(name == "x-a" for name, _ in seen["headers"])
+        assert ["x-last", "1"] in seen["headers"]
+
+
+async def test_head_has_the_length_and_no_body(mesh):
+    found = answers(await ask(mesh, get("/echo/a", method="HEAD") + LAST), "HEAD", "GET")
+    assert [status for status, _, _ in found] == [200, 200]
+    assert int(found[0][1][b"content-length"]) > 0
+
+
+async def test_a_service_cannot_send_an_interim_response(mesh):
+    found = answers(await ask(mesh, get("/early") + LAST), "GET", "GET")
+    assert [status for status, _, _ in found] == [502, 200]
+
+
+async def test_continue_is_sent_for_a_body_that_is_wanted_only(mesh):
+    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
+    head = get("/echo/a", "Expect: 100-continue", "Content-Length: 4", "Connection: close", method="POST")
+    writer.write(head)
+    async with asyncio.timeout(10):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"body")
+        ((status, _, body),) = answers(await reader.read(), "POST")
+    assert status == 200
+    assert json.loads(body)["body"] == "body"
+    writer.close()
+    found = answers(await ask(mesh, head.replace(b"/echo/a", b"/nowhere"), b"body"), "POST")
+    assert [status for status, _, _ in found] == [404]
+
+
+async def test_a_stream_for_a_client_of_http_1_0_ends_with_the_connection(mesh):
+    data = await ask(mesh, get("/lines", version="1.0"))
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower()
+    assert b"connection: close" in head.lower()
+    assert body == b"one\ntwo\n"
+
+
+async def test_a_client_that_closes_its_half_has_gone(mesh, hung):
+    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
+    writer.write(get("/hang"))
+    async with asyncio.timeout(10):
+        await hung.started.wait()
+        writer.write_eof()
+        assert await reader.read() == b""
+        await hung.cancelled.wait()
+    writer.close()
+    assert await ask(mesh, get("/echo/a", "Content-Length: 10", method="POST") + b"abc", end=True) == b""
+    await eventually(lambda: mesh.gateway.core.inflight == 0)
+
+
+async def test_headers_and_bodies_that_take_too_long(nats_url, prefix, lane, hung):
+    settings = {"http_lane": lane, "head_s": 0.2, "body_idle_s": 0.2}
+    async with Mesh(frames(hung), nats_url=nats_url, prefix=prefix, gateway=settings) as mesh:
+        slow = [
+            ask(mesh, get("/echo/a")[:-2]),
+            ask(mesh, get("/echo/a") + b"GET /echo"),
+            ask(mesh, get("/echo/a", "Content-Length: 9", method="POST") + b"abc"),
+            ask(mesh, get("/echo/a", "Transfer-Encoding: chunked", method="POST") + b"5\r\nab"),
+            ask(mesh, get("/echo/a", "Content-Length: 9000000", method="POST") + b"abc"),
+        ]
+        head, after, body, chunk, stream = await asyncio.gather(*slow)
+        for data in (head, body, chunk, stream):
+            ((status, headers, _),) = answers(data, "GET")
+            assert (status, headers[b"connection"]) == (408, b"close")
+        assert [status for status, _, _ in answers(after, "GET", "GET")] == [200, 408]
+        await eventually(lambda: mesh.gateway.core.inflight == 0)
+
+
+async def test_who_does_not_read_his_answers_is_not_read_either(mesh):
+    """The gateway holds no more for such a client than the answers to what it has let in."""
+    _, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port, limit=1000)
+    request, sent = get("/echo/" + "x" * 4000), 0
+    with contextlib.suppress(asyncio.TimeoutError):
+        async with asyncio.timeout(1.5):
+            while sent < 200_000_000:
+                writer.write(request * 100)
+                sent += len(request) * 100
+                await writer.drain()
+    assert sent < 100_000_000
+    assert mesh.gateway.core.inflight <= 1
+    (connection,) = mesh.gateway._listeners[0].server_state.connections
+    assert len(connection.pipeline) < 2000
+    assert connection.transport.get_write_buffer_size() < 1_000_000
+    writer.transport.abort()
+    await eventually(lambda: not mesh.gateway._listeners[0].server_state.connections)
