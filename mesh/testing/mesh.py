@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
@@ -43,7 +44,16 @@ class Mesh:
         self.nats: NatsServer | None = None
         self.bus_settings = BusSettings(servers=(nats_url,) if nats_url else ("",), prefix=prefix, **(bus or {}))
         self.service_settings = replace(ServiceSettings(), **{**QUICK, **(settings or {})})
-        defaults = {"port": 0, "ops_port": 0, "window_ms": 0, "access_log": False, "drain_s": 2.0, "linger_ms": 0}
+        defaults: dict[str, Any] = {
+            "port": 0,
+            "ops_port": 0,
+            "window_ms": 0,
+            "access_log": False,
+            "drain_s": 2.0,
+            "linger_ms": 0,
+        }
+        if lane := os.environ.get("MESH_HTTP_LANE"):  # so that a whole suite can be run on either
+            defaults["http_lane"] = lane
         self.gateway_settings = replace(GatewaySettings(), **{**defaults, **(gateway or {})})
         self.gateway: Gateway
         self.http: httpx.AsyncClient
