@@ -298,7 +298,8 @@ class Forwarder:
         self._watching = self._loop.call_later(WATCH_S, self._watch) if self._exchanges else None
         before = perf_counter() - WATCH_S
         for exchange in self._exchanges:
-            if exchange.task is not None and exchange.began < before:
+            # What still reads the body sees a client that goes, and nobody else may read from it.
+            if exchange.task is not None and exchange.upload is None and exchange.began < before:
                 self._watch_client(exchange)
 
     def _watch_client(self, exchange: Exchange) -> None:

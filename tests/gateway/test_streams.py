@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from gateway.forward import WATCH_S
 from mesh import Context, Event, NotFound, Request, Service, StreamingResponse
 from mesh.testing import Mesh
 from tests.conditions import eventually
@@ -163,6 +164,35 @@ async def test_both_at_once(mesh):
     body = os.urandom(3 * MIB)
     async with aiohttp.ClientSession() as session, session.post(f"{mesh.url}/echo", data=chunked(body)) as response:
         assert hashlib.sha256(await response.read()).digest() == hashlib.sha256(body).digest()
+
+
+async def test_a_body_that_goes_on_while_its_answer_comes_loses_nothing(mesh):
+    """For longer than it takes until the gateway watches a client for its going away."""
+    loop = asyncio.get_running_loop()
+    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
+    writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
+
+    async def echoed(size: int) -> bytes:
+        body = b""
+        while len(body) < size:
+            body += await reader.readexactly(int(await reader.readline(), 16))
+            assert await reader.readline() == b"\r\n"
+        return body
+
+    async with asyncio.timeout(20):
+        first = os.urandom(2 * MIB)  # until here it might be a body of one message
+        writer.write(b"%x\r\n%b\r\n" % (len(first), first))
+        await reader.readuntil(b"\r\n\r\n")
+        assert await echoed(len(first)) == first
+        until, number = loop.time() + 10 * WATCH_S, 0
+        while loop.time() < until:
+            piece = b"%08d" % number
+            writer.write(b"8\r\n%b\r\n" % piece)
+            assert await echoed(8) == piece
+            number += 1
+        writer.write(b"0\r\n\r\n")
+        assert await reader.read() == b"0\r\n\r\n"
+    writer.close()
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
