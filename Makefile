@@ -63,8 +63,8 @@ chaos: setup ## Run the failure suite in full and print its figures.
 soak: setup ## Ten minutes of faults under load; memory, tasks and descriptors must not grow.
 	@$(BIN)/python -m pytest --soak 600 -p no:cacheprovider tests/chaos/test_soak.py
 
-bench: setup ## Measure this project beside its peers (takes some minutes; needs wrk).
-	@$(BIN)/python -m bench
+bench: setup ## Measure this project beside its peers (takes a quarter of an hour; better with wrk).
+	@$(BIN)/python -m bench --page docs/performance.md
 
 check: setup ## Run the linters and the type checker.
 	@$(BIN)/ruff check .

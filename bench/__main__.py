@@ -24,11 +24,12 @@ RESULTS = Path(__file__).parent / "results.json"
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--rounds", default=3, show_default=True, help="Runs of everything; medians are reported.")
 @click.option("--seconds", default=4, show_default=True, help="Length of one run.")
-@click.option("--connections", default="64", show_default=True, help="Connections, one or more numbers with commas.")
+@click.option("--connections", default="", help="Connections, with commas  [default: 64, and for get 1,4,64,256]")
 @click.option("--work", "names", default="", help=f"Which work, with commas: {', '.join(load.works())}  [default: all]")
 @click.option("--only", default="", help="Which contestants: parts of their names, with commas  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Where the figures go, as JSON.")
-def main(rounds: int, seconds: int, connections: str, names: str, only: str, out: Path) -> None:
+@click.option("--page", type=click.Path(path_type=Path), help="A page whose results, and their plot, are replaced.")
+def main(rounds: int, seconds: int, connections: str, names: str, only: str, out: Path, page: Path | None) -> None:
     """Measure this project beside its peers.
 
     \b
@@ -37,25 +38,26 @@ def main(rounds: int, seconds: int, connections: str, names: str, only: str, out
       python -m bench --work get,post --connections 1,64,256
       python -m bench --only mesh,nginx --work up-900k --rounds 5
     """
-    if load.missing():
-        raise click.ClickException(f"this needs {load.missing()}")
     every = load.works()
     unknown = [name for name in names.split(",") if name and name not in every]
     if unknown:
         raise click.ClickException(f"there is no work {', '.join(unknown)}; there is {', '.join(every)}")
     works = [every[name] for name in names.split(",") if name] or list(every.values())
     wanted = [c for c in ALL if not only or any(part.strip().lower() in c.name.lower() for part in only.split(","))]
-    counts = [int(count) for count in connections.split(",")]
+    given = [int(count) for count in connections.split(",") if count]
+    counts = {work.name: given or ([1, 4, 64, 256] if work.name == "get" else [64]) for work in works}
     document = asyncio.run(_run(wanted, works, counts, rounds, seconds))
     document["command"] = f"python -m bench {' '.join(sys.argv[1:])}".strip()
     report.write(document, out)
-    click.echo(report.table(document))
+    if page is not None:
+        report.write_page(document, page)
+    click.echo(report.tables(document))
 
 
 async def _run(
-    wanted: list[type[Contestant]], works: list[load.Work], counts: list[int], rounds: int, seconds: int
+    wanted: list[type[Contestant]], works: list[load.Work], counts: dict[str, list[int]], rounds: int, seconds: int
 ) -> dict[str, Any]:
-    runs: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    runs: Runs = {}
     skipped: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
@@ -70,14 +72,17 @@ async def _run(
                 await contestant.start(stack)
                 contestants.append(contestant)
             for contestant in contestants:
-                await _warm(contestant, works, folder)
+                await _warm(contestant, works)
             for number in range(rounds):
                 for work in works:
-                    for count in counts:
+                    for count in counts[work.name]:
                         for contestant in contestants:
-                            found = await _measure(contestant, work, count, seconds, folder)
+                            if work.name in contestant.leaves_out:
+                                continue
+                            found = await _measure(contestant, work, count, seconds)
                             runs.setdefault((work.name, contestant.name, count), []).append(found)
                 click.echo(f"round {number + 1} of {rounds} done", err=True)
+            half = await _half(contestants, works, runs, rounds, seconds)
     return {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, CPython {platform.python_version()}",
         "rounds": rounds,
@@ -87,23 +92,46 @@ async def _run(
             {"work": work, "contestant": contestant, "connections": count, **_median(found)}
             for (work, contestant, count), found in runs.items()
         ],
+        "half_load": half,
     }
 
 
-async def _warm(contestant: Contestant, works: list[load.Work], folder: Path) -> None:
+Runs = dict[tuple[str, str, int], list[dict[str, Any]]]
+
+
+async def _half(
+    contestants: list[Contestant], works: list[load.Work], runs: Runs, rounds: int, seconds: int
+) -> list[dict[str, Any]]:
+    """Times at half of the most that each one answered, from an open loop: those say how it feels."""
+    work = next((work for work in works if work.name == "get"), None)
+    found = []
+    for contestant in contestants if work is not None else ():
+        peak = runs.get(("get", contestant.name, 64))
+        if peak is None or work is None or not contestant.open_loop:
+            continue
+        rate = round(statistics.median(run["rps"] for run in peak) / 2)
+        seen = [await contestant.load(work, 64, seconds, rate) for _ in range(rounds)]
+        middle = {key: round(statistics.median(getattr(s, key) for s in seen), 2) for key in ("rps", "p50", "p99")}
+        found.append({"contestant": contestant.name, "rate": rate, **middle})
+    return found
+
+
+async def _warm(contestant: Contestant, works: list[load.Work]) -> None:
     """Until every kind of work is answered without errors."""
     for work in works:
+        if work.name in contestant.leaves_out:
+            continue
         for _ in range(100):
-            seen = await load.run(contestant.url, work, 8, 1, folder)
+            seen = await contestant.load(work, 8, 1)
             if seen.requests and not seen.errors:
                 break
         else:
             raise RuntimeError(f"{contestant.name} does not answer {work.name}: {seen}")
 
 
-async def _measure(contestant: Contestant, work: load.Work, count: int, seconds: int, folder: Path) -> dict[str, Any]:
+async def _measure(contestant: Contestant, work: load.Work, count: int, seconds: int) -> dict[str, Any]:
     before = {role: cpu_s(pid) for role, pid in contestant.pids.items()}
-    seen = await load.run(contestant.url, work, count, seconds, folder)
+    seen = await contestant.load(work, count, seconds)
     used = {role: (cpu_s(pid) - before[role]) / max(1, seen.requests) * 1e6 for role, pid in contestant.pids.items()}
     return {**seen._asdict(), "cpu_us": used}
 

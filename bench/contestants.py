@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import ClassVar
 
+from bench import load
 from bench.processes import ROOT, a_port, listening, only_child, process
 from mesh.embedded import NatsServer
 
@@ -22,6 +23,9 @@ class Contestant(ABC):
     """``url`` and ``pids`` (by role) are there after `start`."""
 
     name: ClassVar[str]
+    leaves_out: ClassVar[frozenset[str]] = frozenset()
+    """Work that it has no means for."""
+    open_loop: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -35,6 +39,10 @@ class Contestant(ABC):
     @abstractmethod
     async def start(self, stack: AsyncExitStack) -> None:
         """Start everything; it ends with the stack."""
+
+    async def load(self, work: load.Work, connections: int, seconds: int, rate: float = 0) -> load.Result:
+        """Load it for that long."""
+        return await load.run(self.url, work, connections, seconds, self.folder, rate)
 
     async def run(self, stack: AsyncExitStack, role: str, *command: str, port: int = 0, **env: str) -> int:
         """Start one process; returns when its port listens."""
@@ -78,6 +86,27 @@ class OnMesh(Contestant):
         )
         self.pids["gateway"] = await only_child(parent)  # the worker; the parent only owns the socket
         await self.run(stack, "service", sys.executable, "-m", "mesh", "run", "bench.apps.on_mesh:service", **env)
+
+
+class DirectNats(Contestant):
+    """The service without a gateway, called by a client of NATS: what HTTP adds is the difference."""
+
+    name = "the service, called over NATS"
+    open_loop = False
+    leaves_out = frozenset({"events", "down-100k", "down-900k", "up-100k", "up-900k"})
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        self.url = await self.nats(stack)
+        await self.run(
+            stack, "service", sys.executable, "-m", "mesh", "run", "bench.apps.on_mesh:service", NATS_URL=self.url
+        )
+
+    async def load(self, work: load.Work, connections: int, seconds: int, rate: float = 0) -> load.Result:
+        seen = await load.output(
+            *(sys.executable, "-m", "bench.apps.nats_caller", work.name, str(connections), str(seconds)),
+            NATS_URL=self.url,
+        )
+        return load.Result(**seen)
 
 
 class Nginx(Contestant):
@@ -127,6 +156,7 @@ class AiohttpGateway(Contestant):
 
 class NatsMicro(Contestant):
     name = "FastAPI -> nats.micro"
+    leaves_out = frozenset({"events"})
 
     async def start(self, stack: AsyncExitStack) -> None:
         url = await self.nats(stack)
@@ -173,4 +203,4 @@ def _module(name: str) -> str:
     return "" if find_spec(name) else name
 
 
-ALL: tuple[type[Contestant], ...] = (RawAsgi, OnMesh, Moleculer, Nginx, NatsMicro, AiohttpGateway)
+ALL: tuple[type[Contestant], ...] = (RawAsgi, DirectNats, OnMesh, Moleculer, Nginx, NatsMicro, AiohttpGateway)

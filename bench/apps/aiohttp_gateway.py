@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 
 UPSTREAM = os.environ.get("UPSTREAM", "")
 HOP = {"host", "connection", "content-length", "transfer-encoding", "content-encoding", "date", "server"}
@@ -19,6 +20,20 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/events")
+async def events(request: Request) -> StreamingResponse:
+    answer = await request.app.state.session.get("/events", timeout=aiohttp.ClientTimeout(total=None))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        try:
+            async for piece in answer.content.iter_any():
+                yield piece
+        finally:
+            answer.close()
+
+    return StreamingResponse(pieces(), media_type="text/event-stream")
 
 
 @app.api_route("/{path:path}", methods=["GET", "POST"])

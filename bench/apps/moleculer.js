@@ -1,6 +1,7 @@
 // The application on Moleculer, and moleculer-web as its gateway: `moleculer.js service`, `moleculer.js gateway PORT`.
 "use strict";
 
+const { Readable } = require("node:stream");
 const { ServiceBroker } = require("moleculer");
 
 const ITEM = {
@@ -38,6 +39,13 @@ if (role === "service") {
         ctx.meta.$responseType = "application/octet-stream";
         return BLOBS.get(Number(ctx.params.size));
       },
+      events: (ctx) => {
+        ctx.meta.$responseType = "text/event-stream";
+        const stream = new Readable({ read() {} });
+        const timer = setInterval(() => stream.push(`data: ${"e".repeat(100)}\n\n`), 50);
+        stream.on("close", () => clearInterval(timer));
+        return stream;
+      },
       up: (ctx) => ctx.params.body.length,
     },
   });
@@ -62,6 +70,7 @@ if (role === "service") {
             "GET items/:id": "bench.item",
             "POST items": "bench.echo",
             "GET blobs/:size": "bench.down",
+            "GET events": "bench.events",
           },
           bodyParsers: { json: true },
         },

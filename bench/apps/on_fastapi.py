@@ -1,9 +1,13 @@
 """The application on FastAPI, as its users write it."""
 
+import asyncio
+from collections.abc import AsyncIterator
+
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from bench.apps.shared import BLOBS, ITEM
+from bench.apps.shared import BLOBS, EVENT, EVENT_S, ITEM
 
 
 class Item(BaseModel):
@@ -36,3 +40,13 @@ async def down(size: int) -> Response:
 @app.post("/blobs")
 async def up(request: Request) -> int:
     return len(await request.body())
+
+
+@app.get("/events")
+async def events() -> StreamingResponse:
+    async def stream() -> AsyncIterator[str]:
+        while True:
+            yield f"data: {EVENT}\n\n"
+            await asyncio.sleep(EVENT_S)
+
+    return StreamingResponse(stream(), media_type="text/event-stream")

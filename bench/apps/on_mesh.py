@@ -1,9 +1,12 @@
 """The application as a service of the mesh."""
 
+import asyncio
+from collections.abc import AsyncIterator
+
 from msgspec import Struct
 
-from bench.apps.shared import BLOBS, ITEM
-from mesh import Response, Service
+from bench.apps.shared import BLOBS, EVENT, EVENT_S, ITEM
+from mesh import Event, Response, Service
 
 service = Service("bench", version="1.0.0")
 
@@ -35,3 +38,10 @@ async def down(size: int) -> Response:
 @service.post("/blobs")
 async def up(body: bytes) -> int:
     return len(body)
+
+
+@service.get("/events")
+async def events() -> AsyncIterator[Event]:
+    while True:
+        yield Event(EVENT)
+        await asyncio.sleep(EVENT_S)

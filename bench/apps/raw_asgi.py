@@ -1,14 +1,20 @@
 """The floor: no framework, no validation, no bus."""
 
+import asyncio
 import json
 from typing import Any
 
-from bench.apps.shared import BLOBS, ITEM
+from bench.apps.shared import BLOBS, EVENT, EVENT_S, ITEM
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] != "http":
         return
+    if scope["path"] == "/events":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        while True:
+            await send({"type": "http.response.body", "body": b"data: %b\n\n" % EVENT.encode(), "more_body": True})
+            await asyncio.sleep(EVENT_S)
     body = b""
     while scope["method"] == "POST":
         message = await receive()

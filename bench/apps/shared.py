@@ -9,3 +9,5 @@ ITEM = {
     "stock": 1234567,
 }
 """With its id: about 200 bytes of JSON."""
+EVENT, EVENT_S = "e" * 100, 0.05
+"""A server-sent event, and the seconds from one to the next."""

@@ -23,6 +23,7 @@ COMMANDS = {
     "stats": ("mesh.cli.stats", "Show requests, errors and times per endpoint."),
     "ping": ("mesh.cli.ping", "Ask NATS, services or one instance to answer."),
     "call": ("mesh.cli.call", "Call an endpoint or a route over the bus."),
+    "bench": ("mesh.cli.bench", "Measure how quickly a URL answers."),
     "drain": ("mesh.cli.drain", "Stop instances without losing a request."),
     "doctor": ("mesh.cli.doctor", "Look for what is wrong, and say what to do."),
     "completion": ("mesh.cli.completion", "Print the completion script of a shell."),

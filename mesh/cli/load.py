@@ -1,0 +1,281 @@
+"""HTTP load that tells the truth about waiting: what `mesh bench` sends, and what it measures.
+
+With a rate it is an open loop: requests are due at their time, whether or not those before have been answered, and a
+request's time begins when it was due. A generator that waits for answers leaves out the very requests that would have
+had to wait ("coordinated omission"). Without a rate each connection sends as soon as it has its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import ssl
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+from urllib.parse import urlsplit
+
+import httptools
+
+TICK_S = 0.001
+"""Requests of an open loop are due in steps of this, so that none is counted as late for the event loop's grain."""
+STEP = math.log(1.01)
+"""Times are kept to one percent."""
+LATE_S = 0.02
+"""Lateness of the generator itself beyond which its figures are not to be trusted."""
+
+
+class Histogram:
+    """Times in seconds, to one percent: as small after an hour as after a second."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = 0.0
+        self.longest = 0.0
+        self._buckets: Counter[int] = Counter()
+
+    def record(self, seconds: float) -> None:
+        self.count += 1
+        self.total += seconds
+        self.longest = max(self.longest, seconds)
+        self._buckets[math.floor(math.log(max(seconds, 1e-6)) / STEP)] += 1
+
+    def percentile(self, share: float) -> float:
+        """Seconds within which that share (0 to 1) of them lie; 0.0 without any."""
+        left = share * self.count
+        for bucket in sorted(self._buckets):
+            left -= self._buckets[bucket]
+            if left <= 1e-9 * self.count:
+                return min(self.longest, math.exp((bucket + 0.5) * STEP))
+        return self.longest
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked: ``raw`` is the request as bytes, sent again and again."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    raw: bytes
+
+    @classmethod
+    def of(cls, url: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes = b"") -> Target:
+        """Raises ValueError with a sentence where the URL is none."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is no URL like http://127.0.0.1:8080/jokes")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        lines = {"host": parts.netloc.rpartition("@")[2], "user-agent": "mesh-bench", "accept": "*/*"}
+        if body or method in ("POST", "PUT", "PATCH"):
+            lines["content-length"] = str(len(body))
+        lines |= {name.lower(): value for name, value in (headers or {}).items()}
+        text = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        parts_of_it = [method, path, *lines, *lines.values()]
+        if not text.isascii() or any(c in part for part in parts_of_it for c in "\r\n\0"):
+            raise ValueError("method, path and headers must be ASCII, without line breaks")
+        tls = ssl.create_default_context() if parts.scheme == "https" else None
+        return cls(parts.hostname, port, tls, text.encode() + b"\r\n" + body)
+
+
+@dataclass
+class Seen:
+    """What came of it. ``late_s`` is the longest that the generator itself was behind."""
+
+    histogram: Histogram = field(default_factory=Histogram)
+    statuses: Counter[int] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    bytes_in: int = 0
+    seconds: float = 0.0
+    unsent: int = 0
+    late_s: float = 0.0
+
+    @property
+    def failed(self) -> int:
+        """Requests without an answer, or with one that is an error."""
+        wrong = sum(count for status, count in self.statuses.items() if status >= 400)
+        return sum(self.errors.values()) + wrong + self.unsent
+
+    def figures(self) -> dict[str, Any]:
+        """All of it, JSON-ready; times in milliseconds."""
+        histogram = self.histogram
+        shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+        return {
+            "requests": histogram.count,
+            "seconds": round(self.seconds, 3),
+            "rps": round(histogram.count / self.seconds, 1) if self.seconds else 0.0,
+            **{f"{name}_ms": round(histogram.percentile(share) * 1000, 3) for name, share in shares.items()},
+            "max_ms": round(histogram.longest * 1000, 3),
+            "mean_ms": round(histogram.total / histogram.count * 1000, 3) if histogram.count else 0.0,
+            "bytes_in": self.bytes_in,
+            "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
+            "errors": dict(self.errors),
+            "unsent": self.unsent,
+            "generator_late_ms": round(self.late_s * 1000, 1),
+        }
+
+
+class Load:
+    """Asks ``target`` on ``connections`` connections: ``rate`` times a second, or as often as it answers where 0.
+
+    A request that has no answer after ``timeout_s`` is an error, and its connection is made anew.
+    """
+
+    def __init__(self, target: Target, *, connections: int, rate: float = 0.0, timeout_s: float = 10.0) -> None:
+        self.seen = Seen()
+        self.stopping = False
+        self._target = target
+        self._rate = rate
+        self._number = connections
+        self._timeout_s = timeout_s
+        self._due: deque[float] = deque()
+        self._idle: list[_Connection] = []
+        self._all: set[_Connection] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._began = self._released = 0.0
+        self._issued = 0
+
+    async def run(self, seconds: float) -> Seen:
+        """Load for that long, then wait for what is under way. Raises OSError where nobody listens at the start."""
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(self._open() for _ in range(self._number)))
+        self._began = perf_counter()
+        self._released = self._began
+        end = self._began + seconds
+        if not self._rate:
+            for connection in list(self._idle):
+                self.next(connection)
+        try:
+            while (now := perf_counter()) < end:
+                if self._rate:
+                    self._release(now)
+                self._check(now)
+                await asyncio.sleep(TICK_S if self._rate else 0.05)
+            self.stopping = True
+            self.seen.seconds = perf_counter() - self._began
+            until = loop.time() + self._timeout_s
+            while any(connection.since for connection in self._all) and loop.time() < until:
+                self._check(perf_counter())
+                await asyncio.sleep(0.01)
+            self.seen.unsent += len(self._due)
+        finally:
+            self.stopping = True
+            for task in self._opening:
+                task.cancel()
+            for connection in list(self._all):
+                connection.close()
+        return self.seen
+
+    def next(self, connection: _Connection) -> None:
+        """A connection is free."""
+        if self.stopping:
+            return
+        if not self._rate:
+            connection.send(self._target.raw, perf_counter())
+        elif self._due:
+            connection.send(self._target.raw, self._due.popleft())
+        else:
+            self._idle.append(connection)
+
+    def lost(self, connection: _Connection, why: str) -> None:
+        """A connection ended; ``why`` is empty where no request was under way."""
+        self._all.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if why:
+            self.seen.errors[why] += 1
+        if not self.stopping:
+            task = asyncio.ensure_future(self._again())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    def _release(self, now: float) -> None:
+        """Let out what is due: in steps of a tick, so that all of a step were due at its beginning."""
+        step = math.floor((now - self._began) / TICK_S) * TICK_S
+        moment = self._began + step
+        self.seen.late_s = max(self.seen.late_s, now - self._released - 2 * TICK_S)
+        self._released = now
+        while self._issued / self._rate <= step:
+            due = min(moment, self._began + math.ceil(self._issued / self._rate / TICK_S) * TICK_S)
+            self._issued += 1
+            if self._idle:
+                self._idle.pop().send(self._target.raw, due)
+            else:
+                self._due.append(due)
+
+    def _check(self, now: float) -> None:
+        for connection in list(self._all):
+            if connection.since and now - connection.sent > self._timeout_s:
+                connection.fail("timeout")
+
+    async def _open(self) -> None:
+        loop, target = asyncio.get_running_loop(), self._target
+        connection = _Connection(self)
+        await loop.create_connection(lambda: connection, target.host, target.port, ssl=target.tls)
+        self._all.add(connection)
+        self._idle.append(connection)
+
+    async def _again(self) -> None:
+        while not self.stopping:
+            try:
+                await self._open()
+            except OSError:
+                self.seen.errors["connect"] += 1
+                await asyncio.sleep(0.1)
+            else:
+                self.next(self._idle.pop())
+                return
+
+
+class _Connection(asyncio.Protocol):
+    """One keep-alive connection. ``since`` is when its request was due, 0.0 while it has none."""
+
+    def __init__(self, load: Load) -> None:
+        self.since = self.sent = 0.0
+        self._load = load
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: Any = None
+        self._why = ""
+
+    def send(self, raw: bytes, due: float) -> None:
+        self.since, self.sent = due, perf_counter()
+        self._transport.write(raw)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def fail(self, why: str) -> None:
+        """Give the request up."""
+        self._why = why
+        self._transport.abort()
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._load.seen.bytes_in += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.fail("not HTTP")
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200 or not self.since:
+            return
+        seen = self._load.seen
+        seen.histogram.record(perf_counter() - self.since)
+        seen.statuses[status] += 1
+        self.since = 0.0
+        if self._parser.should_keep_alive():
+            self._load.next(self)
+        else:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        why = self._why or ("connection lost" if self.since else "")
+        self.since = 0.0
+        self._load.lost(self, why)
