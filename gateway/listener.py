@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -31,7 +31,7 @@ logging.getLogger("uvicorn.error").addFilter(_is_news)
 class Listener(uvicorn.Server):
     """A uvicorn server which leaves signals to its process. ``http`` makes its connections."""
 
-    def __init__(self, app: Any, sock: socket.socket, grace_s: float, http: Any = None) -> None:
+    def __init__(self, app: Any, sockets: Sequence[socket.socket], grace_s: float, http: Any = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -47,8 +47,8 @@ class Listener(uvicorn.Server):
                 backlog=BACKLOG,
             )
         )
-        self.socket = sock
-        self.port = int(sock.getsockname()[1])
+        self.sockets = list(sockets)
+        self.port = int(self.sockets[0].getsockname()[1])
         self._running: asyncio.Task[None] | None = None
         self._checking: asyncio.TimerHandle | None = None
 
@@ -57,7 +57,7 @@ class Listener(uvicorn.Server):
         yield
 
     async def start(self) -> None:
-        self._running = asyncio.create_task(self.serve(sockets=[self.socket]), name="listener")
+        self._running = asyncio.create_task(self.serve(sockets=self.sockets), name="listener")
         while not self.started:
             if self._running.done():
                 await self._running
@@ -80,8 +80,9 @@ class Listener(uvicorn.Server):
         """Take no new connection; those that are there go on. ``for_all``: nor does anybody who shares the socket."""
         if for_all:
             # Closing alone would leave clients waiting in a queue that the parent process keeps open.
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(socket.SHUT_RDWR)
+            for sock in self.sockets:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
         for server in self.servers:
             server.close()
 
@@ -100,4 +101,5 @@ class Listener(uvicorn.Server):
             await asyncio.gather(self._running, return_exceptions=True)
         if self._checking is not None:
             self._checking.cancel()
-        self.socket.close()
+        for sock in self.sockets:
+            sock.close()

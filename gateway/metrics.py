@@ -6,7 +6,7 @@ Text format 0.0.4.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the duration histogram, in seconds."""
@@ -22,6 +22,7 @@ class RequestMetrics:
     def __init__(self) -> None:
         self.inflight = 0
         self.retries = 0
+        self.connections: Callable[[], int] = lambda: 0
         self._counts: dict[tuple[str, str, int], int] = {}
         self._durations: dict[str, list[float]] = {}
         self._reasons: dict[str, int] = {}
@@ -56,6 +57,9 @@ class RequestMetrics:
             (({"reason": reason}, count) for reason, count in sorted(self._reasons.items())),
         )
         yield from family("mesh_gateway_inflight_requests", "gauge", "Requests being answered.", [({}, self.inflight)])
+        yield from family(
+            "mesh_gateway_connections", "gauge", "Connections of clients that are open.", [({}, self.connections())]
+        )
         yield from family(
             "mesh_gateway_retries_total", "counter", "Attempts beyond a request's first.", [({}, self.retries)]
         )

@@ -36,8 +36,8 @@ _log = logging.getLogger("mesh.gateway")
 class Gateway:
     """The whole gateway; ``async with`` starts and drains it. ``port`` and ``ops_port`` are the real ones.
 
-    ``sockets``: listening ones that another process owns too, for clients and for the operator's plane. Then this is
-    one in a row of gateways behind them: it begins to accept when it knows who is there, and not before.
+    ``sockets``: listening ones that another process owns too, for clients, the last for the operator's plane. Then
+    this is one in a row of gateways behind them: it begins to accept when it knows who is there, and not before.
     """
 
     def __init__(
@@ -120,8 +120,10 @@ class Gateway:
     async def listen(self) -> None:
         """Begin to accept connections."""
         public = public_protocol(self.core, self.forwarder, self.settings)
-        for app, sock, http in zip((self.forwarder, self._ops_app), self._sockets, (public, None), strict=True):
-            listener = Listener(app, sock, self.settings.drain_s, http)
+        self.metrics.connections = lambda: len(self._listeners[0].server_state.connections)
+        *clients, operator = self._sockets
+        for app, sockets, http in ((self.forwarder, clients, public), (self._ops_app, [operator], None)):
+            listener = Listener(app, sockets, self.settings.drain_s, http)
             self._listeners.append(listener)
             await listener.start()
         _log.info("gateway %s listens on %s:%d", self.id, self.settings.host, self.port)

@@ -8,11 +8,17 @@ BACKLOG = 2048
 """Connections that wait to be accepted, while one worker takes over from another, say."""
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Raises OSError with the address in its text."""
+def listen(host: str, port: int, *, beside: bool = False) -> socket.socket:
+    """A listening TCP socket. Raises OSError with the address in its text.
+
+    More may listen on its address: the kernel then spreads connections over all of them. ``beside`` says that this is
+    such another one; otherwise an address on which somebody listens is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        if port and not beside:
+            socket.create_server((host, port), family=family).close()  # fails where somebody listens
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
 

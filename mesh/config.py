@@ -156,6 +156,12 @@ class GatewaySettings(MeshSettings):
     ops_port: int = setting(
         8081, kinds.whole(0, 65_535), env=["MESH_OPS_PORT"], doc="Port of the operator's plane; 0 takes any free one."
     )
+    workers: int = setting(
+        1,
+        kinds.whole(1, 256),
+        env=["MESH_WORKERS"],
+        doc="Processes that serve clients; limits are for each. Number n has its operator's plane at ops_port + n - 1.",
+    )
     timeout_ms: int = setting(
         10_000,
         kinds.whole(1, 3_600_000, "milliseconds"),

@@ -21,10 +21,14 @@ from mesh.config import BusSettings, GatewaySettings, ServiceSettings, find_file
 @click.option("--port", type=int, help="Port to listen on, 0 for any  [default: 8080]")
 @click.option("--ops-host", help="Address of the operator's plane  [default: 127.0.0.1]")
 @click.option("--ops-port", type=int, help="Port of the operator's plane, 0 for any  [default: 8081]")
-@click.option("--worker", type=int, nargs=3, hidden=True, help="Descriptors: two listening sockets, a pipe.")
+@click.option("--workers", type=int, help="Processes that serve clients  [default: 1]")
+@click.option("--worker", hidden=True, help="Descriptors, with commas: a pipe, the operator's socket, public ones.")
 @click.option("--succeeds", is_flag=True, hidden=True, help="Another worker accepts until this one does.")
-def command(worker: tuple[int, ...] | None, succeeds: bool, **flags: Any) -> None:
+def command(worker: str | None, succeeds: bool, **flags: Any) -> None:
     """Serve HTTP: every route that a live service announces, until SIGTERM or Ctrl-C.
+
+    With --workers, as many processes share the address; each knows the mesh for itself, and its limits are its own. The
+    operator's planes are at --ops-port and the ports after it.
 
     SIGHUP, or a change of mesh.toml, starts a new process with the new configuration behind the same sockets; the old
     one finishes what it has. No connection is refused or cut for it.
@@ -33,6 +37,7 @@ def command(worker: tuple[int, ...] | None, succeeds: bool, **flags: Any) -> Non
     Examples:
       mesh gateway
       mesh gateway --host 0.0.0.0 --port 80
+      mesh gateway --workers 4
       NATS_URL=nats://nats.internal:4222 mesh gateway
       kill -HUP PID                      take over a new configuration, or a new version of mesh
 
@@ -46,7 +51,7 @@ def command(worker: tuple[int, ...] | None, succeeds: bool, **flags: Any) -> Non
     if worker:
         text = logging_settings.log_format == "text" or (logging_settings.log_format == "auto" and sys.stderr.isatty())
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_serve(bus, settings, text, worker, succeeds))
+            runner.run(_serve(bus, settings, text, [int(fd) for fd in worker.split(",")], succeeds))
         return
     try:
         code = asyncio.run(_supervise(flags))
@@ -57,19 +62,19 @@ def command(worker: tuple[int, ...] | None, succeeds: bool, **flags: Any) -> Non
 
 async def _supervise(flags: dict[str, Any]) -> int:
     from gateway.sockets import listen
-    from mesh.cli.workers import Workers
+    from mesh.cli.workers import Layout, Workers
 
     options = [part for name, value in flags.items() if value is not None for part in (_option(name), str(value))]
 
     def command(descriptors: Sequence[int], succeeds: bool) -> list[str]:
-        hidden = ["--worker", *map(str, descriptors), *(["--succeeds"] if succeeds else [])]
+        hidden = ["--worker", ",".join(map(str, descriptors)), *(["--succeeds"] if succeeds else [])]
         return [sys.executable, "-m", "mesh", "gateway", *options, *hidden]
 
-    def addresses() -> list[tuple[str, int]]:
+    def layout() -> Layout:
         _, found = load_all(BusSettings, GatewaySettings, environ=os.environ, file=find_file(os.environ), flags=flags)
-        return [(found.host, found.port), (found.ops_host, found.ops_port)]
+        return Layout(found.workers, (found.host, found.port), (found.ops_host, found.ops_port))
 
-    return await Workers(command, addresses, listen, find_file(os.environ)).run()
+    return await Workers(command, layout, listen, find_file(os.environ)).run()
 
 
 def _option(name: str) -> str:
@@ -85,8 +90,9 @@ async def _serve(
     from mesh.cli.workers import REPLACED
     from mesh.service.run import settle
 
-    *sockets, ready = descriptors
-    gateway = Gateway(bus, settings, sockets=[inherited(fd) for fd in sockets], text_log=text)
+    ready, ops, *public = descriptors
+    sockets = [*(inherited(fd) for fd in public), inherited(ops)]
+    gateway = Gateway(bus, settings, sockets=sockets, text_log=text)
     hurry, replaced = asyncio.Event(), asyncio.Event()
 
     def asked() -> None:

@@ -1,8 +1,8 @@
-"""The gateway's parent process: it owns the listening sockets and replaces the worker that serves them.
+"""The gateway's parent process: it owns the listening sockets and replaces the workers that serve them.
 
-A connection is never refused while workers change: the sockets stay open here, the new worker accepts on them only
-when it knows who is there, and only then is the old one told to finish. (Two processes that each bind the port with
-SO_REUSEPORT lose what waits in the socket of the one that closes.)
+A connection is never refused while workers change: the sockets stay open here, a new worker accepts on them only
+when it knows who is there, and only then is the old one told to finish. (Processes that each bind the port with
+SO_REUSEPORT lose what waits in the socket of the one that closes; here none is closed.)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mesh.embedded.leash import leashed
 
@@ -25,14 +26,75 @@ LONGEST_PAUSE_S = 5.0
 WATCH_S = 1.0
 
 Address = tuple[str, int]
-Place = tuple[int, Address]
-"""Which of the listeners, and where: two may both be on any free port."""
 
 _log = logging.getLogger("mesh.gateway")
 
 
+class Layout(NamedTuple):
+    """How many workers, where they serve clients, and where the first of them has the operator's plane."""
+
+    workers: int
+    public: Address
+    ops: Address
+
+
+class Sockets:
+    """The listening sockets, kept for as long as the layout needs them.
+
+    Each worker has its own for clients, all on one address: the kernel spreads connections over them, where workers
+    that share a socket would leave most to the one that happens to be awake.
+    """
+
+    def __init__(self, listen: Callable[..., socket.socket]) -> None:
+        self._listen = listen
+        self._public: dict[Address, list[socket.socket]] = {}
+        self._ops: dict[tuple[Address, int], socket.socket] = {}
+
+    def open(self, layout: Layout) -> None:
+        """Open what a layout lacks. Raises OSError, and leaves everything as it was."""
+        opened: list[socket.socket] = []
+        try:
+            group = list(self._public.get(layout.public, ()))
+            while len(group) < layout.workers:
+                host, port = layout.public
+                if group:
+                    port = group[0].getsockname()[1]
+                opened.append(self._listen(host, port, beside=bool(group)))
+                group.append(opened[-1])
+            ops: dict[tuple[Address, int], socket.socket] = {}
+            for number in range(layout.workers):
+                if (layout.ops, number) not in self._ops:
+                    host, port = layout.ops
+                    opened.append(self._listen(host, port + number if port else 0))
+                    ops[layout.ops, number] = opened[-1]
+        except BaseException:
+            for sock in opened:
+                sock.close()
+            raise
+        self._public[layout.public] = group
+        self._ops |= ops
+
+    def of(self, layout: Layout, number: int) -> list[int]:
+        """The descriptors for one worker: the operator's socket, then those for clients.
+
+        Fewer workers than before take the others' sockets too: what waits in them must not be lost.
+        """
+        group = self._public[layout.public][number :: layout.workers]
+        return [sock.fileno() for sock in (self._ops[layout.ops, number], *group)]
+
+    def close_but(self, layout: Layout | None) -> None:
+        """Close all that a layout does not use; all for None."""
+        for address in list(self._public):
+            if layout is None or address != layout.public:
+                for sock in self._public.pop(address):
+                    sock.close()
+        for place in list(self._ops):
+            if layout is None or place[0] != layout.ops or place[1] >= layout.workers:
+                self._ops.pop(place).close()
+
+
 class Worker:
-    """One process that serves the sockets. ``ready`` is set when it accepts connections."""
+    """One process that serves clients. ``ready`` is set when it accepts connections."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -48,80 +110,79 @@ class Worker:
 
 
 class Workers:
-    """Runs one worker after another behind the same sockets until it is told to stop.
+    """Runs one generation of workers after another behind the same sockets until it is told to stop.
 
-    ``command(descriptors, succeeds)`` is a worker's command line: it gets the numbers of the listening sockets, in the
-    order of ``addresses()``, and of a pipe into which it writes a byte when it accepts; ``succeeds`` says that another
-    worker accepts until then. ``addresses()`` reads the configuration and raises where that is wrong; ``file`` is
-    watched for changes, None for no file.
+    ``command(descriptors, succeeds)`` is a worker's command line: it gets the numbers of a pipe, into which it writes a
+    byte when it accepts, and of its listening sockets, the operator's first; ``succeeds`` says that others accept
+    until then. ``layout()`` reads the configuration and raises where that is wrong; ``file`` is watched for changes,
+    None for no file.
     """
 
     def __init__(
         self,
         command: Callable[[Sequence[int], bool], Sequence[str]],
-        addresses: Callable[[], Sequence[Address]],
-        listen: Callable[[str, int], socket.socket],
+        layout: Callable[[], Layout],
+        listen: Callable[..., socket.socket],
         file: Path | None = None,
     ) -> None:
         self._command = command
-        self._addresses = addresses
-        self._listen = listen
+        self._layout = layout
         self._file = file
-        self._sockets: dict[Place, socket.socket] = {}
-        self._serving: list[Address] = []
-        self._current: Worker | None = None
+        self._sockets = Sockets(listen)
+        self._serving: Layout
+        self._current: list[Worker] = []
         self._old: set[Worker] = set()
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._failures = 0
 
     async def run(self) -> int:
-        """Until SIGTERM or Ctrl-C (a second one hurries), or until the worker was drained; gives the exit code.
+        """Until SIGTERM or Ctrl-C (a second one hurries), or until a worker was drained; gives the exit code.
 
         Raises OSError where an address cannot be listened on at the start.
         """
         loop = asyncio.get_running_loop()
-        self._serving = list(self._addresses())
-        self._open(self._serving)
+        self._serving = self._layout()
+        self._sockets.open(self._serving)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop)
         watching = asyncio.create_task(self._watch(), name="configuration watch")
         try:
-            self._current = await self._start(self._serving)
+            for place in range(self._serving.workers):
+                self._current.append(await self._start(self._serving, place))
             return await self._supervise()
         finally:
             watching.cancel()
             await self._end_all()
-            for sock in self._sockets.values():
-                sock.close()
+            self._sockets.close_but(None)
 
     async def _supervise(self) -> int:
         while True:
-            current = self._current
-            assert current is not None
             waits = [asyncio.ensure_future(event.wait()) for event in (self._stop, self._reload)]
-            await asyncio.wait([*waits, current.exited], return_when=asyncio.FIRST_COMPLETED)
+            exits = [worker.exited for worker in self._current]
+            await asyncio.wait([*waits, *exits], return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
             if self._stop.is_set():
                 return 0
-            if current.exited.done():
-                code = current.exited.result()
+            gone = next((place for place, worker in enumerate(self._current) if worker.exited.done()), None)
+            if gone is not None:
+                code = self._current[gone].exited.result()
                 if code == 0:
                     _log.info("the gateway was drained")
                     return 0
-                if not await self._restart(code):
+                if not await self._restart(gone, code):
                     return 1
             elif self._reload.is_set():
                 self._reload.clear()
-                await self._replace(current)
+                await self._replace()
 
     # -- workers
 
-    async def _start(self, addresses: Sequence[Address], *, succeeds: bool = False) -> Worker:
+    async def _start(self, layout: Layout, place: int, *, succeeds: bool = False) -> Worker:
         read, write = os.pipe()
-        descriptors = [*(self._sockets[place].fileno() for place in enumerate(addresses)), write]
+        descriptors = [write, *self._sockets.of(layout, place)]
         try:
             process = await asyncio.create_subprocess_exec(
                 *leashed(self._command(descriptors, succeeds)),
@@ -144,33 +205,41 @@ class Workers:
             self._failures = 0
         os.close(read)
 
-    async def _replace(self, old: Worker) -> None:
-        """Start a worker with the configuration as it is now; the old one goes on until that one accepts."""
+    async def _replace(self) -> None:
+        """Start workers with the configuration as it is now; the old ones go on until all of those accept."""
         try:
-            addresses = list(self._addresses())
-            self._open(addresses)
+            layout = self._layout()
+            self._sockets.open(layout)
         except Exception as error:
             _log.error("not reloaded, the gateway goes on as it was: %s", error)
             return
-        new = await self._start(addresses, succeeds=True)
-        waits = [asyncio.ensure_future(event.wait()) for event in (new.ready, self._stop)]
-        await asyncio.wait([*waits, new.exited], timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-        if not new.ready.is_set():
+        new = [await self._start(layout, place, succeeds=True) for place in range(layout.workers)]
+        all_ready = asyncio.gather(*(worker.ready.wait() for worker in new))
+        stop = asyncio.ensure_future(self._stop.wait())
+        exits = [worker.exited for worker in new]
+        waits: list[asyncio.Future[Any]] = [all_ready, stop, *exits]
+        await asyncio.wait(waits, timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        all_ready.cancel()
+        await asyncio.gather(all_ready, stop, return_exceptions=True)
+        if not all(worker.ready.is_set() for worker in new):
             if not self._stop.is_set():
-                why = "ended" if new.exited.done() else f"was not ready after {READY_S:g} s"
-                _log.error("not reloaded, the gateway goes on as it was: the new worker %s", why)
-            new.tell(signal.SIGTERM)
-            self._retire(new)
+                why = "ended" if any(e.done() for e in exits) else f"was not ready after {READY_S:g} s"
+                _log.error("not reloaded, the gateway goes on as it was: a new worker %s", why)
+            for worker in new:
+                worker.tell(signal.SIGTERM)
+                self._retire(worker)
+            self._sockets.close_but(self._serving)
             return
-        self._current, self._serving = new, addresses
-        old.tell(REPLACED)
-        self._retire(old)
-        self._close_unused()
-        _log.info("reloaded: process %d serves in place of %d", new.process.pid, old.process.pid)
+        old, self._current, self._serving = self._current, new, layout
+        for worker in old:
+            worker.tell(REPLACED)
+            self._retire(worker)
+        self._sockets.close_but(layout)
+        numbers = [", ".join(str(worker.process.pid) for worker in workers) for workers in (new, old)]
+        _log.info("reloaded: process %s serves in place of %s", *numbers)
 
-    async def _restart(self, code: int) -> bool:
+    async def _restart(self, place: int, code: int) -> bool:
         """Start a worker in place of one that died; False when it is no use or not wanted any more."""
         self._failures += 1
         if code == 2:
@@ -181,7 +250,7 @@ class Workers:
             async with asyncio.timeout(pause):
                 await self._stop.wait()
         except TimeoutError:
-            self._current = await self._start(self._serving)
+            self._current[place] = await self._start(self._serving, place)
         return True
 
     def _retire(self, worker: Worker) -> None:
@@ -189,35 +258,18 @@ class Workers:
         worker.exited.add_done_callback(lambda _: self._old.discard(worker))
 
     async def _end_all(self) -> None:
-        workers = [*self._old, *([self._current] if self._current else [])]
+        workers = [*self._old, *self._current]
         for worker in workers:
             worker.tell(signal.SIGTERM)
         await asyncio.gather(*(worker.exited for worker in workers))
 
     def _asked_to_stop(self) -> None:
         if self._stop.is_set():  # the second time: whoever still waits for requests shall not
-            for worker in (*self._old, self._current):
-                if worker is not None:
-                    worker.tell(signal.SIGTERM)
+            for worker in (*self._old, *self._current):
+                worker.tell(signal.SIGTERM)
         self._stop.set()
 
-    # -- sockets and configuration
-
-    def _open(self, addresses: Sequence[Address]) -> None:
-        opened: dict[Place, socket.socket] = {}
-        try:
-            for place in enumerate(addresses):
-                if place not in self._sockets:
-                    opened[place] = self._listen(*place[1])
-        except OSError:
-            for sock in opened.values():
-                sock.close()
-            raise
-        self._sockets |= opened
-
-    def _close_unused(self) -> None:
-        for place in self._sockets.keys() - set(enumerate(self._serving)):
-            self._sockets.pop(place).close()
+    # -- configuration
 
     async def _watch(self) -> None:
         known = _stamp(self._file)
