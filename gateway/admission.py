@@ -34,6 +34,10 @@ class Admitted(NamedTuple):
     repeatable: Repeatable | None
 
 
+class Behind(Exception):
+    """No route was found, but the table is being brought up to date: ask again after `Admission.caught_up`."""
+
+
 class Admission:
     """Limits and matching."""
 
@@ -51,7 +55,7 @@ class Admission:
         self._policies_of: RouteTable | None = None
 
     def admit(self, exchange: Exchange, inflight: int) -> Admitted:
-        """The call that a request is. Raises the refusal otherwise; nothing has been published then."""
+        """The call that a request is. Raises the refusal otherwise, or `Behind`; nothing has been published then."""
         settings, method, entry, head = self._settings, exchange.method, exchange.entry, exchange.head
         target = parse_target(exchange.path, exchange.query, settings.max_target)
         if isinstance(target, Refusal):
@@ -66,6 +70,8 @@ class Admission:
         table = self._directory.table
         match = table.match(method, target.segments)
         if not isinstance(match, Match):
+            if self._directory.behind:
+                raise Behind
             raise self._unmatched(match, exchange)
         route = match.entry
         entry.route, entry.service = route.template, route.service
@@ -92,6 +98,10 @@ class Admission:
             policy = self._policies[route, method] = self._policy(route, method)
         timeout, again = policy
         return Admitted(route, RouteDestination(route, match.values), common, timeout, again)
+
+    async def caught_up(self) -> None:
+        """Return when the table has what is known by now."""
+        await self._directory.caught_up()
 
     def _policy(self, route: Entry, method: str) -> tuple[float, Repeatable | None]:
         timeout_ms = min((b.route.timeout_ms for b in route.bindings.values() if b.route.timeout_ms), default=0)

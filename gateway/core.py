@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from gateway.access import AccessLog
-from gateway.admission import Admission
+from gateway.admission import Admission, Admitted, Behind
 from gateway.cors import Cors
 from gateway.exchange import Exchange
 from gateway.headers import Head, Pairs, ResponseHeads
@@ -73,6 +73,14 @@ class Core:
         self.exchanges.add(exchange)
         self.metrics.inflight += 1
         return exchange
+
+    async def admit(self, exchange: Exchange) -> Admitted:
+        """See `Admission.admit`; waits for a table that is behind."""
+        while True:
+            try:
+                return self.admission.admit(exchange, self.inflight)
+            except Behind:
+                await self.admission.caught_up()
 
     def finish(self, exchange: Exchange) -> None:
         """It is answered, or its client is gone: count it and log it."""

@@ -11,6 +11,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from gateway.admission import Behind
 from gateway.core import Core
 from gateway.exchange import Exchange
 from gateway.headers import Head, lines_of
@@ -82,6 +83,10 @@ class Direct:
         )
         try:
             admitted = self._admitted = core.admission.admit(exchange, len(core.exchanges))
+        except Behind:
+            if not self.more_body:
+                self._wait(exchange)
+            return
         except MeshError as error:
             self._refuse(exchange, error)
             return
@@ -94,8 +99,18 @@ class Direct:
     def complete(self) -> None:
         """The whole request is here."""
         self.more_body = False
-        if self._exchange is not None and self._admitted is not None:
-            self._send(self._exchange, self._admitted)
+        exchange = self._exchange
+        if exchange is None or self.response_complete:
+            return
+        if self._admitted is not None:
+            self._send(exchange, self._admitted)
+        else:
+            self._wait(exchange)
+
+    def _wait(self, exchange: Exchange) -> None:
+        """The table is behind, and may have its route in a moment."""
+        later = partial(self._connection.forwarder.begin_later, exchange, b"".join(self.pieces))
+        self._connection.hand_over(self, later)
 
     def gone(self) -> None:
         """The client closed its connection."""

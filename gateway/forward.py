@@ -54,6 +54,17 @@ class Forwarder:
         whole = len(body) <= self.core.room(exchange, admitted.common)
         await self._run(exchange, self._call(exchange, admitted, [body], whole), send)
 
+    async def begin_later(self, exchange: Exchange, body: bytes, receive: Receive, send: Send) -> None:
+        """Go on with a request whose route may be on its way into the table. Its body is there."""
+        self._enter(exchange, receive)
+
+        async def answered() -> Rendered:
+            admitted = await self.core.admit(exchange)
+            whole = len(body) <= self.core.room(exchange, admitted.common)
+            return await self._call(exchange, admitted, [body], whole)
+
+        await self._run(exchange, answered(), send)
+
     async def relay(self, exchange: Exchange, answer: Answer, receive: Receive, send: Send) -> None:
         """Send the response of a request that was answered elsewhere, and whose body is a stream."""
         self._enter(exchange, receive)
@@ -124,7 +135,7 @@ class Forwarder:
         await receive()  # websocket.connect
         try:
             try:
-                admitted = core.admission.admit(exchange, core.inflight)
+                admitted = await core.admit(exchange)
                 timeout, began = admitted.timeout, perf_counter()
                 conversation = await core.caller.open(admitted.destination, admitted.common, timeout, kind=b"websocket")
                 relay = Relay(conversation, receive, send, total_s=core.settings.stream_total_s)
@@ -207,7 +218,7 @@ class Forwarder:
             and (answered := core.admission.options(exchange, scope["headers"])) is not None
         ):
             return answered
-        admitted = core.admission.admit(exchange, core.inflight)
+        admitted = await core.admit(exchange)
         pieces, whole = await self._read_body(exchange, core.room(exchange, admitted.common))
         return await self._call(exchange, admitted, pieces, whole)
 

@@ -68,6 +68,7 @@ def build(
 
     @app.get("/api/routes")
     async def routes() -> dict[str, Any]:
+        directory.settle()
         table = directory.table
         return {
             "routes": [_route(entry) for entry in table.entries()],
@@ -81,6 +82,7 @@ def build(
 
     @app.get("/api/conflicts")
     async def conflicts() -> list[Any]:
+        directory.settle()
         return [msgspec.to_builtins(conflict) for conflict in directory.conflicts]
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -99,6 +101,7 @@ def _mesh_lines(bus: Bus, watcher: Watcher, directory: Directory) -> Iterable[st
         "Instances by service and state.",
         (({"service": service, "state": state}, count) for (service, state), count in sorted(states.items())),
     )
+    directory.settle()
     yield from family("mesh_routes", "gauge", "Live routes.", [({}, len(directory.table))])
     yield from family("mesh_route_conflicts", "gauge", "Routes claimed twice.", [({}, len(directory.conflicts))])
     yield from family("mesh_registry_stale", "gauge", "1 while cut off from NATS.", [({}, int(watcher.stale))])

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from time import perf_counter
 
+from mesh.coalesce import Coalesced
 from mesh.registry import Change
-from mesh.routes import Conflict, RouteTable
+from mesh.routes import Conflict, RouteTable, Steps
 from mesh.watcher import Watcher
 
 _log = logging.getLogger("mesh.directory")
+SLICE_S = 0.002
+_NOBODY = ""  # for work that is nobody's in particular: names are never empty
 _CONTENT = frozenset({"joined", "changed", "lost", "left"})
 
 
 class Directory:
     """Follows a watcher; ``table`` is replaced as a whole, so a reader needs no lock.
+
+    The first change is taken in at once, what follows it together, ten times a second at most, and in slices that
+    hold up no request: a service with thousands of routes takes as many turns of the event loop as it needs.
 
     ``on_conflict(conflict, True)`` is called when two services begin to claim one route, ``False`` when that ends.
     """
@@ -31,6 +39,9 @@ class Directory:
         self._watcher = watcher
         self._on_conflict = on_conflict
         self._conflicts: set[Conflict] = set()
+        self._news = Coalesced(self._rebuild)
+        self._due: set[str] = set()
+        self._steps: Steps[None] | None = None
         watcher.on_change(self._changed)
 
     @property
@@ -39,19 +50,66 @@ class Directory:
 
     def expire(self) -> None:
         """Forget remembered routes that are due."""
-        self.table = self.table.expire(self._watcher.now)
+        self._news.add([_NOBODY])
+
+    @property
+    def behind(self) -> bool:
+        """Whether something that the registry knows is not in the table yet."""
+        return self._news.pending or self._steps is not None
+
+    async def caught_up(self) -> None:
+        """Return when what is known by now is in the table: for a request whose route was not found."""
+        self._news.flush()
+        while self._steps is not None:  # noqa: ASYNC110 - each turn of the event loop does a slice of it
+            await asyncio.sleep(0)
+
+    def settle(self) -> None:
+        """Take in now what is known already, however long it takes."""
+        self._news.flush()
+        while self._steps is not None:
+            self._step()
 
     def _changed(self, changes: Sequence[Change]) -> None:
-        services = {change.service for change in changes if change.kind in _CONTENT}
-        if not services:
-            return
+        self._news.add(change.service for change in changes if change.kind in _CONTENT)
+
+    def _rebuild(self, services: Collection[str]) -> None:
+        self._due.update(services)
+        if self._steps is None:
+            self._steps = self._build()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Work for a moment; requests get their turn before the next one."""
+        self._work()
+        if self._steps is not None:
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _work(self) -> None:
+        until = perf_counter() + SLICE_S
+        while self._steps is not None and perf_counter() < until:
+            self._step()
+
+    def _step(self) -> None:
+        assert self._steps is not None
+        try:
+            next(self._steps)
+        except StopIteration:
+            self._steps = self._build() if self._due else None
+
+    def _build(self) -> Steps[None]:
+        """A table with what is due, swapped in when it is complete."""
         registry, now = self._watcher.registry, self._watcher.now
-        table = self.table.expire(now)
-        for service in services:
-            table = table.replace(service, registry.contents(service), now)
-        if table is self.table:
-            return
-        self.table = table
+        due, self._due = self._due, set()
+        table = yield from self.table.expiring(now)
+        for service in sorted(due - {_NOBODY}):
+            table = yield from table.replacing(service, registry.contents(service), now)
+            yield
+        if table is not self.table:
+            self.table = table
+            self._compare(table)
+
+    def _compare(self, table: RouteTable) -> None:
+        """Say which conflicts begin and end."""
         conflicts = set(table.conflicts)
         for conflict in sorted(conflicts - self._conflicts, key=_order):
             _log.warning(

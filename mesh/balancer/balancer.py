@@ -57,23 +57,32 @@ class Balancer:
     # -- from the registry
 
     def sync(self, instances: Iterable[Candidate]) -> None:
-        """Take over the live instances: new ones come in, missing ones go, the others are brought up to date."""
-        before, self._peers = self._peers, {}
-        changed = False
-        for instance in instances:
-            peer = before.pop(instance.id, None)
-            if peer is None:
-                peer = Peer(self.service, instance.id, self._address(instance), foreign=instance.foreign)
-                changed = True
+        """Take over all live instances: new ones come in, missing ones go, the others are brought up to date."""
+        live = {instance.id: instance for instance in instances}
+        for id in [id for id in self._peers if id not in live]:
+            self.remove(id)
+        for instance in live.values():
+            self.update(instance)
+
+    def update(self, instance: Candidate) -> None:
+        """Take over one live instance, new or changed."""
+        peer = self._peers.get(instance.id)
+        ready = instance.state == "ready"
+        if peer is None:
+            peer = Peer(self.service, instance.id, self._address(instance), foreign=instance.foreign)
             self._peers[peer.id] = peer
-            ready = instance.state == "ready"
-            if peer.ready != ready or peer.suspect != instance.suspect or peer.revision != instance.revision:
-                changed = True
-                peer.ready, peer.suspect, peer.revision = ready, instance.suspect, instance.revision
-                if not ready:
-                    # It is out anyway, and when it declares itself ready again that is news worth a try.
-                    peer.ejected, peer.ejected_until, peer.strikes = False, 0.0, 0
-        if changed or before:
+        elif peer.ready == ready and peer.suspect == instance.suspect and peer.revision == instance.revision:
+            return
+        peer.ready, peer.suspect, peer.revision = ready, instance.suspect, instance.revision
+        if not ready:
+            # It is out anyway, and when it declares itself ready again that is news worth a try.
+            peer.ejected, peer.ejected_until, peer.strikes = False, 0.0, 0
+        self._trim()
+        self._changed()
+
+    def remove(self, id: str) -> None:
+        """An instance is gone."""
+        if self._peers.pop(id, None) is not None:
             self._trim()
             self._changed()
 
@@ -175,6 +184,8 @@ class Balancer:
 
     def _trim(self) -> None:
         """Release the ejections that end first while fewer instances are left than allow so many."""
+        if self._release_at == _NEVER:  # none is ejected: instances may come by the thousand
+            return
         ejected = sorted((peer for peer in self._peers.values() if peer.ejected), key=lambda peer: peer.ejected_until)
         for peer in ejected[: max(0, len(ejected) - self._room())]:
             peer.ejected = False

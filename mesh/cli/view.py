@@ -150,6 +150,7 @@ class View:
             await asyncio.wait_for(self.watcher.synchronised.wait(), 10)
         except TimeoutError:
             raise BusUnavailable(self.bus.last_error or "NATS did not stay connected") from None
+        self.directory.settle()
         return self
 
     async def beats(self, timeout: float = BEAT_S, service: str = "") -> None:

@@ -199,19 +199,22 @@ class Caller:
     # -- from the watcher
 
     def _changed(self, changes: Sequence[Change]) -> None:
-        for service in {change.service for change in changes}:
+        for change in changes:
+            service, id = change.service, change.instance
+            instance = self._watcher.registry.get(service, id)
             balancer = self._balancers.get(service)
             if balancer is None:
                 balancer = self._balancers[service] = Balancer(service, self._rng, self._bus.subjects.prefix)
-            balancer.sync(self._watcher.registry.instances(service))
+            if instance is not None:
+                balancer.update(instance)
+            else:
+                balancer.remove(id)
             if not balancer.peers():
                 del self._balancers[service]
-        for change in changes:
             if change.kind == "lost":
-                self._fail(change.service, change.instance)
+                self._fail(service, id)
             elif change.kind == "left":
-                loop = asyncio.get_running_loop()
-                loop.call_later(STOPPED_GRACE_S, self._fail, change.service, change.instance)
+                asyncio.get_running_loop().call_later(STOPPED_GRACE_S, self._fail, service, id)
 
     def _heard(self, service: str, instance: str) -> None:
         balancer = self._balancers.get(service)

@@ -2,6 +2,7 @@
 
 from mesh.routes.claims import Binding, Content, Entry, Rejected
 from mesh.routes.leaf import Conflict
+from mesh.routes.steps import Steps
 from mesh.routes.table import REMEMBERED, Gone, Match, NoRoute, NotAllowed, RouteTable
 from mesh.routes.target import MAX_TARGET, Refusal, Target, parse_target
 from mesh.routes.template import BadTemplate, Template, mount, parse_template
@@ -21,6 +22,7 @@ __all__ = [
     "Refusal",
     "Rejected",
     "RouteTable",
+    "Steps",
     "Target",
     "Template",
     "mount",

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 from msgspec import Struct
 
 from mesh.messages import Route
+from mesh.routes.steps import ROUTES, Steps
 from mesh.routes.template import BadTemplate, Shape, Template, parse_template, prefix_segments
 
 GATEWAY = "gateway"
@@ -133,24 +134,33 @@ class Reading:
 
     __slots__ = ("parsed", "rejected", "routes")
 
-    def __init__(self, service: str, routes: tuple[Route, ...]) -> None:
-        parsed: dict[Key, tuple[Template, Binding]] = {}
-        rejected = []
-        for route in routes:
-            try:
-                template = parse_template(route.path)
-            except BadTemplate as error:
-                rejected.append(Rejected(service, route.method, route.path, str(error)))
-                continue
-            key = Key(template.shape, route.method)
-            if key in parsed:
-                why = f"the same route as {parsed[key][0].text!r}, announced before it"
-                rejected.append(Rejected(service, route.method, route.path, why))
-                continue
-            parsed[key] = template, Binding(route, route.endpoint, template.names)
+    def __init__(
+        self, routes: tuple[Route, ...], parsed: dict[Key, tuple[Template, Binding]], rejected: Iterable[Rejected]
+    ) -> None:
         self.routes = routes
         self.parsed = parsed
         self.rejected = tuple(rejected)
+
+
+def read(service: str, routes: tuple[Route, ...]) -> Steps[Reading]:
+    """Parse the routes of one revision."""
+    parsed: dict[Key, tuple[Template, Binding]] = {}
+    rejected = []
+    for number, route in enumerate(routes, 1):
+        if number % ROUTES == 0:
+            yield
+        try:
+            template = parse_template(route.path)
+        except BadTemplate as error:
+            rejected.append(Rejected(service, route.method, route.path, str(error)))
+            continue
+        key = Key(template.shape, route.method)
+        if key in parsed:
+            why = f"the same route as {parsed[key][0].text!r}, announced before it"
+            rejected.append(Rejected(service, route.method, route.path, why))
+            continue
+        parsed[key] = template, Binding(route, route.endpoint, template.names)
+    return Reading(routes, parsed, rejected)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,21 +185,24 @@ class Holding:
 NOTHING = Holding({}, {})
 
 
-def hold(service: str, contents: Mapping[str, tuple[Route, ...]], rules: Rules, before: Holding) -> Holding:
+def hold(service: str, contents: Mapping[str, tuple[Route, ...]], rules: Rules, before: Holding) -> Steps[Holding]:
     """What the service claims with these contents; readings and entries that did not change are kept."""
     readings: dict[str, Reading] = {}
     merged: dict[Key, tuple[str, dict[str, Binding]]] = {}
     for revision, routes in contents.items():
         reading = before.readings.get(revision)
         if reading is None or reading.routes != routes:
-            reading = Reading(service, routes)
+            reading = yield from read(service, routes)
         readings[revision] = reading
         for key, (template, binding) in reading.parsed.items():
             text, bindings = merged.get(key) or (template.text, {})
             bindings[revision] = binding
             merged[key] = min(text, template.text), bindings
+        yield
     claims: dict[Key, Claim] = {}
-    for key, (text, bindings) in merged.items():
+    for number, (key, (text, bindings)) in enumerate(merged.items(), 1):
+        if number % (4 * ROUTES) == 0:
+            yield
         old = before.claims.get(key)
         if old is not None and old.entry.template == text and old.entry.bindings == bindings:
             claims[key] = old if old.due is None else old._replace(due=None)

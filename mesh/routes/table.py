@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeVar
 from mesh.routes.claims import NOTHING, Content, Entry, Holding, Key, Rejected, Rules, by_revision, hold
 from mesh.routes.leaf import Conflict, with_head
 from mesh.routes.nearest import nearest
+from mesh.routes.steps import ROUTES, Steps, finish
 from mesh.routes.trie import Edit, Node, leaves, matching
 
 REMEMBERED: Final = 600.0
@@ -65,21 +66,31 @@ class RouteTable:
         Without any, the service's live routes are remembered until ``now`` + 600 s. Gives self when nothing
         changed. Never raises for what a service announces: see `rejected`.
         """
+        return finish(self.replacing(service, contents, now))
+
+    def replacing(self, service: str, contents: Iterable[Content], now: float) -> Steps[RouteTable]:
+        """`replace` in short steps. This table stays as it is; who takes the steps sees to it that no other edit of it
+        goes on beside them."""
         routes = by_revision(contents)
         before = self._holdings.get(service, NOTHING)
         if routes:
             if before.is_of(routes):
                 return self
-            return self._with(service, hold(service, routes, self._rules, before))
+            holding = yield from hold(service, routes, self._rules, before)
+            return (yield from self._with(service, holding))
         if before is NOTHING or before.due is not None:
             return self
-        return self._with(service, before.remember(now + REMEMBERED))
+        return (yield from self._with(service, before.remember(now + REMEMBERED)))
 
     def expire(self, now: float) -> RouteTable:
         """The table without the remembered routes that are due; self when there are none."""
+        return finish(self.expiring(now))
+
+    def expiring(self, now: float) -> Steps[RouteTable]:
+        """`expire` in short steps."""
         table = self
         for service in [service for service, due in self._remembered.items() if due <= now]:
-            table = table._with(service, NOTHING)
+            table = yield from table._with(service, NOTHING)
         return table
 
     def match(self, method: str, segments: tuple[str, ...]) -> Match | Gone | NotAllowed | NoRoute:
@@ -162,7 +173,7 @@ class RouteTable:
     def __repr__(self) -> str:
         return f"<RouteTable of {self._size} routes, {len(self._conflicts)} conflicts>"
 
-    def _with(self, service: str, after: Holding) -> RouteTable:
+    def _with(self, service: str, after: Holding) -> Steps[RouteTable]:
         """This table with that holding; the work is the service's claims that differ."""
         before = self._holdings.get(service, NOTHING)
         table: RouteTable = object.__new__(RouteTable)
@@ -177,7 +188,9 @@ class RouteTable:
             return table
         edit = Edit(self._root)
         conflicts: dict[Key, Conflict | None] = {}
-        for key in changed:
+        for number, key in enumerate(changed, 1):
+            if number % ROUTES == 0:
+                yield
             old, new = edit.change(key, service, after.claims.get(key))
             table._size += (len(new.live) if new else 0) - (len(old.live) if old else 0)
             conflict = new.conflict(key.method) if new else None
