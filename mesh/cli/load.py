@@ -163,10 +163,14 @@ class Load:
             self.seen.unsent += len(self._due)
         finally:
             self.stopping = True
-            for task in self._opening:
+            opening = list(self._opening)
+            for task in opening:
                 task.cancel()
+            await asyncio.gather(*opening, return_exceptions=True)
             for connection in list(self._all):
-                connection.close()
+                connection.abort()
+            while self._all:  # noqa: ASYNC110 - the event loop tells each of them in its next turn
+                await asyncio.sleep(0)
         return self.seen
 
     def next(self, connection: _Connection) -> None:
@@ -226,7 +230,8 @@ class Load:
                 self.seen.errors["connect"] += 1
                 await asyncio.sleep(0.1)
             else:
-                self.next(self._idle.pop())
+                if self._idle:
+                    self.next(self._idle.pop())
                 return
 
 
@@ -244,8 +249,8 @@ class _Connection(asyncio.Protocol):
         self.since, self.sent = due, perf_counter()
         self._transport.write(raw)
 
-    def close(self) -> None:
-        self._transport.close()
+    def abort(self) -> None:
+        self._transport.abort()
 
     def fail(self, why: str) -> None:
         """Give the request up."""
