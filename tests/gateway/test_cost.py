@@ -1,0 +1,100 @@
+"""What a request costs, counted and not timed: calls, tasks and garbage do not depend on the machine.
+
+The bounds are a little above what is true now. Whoever makes a request dearer finds out here, and either makes it
+cheaper again or says why it is worth it.
+"""
+
+import asyncio
+import gc
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import gateway
+import mesh as library
+from mesh import Service
+from mesh.testing import Mesh
+from tests.conditions import eventually
+from tests.gateway.test_framing import Wire, get
+
+ROOTS = tuple(str(Path(package.__file__).parent) + "/" for package in (gateway, library))
+REQUESTS = 200
+HEADERS = ["accept: application/json", "accept-language: en", "user-agent: x", "cookie: a=b", "x-client: web"]
+
+
+def items():
+    service = Service("items")
+
+    @service.get("/items/{item_id}")
+    async def item(item_id: int) -> dict[str, int]:
+        return {"id": item_id}
+
+    return service
+
+
+class Counted:
+    """Calls of our own functions while it lasts, by function, and the tasks that were made."""
+
+    def __init__(self):
+        self.calls = Counter()
+        self.tasks = 0
+
+    def __enter__(self):
+        loop = asyncio.get_running_loop()
+
+        def factory(loop, coroutine, **options):
+            self.tasks += 1
+            return asyncio.Task(coroutine, loop=loop, **options)
+
+        def profile(frame, event, argument):
+            if event == "call" and frame.f_code.co_filename.startswith(ROOTS):
+                self.calls[f"{frame.f_code.co_filename}:{frame.f_code.co_qualname}"] += 1
+
+        loop.set_task_factory(factory)
+        gc.collect()
+        gc.disable()
+        sys.setprofile(profile)
+        return self
+
+    def __exit__(self, *_):
+        sys.setprofile(None)
+        gc.enable()
+        asyncio.get_running_loop().set_task_factory(None)
+
+
+@pytest.fixture
+async def mesh(nats_url, prefix, request):
+    settings = {"http_lane": request.param, "foreign_s": 0, "access_log": True}
+    async with Mesh(items(), nats_url=nats_url, prefix=prefix, gateway=settings) as mesh:
+        yield mesh
+
+
+async def exchange(mesh, number, sent=None):
+    """So many requests, one after the other, on a connection in memory."""
+    listener = mesh.gateway._listeners[0]
+    config, state = listener.config, listener.server_state
+    connection = config.http_protocol_class(config=config, server_state=state, app_state={})
+    connection.connection_made(wire := Wire())
+    raw = get("/items/42", *HEADERS)
+    for count in range(1, number + 1):
+        connection.data_received(raw)
+        await eventually(lambda count=count: wire.sent.count(b"HTTP/1.1 200 OK") == count)
+    connection.connection_lost(None)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "calls", "tasks"), [("direct", 121, 1), ("asgi", 147, 2)], indirect=["mesh"], ids=["direct", "asgi"]
+)
+async def test_calls_tasks_and_garbage_of_a_request(mesh, calls, tasks, figures):
+    await exchange(mesh, 20)  # what is remembered from then on
+    with Counted() as counted:
+        await exchange(mesh, REQUESTS)
+    unreachable = gc.collect()
+    made = counted.calls.total() / REQUESTS
+    figures("a request's calls, tasks and garbage", calls=round(made), tasks=round(counted.tasks / REQUESTS, 2))
+    often = [f"{name} {count / REQUESTS:.1f}" for name, count in counted.calls.most_common(12)]
+    assert made <= calls, often
+    assert counted.tasks / REQUESTS <= tasks + 0.1
+    assert unreachable < REQUESTS / 2  # no circle for each request, only what the connection and timers leave
