@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench import load
-from bench.processes import ROOT, a_port, listening, only_child, process
+from bench.processes import ROOT, a_port, children, listening, process
 from mesh.embedded import NatsServer
 
 UVICORN = (sys.executable, "-m", "uvicorn", "--no-access-log", "--log-level", "warning", "--loop", "uvloop")
@@ -75,17 +75,32 @@ class OnMesh(Contestant):
     """Everything on, as it is by default: access log, metrics, request ids, trace, health."""
 
     name = "mesh"
+    workers: ClassVar[int] = 1
 
     async def start(self, stack: AsyncExitStack) -> None:
         url, port = await self.nats(stack), a_port()
-        env = {"NATS_URL": url, "MESH_WINDOW_MS": "50"}
+        env = {"NATS_URL": url, "MESH_WINDOW_MS": "50", "MESH_WORKERS": str(self.workers)}
         parent = await self.run(
             *(stack, "gateway", sys.executable, "-m", "mesh", "gateway", "--port", str(port), "--ops-port", "0"),
             port=port,
             **env,
         )
-        self.pids["gateway"] = await only_child(parent)  # the worker; the parent only owns the socket
+        # The parent only owns the sockets; the workers do the work.
+        for number, pid in enumerate(await children(parent, self.workers)):
+            self.pids["gateway" if number == 0 else f"gateway {number + 1}"] = pid
         await self.run(stack, "service", sys.executable, "-m", "mesh", "run", "bench.apps.on_mesh:service", **env)
+
+
+class OnMeshTwice(OnMesh):
+    """Two gateway processes behind one address, each with as many connections as the one of `OnMesh`."""
+
+    name = "mesh, two workers"
+    workers = 2
+    open_loop = False
+    leaves_out = frozenset(load.works()) - {"get"}
+
+    async def load(self, work: load.Work, connections: int, seconds: int, rate: float = 0) -> load.Result:
+        return await super().load(work, self.workers * connections, seconds, rate)
 
 
 class DirectNats(Contestant):
@@ -140,7 +155,7 @@ class Nginx(Contestant):
             }}"""
         )
         parent = await self.run(stack, "gateway", "nginx", "-p", str(self.folder), "-c", str(config), port=port)
-        self.pids["gateway"] = await only_child(parent)
+        (self.pids["gateway"],) = await children(parent, 1)
 
 
 class AiohttpGateway(Contestant):
@@ -203,4 +218,13 @@ def _module(name: str) -> str:
     return "" if find_spec(name) else name
 
 
-ALL: tuple[type[Contestant], ...] = (RawAsgi, DirectNats, OnMesh, Moleculer, Nginx, NatsMicro, AiohttpGateway)
+ALL: tuple[type[Contestant], ...] = (
+    RawAsgi,
+    DirectNats,
+    OnMesh,
+    OnMeshTwice,
+    Moleculer,
+    Nginx,
+    NatsMicro,
+    AiohttpGateway,
+)

@@ -23,12 +23,12 @@ def cpu_s(pid: int) -> float:
     return sum(int(field) for field in fields[11:15]) * TICK_S
 
 
-async def only_child(pid: int) -> int:
-    """The process id of the one worker that a parent starts; waits for it."""
+async def children(pid: int, number: int) -> list[int]:
+    """The process ids of the workers that a parent starts; waits until there are so many."""
     while True:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()  # noqa: ASYNC240
-        if children:
-            return int(children[0])
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()  # noqa: ASYNC240
+        if len(found) >= number:
+            return [int(child) for child in found[:number]]
         await asyncio.sleep(0.02)
 
 

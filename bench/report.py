@@ -46,7 +46,7 @@ def tables(document: dict[str, Any]) -> str:
         parts.append("|---|---|---|---|---|---|---|---|---|---|")
         for r in results:
             cpu = r["cpu_us"]
-            cells = [f"{cpu[role]:.0f}" if role in cpu else "" for role in ROLES]
+            cells = [f"{_of(role, cpu):.0f}" if role in cpu else "" for role in ROLES]
             ratio = f"{own['cpu_total_us'] / r['cpu_total_us']:.2f}" if own and r is not own else ""
             wrong = f" ({r['errors']} errors)" if r["errors"] else ""
             parts.append(
@@ -78,7 +78,7 @@ def plot(document: dict[str, Any], work: str = "get", connections: int = 64) -> 
         y, x = 36 + row * place, float(left)
         lines.append(f'<text x="{left - 8}" y="{y + 16}" text-anchor="end">{_escape(result["contestant"])}</text>')
         for role, colour in ROLES.items():
-            size = result["cpu_us"].get(role, 0) / most * width
+            size = _of(role, result["cpu_us"]) / most * width
             lines.append(f'<rect x="{x:.1f}" y="{y}" width="{size:.1f}" height="22" fill="{colour}"/>')
             x += size
         lines.append(f'<text x="{x + 6:.1f}" y="{y + 16}">{result["cpu_total_us"]:.0f}</text>')
@@ -87,6 +87,11 @@ def plot(document: dict[str, Any], work: str = "get", connections: int = 64) -> 
         lines.append(f'<rect x="{x}" y="{height - 20}" width="12" height="12" fill="{colour}"/>')
         lines.append(f'<text x="{x + 18}" y="{height - 9}">{role}</text>')
     return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _of(role: str, cpu: dict[str, float]) -> float:
+    """All processes of one role: ``gateway`` and ``gateway 2``, say."""
+    return sum(us for name, us in cpu.items() if name.split(" ")[0] == role)
 
 
 def _escape(text: str) -> str:

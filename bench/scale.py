@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from bench.processes import a_port, cpu_s, only_child, process
+from bench.processes import a_port, children, cpu_s, process
 from bench.swarm import announcement
 from mesh import messages
 from mesh.embedded import NatsServer
@@ -110,7 +110,7 @@ async def swarm(instances: int, services: int, routes: int, watch_s: float) -> d
                     env=env,
                 )
             )
-            return await only_child(parent)
+            return (await children(parent, 1))[0]
 
         began = perf_counter()
         pid = await gateway(stack)
