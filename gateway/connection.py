@@ -178,7 +178,8 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         self._since = self.loop.time()
         if isinstance(cycle, Direct):
-            cycle.pieces.append(body)
+            if not cycle.response_complete:
+                cycle.pieces.append(body)
         else:
             super().on_body(body)
 

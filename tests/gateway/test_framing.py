@@ -330,6 +330,18 @@ async def test_unusual_but_sound(mesh, request_):
         assert ["x-last", "1"] in seen["headers"]
 
 
+@pytest.mark.parametrize(
+    "target", ["//echo/a", "/echo/a?", "/echo/a?b?c=/d", "/echo/a;b", "/echo/%61?x=%20", "/echo/a|b"]
+)
+async def test_a_target_crosses_as_it_is(mesh, target):
+    ((status, _, body),) = answers(await ask(mesh, get(target, "Connection: close")), "GET")
+    if target.startswith("//"):
+        assert status == 404
+    else:
+        assert status == 200
+        assert json.loads(body)["target"] == target.removesuffix("?")
+
+
 async def test_head_has_the_length_and_no_body(mesh):
     found = answers(await ask(mesh, get("/echo/a", method="HEAD") + LAST), "HEAD", "GET")
     assert [status for status, _, _ in found] == [200, 200]
