@@ -300,7 +300,11 @@ class Forwarder:
                 return [], False
         elif b"content-length" not in known and b"transfer-encoding" not in known:
             return [b""], True
-        return await read_body(exchange.receive, limit)
+        pieces, complete = await read_body(exchange.receive, limit)
+        if complete and sum(map(len, pieces)) > limit:  # its last piece made it too large
+            exchange.receive = _after_the_end(exchange.receive)
+            return pieces, False
+        return pieces, complete
 
     # -- clients that go away
 
@@ -326,3 +330,17 @@ class Forwarder:
     def aclose(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
+
+
+def _after_the_end(receive: Receive) -> Receive:
+    """For who reads on in a body that is complete: its end once more, then whatever comes."""
+    told = False
+
+    async def again() -> Any:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    return again

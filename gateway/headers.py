@@ -43,7 +43,9 @@ def _kind(given: bytes) -> _Kind:
     name = given.lower()
     crosses = headers.crosses(name) and name not in _REPLACED and name not in _HANDSHAKE
     kind = (name + b": " if crosses else b"", name if name in _LOOKED_AT or not crosses else b"")
-    if len(_kinds) < _KNOWN_MAX and len(given) <= 64:  # a client can send any name: bounded
+    if len(given) <= 64:  # a client can send any name: bounded
+        if len(_kinds) >= _KNOWN_MAX:
+            _kinds.clear()
         _kinds[given] = kind
     return kind
 

@@ -166,6 +166,34 @@ async def test_both_at_once(mesh):
         assert hashlib.sha256(await response.read()).digest() == hashlib.sha256(body).digest()
 
 
+async def test_a_last_piece_that_makes_a_body_too_large_for_one_message(mesh):
+    body, sent = os.urandom(MIB + 1), []
+    pieces = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        if not pieces:
+            await asyncio.Event().wait()
+        return pieces.pop()
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/hash",
+        "raw_path": b"/hash",
+        "query_string": b"",
+        "headers": [(b"host", b"x"), (b"transfer-encoding", b"chunked")],
+        "client": ("127.0.0.1", 9),
+        "scheme": "http",
+    }
+    async with asyncio.timeout(20):
+        await mesh.gateway.forwarder(scope, receive, send)
+    assert sent[0]["status"] == 200
+    assert json.loads(sent[1]["body"]) == {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body)}
+
+
 async def test_a_body_that_goes_on_while_its_answer_comes_loses_nothing(mesh):
     """For longer than it takes until the gateway watches a client for its going away."""
     loop = asyncio.get_running_loop()

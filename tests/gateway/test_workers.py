@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.conditions import eventually
-from tests.gateway.test_handover import Clients, a_mesh, anew, env, reload, workers  # noqa: F401
+from tests.gateway.test_handover import Clients, a_mesh, anew, env, workers  # noqa: F401
 from tests.processes import run
 
 CONNECTIONS = 1000
@@ -19,7 +19,7 @@ CONNECTIONS = 1000
 @pytest.fixture
 def two(env):  # noqa: F811
     """Settings for two workers."""
-    return env | {"MESH_WORKERS": "2", "MESH_GATEWAY_DRAIN_S": "3"}
+    return env | {"MESH_WORKERS": "2", "MESH_GATEWAY_DRAIN_S": "1"}
 
 
 async def planes(process, number):
@@ -70,7 +70,7 @@ async def test_both_answer_and_count_for_themselves(tmp_path, two):
     async with a_mesh(tmp_path, two) as (process, http):
         urls = await planes(process, 2)
         assert len(workers(process)) == 2
-        for _ in range(60):
+        for _ in range(24):
             assert (await anew(http, "/work")).status_code == 200
         answered = []
         for url in urls:
@@ -78,7 +78,7 @@ async def test_both_answer_and_count_for_themselves(tmp_path, two):
                 text = (await operator.get(f"{url}/metrics")).text
             found = re.search(r'requests_total\{method="GET",route="/work",status="200"\} (\d+)', text)
             answered.append(int(found[1]) if found else 0)
-        assert sum(answered) >= 60
+        assert sum(answered) >= 24
         assert min(answered) > 0
 
 
@@ -112,19 +112,6 @@ async def test_a_reload_to_another_number_loses_nothing(tmp_path, two, number):
         await clients.end()
         assert clients.failures == []
         await eventually(lambda: len(workers(process)) == number, 30)
-        assert not set(first) & set(workers(process))
-
-
-async def test_a_reload_of_all_loses_nothing(tmp_path, two):
-    async with a_mesh(tmp_path, two) as (process, http):
-        first = workers(process)
-        clients = Clients(str(http.base_url), 4)
-        await reload(process)
-        before = clients.answered
-        await eventually(lambda: clients.answered > before + 50)
-        await clients.end()
-        assert clients.failures == []
-        await eventually(lambda: len(workers(process)) == 2, 30)
         assert not set(first) & set(workers(process))
 
 
