@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -186,8 +187,9 @@ class NatsServer:
         self._signal(signal.SIGUSR2)
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP): its sockets stay open and nothing answers."""
+        """Freeze it (SIGSTOP): its sockets stay open and nothing answers. Returns when it stands still."""
         self._signal(signal.SIGSTOP)
+        _await_stopped(self.pid)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
@@ -329,3 +331,18 @@ def _bracketed(host: str) -> str:
 def _quoted(text: str) -> str:
     # The configuration language knows the short escapes of JSON, and not \u.
     return json.dumps(text, ensure_ascii=False)
+
+
+def _await_stopped(pid: int) -> None:
+    """Return when no thread of a process runs any more: a busy machine takes a moment to stop them (Linux)."""
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        try:
+            states = [
+                task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")
+            ]
+        except OSError:  # a thread has ended meanwhile
+            continue
+        if all(state in "TtZ" for state in states):
+            return
+        time.sleep(0.001)
