@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
@@ -31,6 +32,8 @@ OwnPath = Callable[[str, bytes, bool], tuple[int, Any]]
 
 OVERHEAD = 4096
 """Bytes of one message set aside for headers that are added per attempt."""
+
+_log = logging.getLogger("mesh.gateway")
 
 
 class Core:
@@ -100,6 +103,14 @@ class Core:
         entry = exchange.entry
         entry.origin, entry.reason = "mesh" if error.origin == "mesh" else "gateway", error.reason
         return render(error, entry.request_id, entry.origin, entry.method)
+
+    def failed(self, exchange: Exchange) -> tuple[int, Pairs, bytes]:
+        """The same for one that met an exception nobody expected, which is logged."""
+        entry = exchange.entry
+        _log.exception("answering a request failed", extra={"request_id": entry.request_id})
+        entry.reason, entry.origin = "internal", "gateway"
+        error = MeshError("the gateway failed; the request id leads to its log")
+        return render(error, entry.request_id, "gateway", entry.method)
 
     def room(self, exchange: Exchange, common: bytes) -> int:
         """Bytes of a body that fit into one message."""

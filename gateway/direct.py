@@ -6,7 +6,6 @@ whatever has to wait (a full route, a bus that is being reached anew) or to stre
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -15,15 +14,12 @@ from gateway.admission import Behind
 from gateway.core import Core
 from gateway.exchange import Exchange
 from gateway.headers import Head, lines_of
-from gateway.problems import render
 from mesh.client import Answer, Call
 from mesh.errors import MeshError
 
 if TYPE_CHECKING:
     from gateway.admission import Admitted
     from gateway.connection import Connection
-
-_log = logging.getLogger("mesh.gateway")
 
 
 class _Silent:
@@ -213,11 +209,7 @@ class Direct:
         self._respond(exchange, status, lines_of(out), body)
 
     def _crash(self, exchange: Exchange) -> None:
-        entry = exchange.entry
-        _log.exception("answering a request failed", extra={"request_id": entry.request_id})
-        entry.reason, entry.origin = "internal", "gateway"
-        failed = MeshError("the gateway failed; the request id leads to its log")
-        status, out, body = render(failed, entry.request_id, "gateway", self.method)
+        status, out, body = self._core.failed(exchange)
         self._respond(exchange, status, lines_of(out), body)
 
     def _end(self, exchange: Exchange) -> None:

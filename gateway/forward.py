@@ -7,7 +7,6 @@ of it, and are answered in the connection's protocol (`gateway.direct`) unless `
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any
@@ -16,7 +15,6 @@ from gateway.admission import Admitted
 from gateway.core import Core
 from gateway.exchange import Exchange, Scope, gone
 from gateway.headers import NO_BODY, Pairs, read_head, response
-from gateway.problems import render
 from gateway.streaming import ClientGone, Receive, Send, Upload, read_body, send_stream
 from gateway.websocket import Relay, deny
 from mesh.client import Answer
@@ -27,8 +25,6 @@ WATCH_S = 0.05
 """A request older than this is watched for its client's going away; most end sooner and save the cost."""
 
 Rendered = tuple[int, Pairs, bytes]
-
-_log = logging.getLogger("mesh.gateway")
 
 
 class Forwarder:
@@ -51,28 +47,21 @@ class Forwarder:
     async def resume(self, exchange: Exchange, admitted: Admitted, body: bytes, receive: Receive, send: Send) -> None:
         """Go on with a request that was admitted elsewhere and has to wait now. Its body is there."""
         self._enter(exchange, receive)
-        whole = len(body) <= self.core.room(exchange, admitted.common)
-        await self._run(exchange, self._call(exchange, admitted, [body], whole), send)
+        await self._run(exchange, self._call_with(exchange, admitted, body), send)
 
     async def begin_later(self, exchange: Exchange, body: bytes, receive: Receive, send: Send) -> None:
         """Go on with a request whose route may be on its way into the table. Its body is there."""
         self._enter(exchange, receive)
 
         async def answered() -> Rendered:
-            admitted = await self.core.admit(exchange)
-            whole = len(body) <= self.core.room(exchange, admitted.common)
-            return await self._call(exchange, admitted, [body], whole)
+            return await self._call_with(exchange, await self.core.admit(exchange), body)
 
         await self._run(exchange, answered(), send)
 
     async def relay(self, exchange: Exchange, answer: Answer, receive: Receive, send: Send) -> None:
         """Send the response of a request that was answered elsewhere, and whose body is a stream."""
         self._enter(exchange, receive)
-
-        async def answered() -> Rendered:
-            return await self._take(exchange, answer)
-
-        await self._run(exchange, answered(), send)
+        await self._run(exchange, self._take(exchange, answer), send)
 
     def close_websockets(self) -> None:
         """Tell all WebSocket clients that this gateway goes away: they come back, and to another one."""
@@ -120,10 +109,8 @@ class Forwarder:
         except ClientGone:
             entry.status, entry.reason, entry.origin = 499, "client_gone", "client"
         except Exception:
-            _log.exception("answering a request failed", extra={"request_id": entry.request_id})
-            entry.status, entry.reason, entry.origin = 500, "internal", "gateway"
-            failed = MeshError("the gateway failed; the request id leads to its log")
-            status, out, body = render(failed, entry.request_id, "gateway", entry.method)
+            status, out, body = core.failed(exchange)
+            entry.status = status
             await send({"type": "http.response.start", "status": status, "headers": out})
             await send({"type": "http.response.body", "body": body})
         finally:
@@ -221,6 +208,10 @@ class Forwarder:
         admitted = await core.admit(exchange)
         pieces, whole = await self._read_body(exchange, core.room(exchange, admitted.common))
         return await self._call(exchange, admitted, pieces, whole)
+
+    async def _call_with(self, exchange: Exchange, admitted: Admitted, body: bytes) -> Rendered:
+        """The call of a request whose body is here; it may be too large for one message all the same."""
+        return await self._call(exchange, admitted, [body], len(body) <= self.core.room(exchange, admitted.common))
 
     async def _call(self, exchange: Exchange, admitted: Admitted, pieces: list[bytes], whole: bool) -> Rendered:
         core, timeout = self.core, admitted.timeout

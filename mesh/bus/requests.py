@@ -186,16 +186,14 @@ class Requests:
         if block in self._plain:
             self._end(pending, Reply(block, payload))
             return
-        if not pending.lenient and _STATUS not in block.lower():
-            if not payload and block.startswith(headers.NO_RESPONDERS):
-                self._end(pending, NoResponders("nobody listens on the subject"))
-            else:
-                self.ignored += 1
-            return
-        if pending.lenient and not payload and block.startswith(headers.NO_RESPONDERS):
+        lower = block.lower()
+        has_status = _STATUS in lower
+        if (pending.lenient or not has_status) and not payload and block.startswith(headers.NO_RESPONDERS):
             self._end(pending, NoResponders("nobody listens on the subject"))
             return
-        lower = block.lower()
+        if not pending.lenient and not has_status:
+            self.ignored += 1
+            return
         if _STREAM in lower and self.adopt is not None:
             try:
                 pending.stream = self.adopt(pending.reply, block)
@@ -204,7 +202,7 @@ class Requests:
                 return
             if pending.stream is not None:
                 self._streams[token] = pending.stream.deliver  # its first frames may be in the same read
-        if _STATUS in lower and _STREAM not in lower and len(block) <= LONGEST_PLAIN:
+        if has_status and _STREAM not in lower and len(block) <= LONGEST_PLAIN:
             if len(self._plain) >= MOST_PLAIN:
                 self._plain.clear()
             self._plain.add(block)
