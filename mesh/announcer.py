@@ -120,6 +120,7 @@ class Announcer:
             state=self.state,
             started=self.started,
             heartbeat_ms=self._heartbeat_ms,
+            bundles=self._bus.settings.bundles,
         )
         self._publish(self._announce_to, messages.encode(announcement))
 

@@ -72,6 +72,12 @@ class BusSettings(MeshSettings):
         env=["MESH_LANE"],
         doc="How messages leave the socket: auto takes the fast lane where it fits, plain never does.",
     )
+    bundles: bool = setting(
+        True,
+        kinds.switch(),
+        env=["MESH_BUNDLES"],
+        doc="Whether small messages of one moment, to one receiver, may share a NATS message.",
+    )
     connect_timeout_s: float = setting(
         5.0,
         kinds.number(0.1, 300, "seconds"),

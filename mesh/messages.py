@@ -74,6 +74,8 @@ class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mes
     state: State
     started: str
     heartbeat_ms: Annotated[int, Meta(ge=MIN_HEARTBEAT_MS, le=MAX_HEARTBEAT_MS)]
+    bundles: bool = False
+    """Whether the instance takes several requests in one message; stays as it is while it lives."""
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.heartbeat"):

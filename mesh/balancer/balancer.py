@@ -69,7 +69,8 @@ class Balancer:
         peer = self._peers.get(instance.id)
         ready = instance.state == "ready"
         if peer is None:
-            peer = Peer(self.service, instance.id, self._address(instance), foreign=instance.foreign)
+            address = self._address(instance)
+            peer = Peer(self.service, instance.id, address, foreign=instance.foreign, bundles=instance.bundles)
             self._peers[peer.id] = peer
         elif peer.ready == ready and peer.suspect == instance.suspect and peer.revision == instance.revision:
             return

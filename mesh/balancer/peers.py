@@ -21,6 +21,8 @@ class Candidate(Protocol):
     def suspect(self) -> bool: ...
     @property
     def foreign(self) -> bool: ...
+    @property
+    def bundles(self) -> bool: ...
 
 
 class Outcome(Enum):
@@ -61,6 +63,7 @@ class Peer:
         "id",
         "inflight",
         "picked",
+        "place",
         "ready",
         "revision",
         "service",
@@ -69,12 +72,14 @@ class Peer:
         "suspect",
     )
 
-    def __init__(self, service: str, id: str, address: bytes, *, foreign: bool = False) -> None:
+    def __init__(self, service: str, id: str, address: bytes, *, foreign: bool = False, bundles: bool = False) -> None:
         self.service = service
         self.id = id
         self.address = address
         """What an endpoint's name is appended to; empty for a foreign peer, whose endpoints have whole subjects."""
         self.foreign = foreign
+        self.place = address if bundles else b""
+        """``address`` where the instance takes several requests in one message; empty otherwise."""
 
         # As the registry says.
         self.revision = ""

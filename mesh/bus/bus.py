@@ -15,6 +15,7 @@ from typing import Any, Self
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from mesh.bus.bundles import LARGEST, MOST_BYTES
 from mesh.bus.errors import translate
 from mesh.bus.frames import Deliver
 from mesh.bus.held import HeldReplies
@@ -32,6 +33,8 @@ from mesh.subjects import Subjects, check_subject, new_id
 BLINK_S = 0.045
 """How long after a loss a request waits for the next connection before it is refused."""
 FAILOVER_S = 0.25
+MOST_TAKERS = 4096
+"""Inboxes of which it is remembered that they take bundles."""
 """The same where another server of the cluster is known: it may take a second attempt."""
 
 _log = logging.getLogger("mesh.bus")
@@ -63,6 +66,8 @@ class Bus:
         self._watchers: list[Callable[[bool], None]] = []
         self._is_up = asyncio.Event()
         self._max_payload = 1024 * 1024
+        self._most_bundled = LARGEST
+        self._takers: set[bytes] = set()
         self._lost_at = float("-inf")
         self._held = HeldReplies()
         self._echoes = 0.0
@@ -243,7 +248,9 @@ class Bus:
         `TooLarge` only.
         """
         if self.connected:
-            self.publish(reply, payload, block)
+            place = reply[: reply.rfind(b".") + 1]
+            if place not in self._takers or not self._bundle(place, reply[len(place) :], b"", payload, block, None):
+                self.publish(reply, payload, block)
             return
         size = len(payload) + len(block)
         if size > self._max_payload:
@@ -341,11 +348,35 @@ class Bus:
         settle: Callable[[Ending], None],
         *,
         lenient: bool = False,
+        place: bytes = b"",
     ) -> Pending:
-        """Like `request`, for a caller who is called with what it ends with; ``Requests.close`` ends it before."""
+        """Like `request`, for a caller who is called with what it ends with; ``Requests.close`` ends it before.
+
+        ``place`` is the address without its last token, where its receiver takes bundles.
+        """
         pending = self.requests.expect(timeout, settle, lenient=lenient)
+        if place:
+            names = b"%b %b" % (address[len(place) :], pending.token)
+            if self._bundle(place, names, pending.reply, payload, block, pending):
+                pending.address = address
+                return pending
         self._post(pending, address, payload, block)
         return pending
+
+    def _bundle(
+        self, place: bytes, names: bytes, reply: bytes, payload: bytes, block: bytes, pending: Pending | None
+    ) -> bool:
+        lane = self._lane
+        if lane is None or not self.connected or not block or len(block) + len(payload) > self._most_bundled:
+            return False
+        return lane.bundle(place, names, reply, block, payload, pending)
+
+    def takes_bundles(self, inbox: bytes) -> None:
+        """From now on replies to that inbox (a reply subject without its last token) may be bundled."""
+        if inbox not in self._takers:
+            if len(self._takers) >= MOST_TAKERS:
+                self._takers.clear()
+            self._takers.add(inbox)
 
     def _post(self, pending: Pending, address: bytes, payload: bytes, block: bytes) -> None:
         pending.address = address
@@ -399,6 +430,9 @@ class Bus:
     def up(self) -> None:
         assert self._client is not None
         self._max_payload = self._client.max_payload
+        if self._lane is not None:
+            most = self._lane.max_bundle = min(MOST_BYTES, self._max_payload)
+            self._most_bundled = min(LARGEST, most // 4) if self.settings.bundles else -1
         self._heard()
         self.connected = True
         self._is_up.set()

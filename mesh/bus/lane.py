@@ -23,6 +23,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.aio.transport import Transport
 
+from mesh.bus.bundles import MOST_BYTES, Bundle
 from mesh.bus.frames import FrameReader
 from mesh.errors import Overloaded
 
@@ -75,6 +76,7 @@ class LaneTransport(Transport):
         self.silence = 0.0
         self.out_msgs = 0
         self.out_bytes = 0
+        self.max_bundle = MOST_BYTES
         self.on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -84,6 +86,7 @@ class LaneTransport(Transport):
         self._eof = True
         self._out: list[bytes] = []
         self._out_size = 0
+        self._bundles: dict[bytes, Bundle] = {}  # by place; behind everything that is in `_out`
         self._writable = asyncio.Event()
         self._closed = asyncio.Event()
         self._retired = False
@@ -96,7 +99,9 @@ class LaneTransport(Transport):
         Raises `Overloaded` when the server reads so slowly that `MAX_BUFFER` bytes wait.
         """
         out = self._out
-        if not out:
+        if self._bundles:
+            self._seal()
+        elif not out:
             self._loop.call_soon(self._write_out)
         out.extend(parts)
         self.out_msgs += 1
@@ -107,7 +112,34 @@ class LaneTransport(Transport):
                 self._out_size -= sum(map(len, parts))
                 raise Overloaded("NATS reads slower than this process writes")
 
+    def bundle(self, place: bytes, names: bytes, reply: bytes, block: bytes, payload: bytes, pending: Any) -> bool:
+        """Queue a message that may share one with others of this turn, see `Bundle.add`; it keeps its place in order.
+
+        False where it must be sent by itself: the server reads slowly, which is for `send` to count.
+        """
+        bundles = self._bundles
+        bundle = bundles.get(place)
+        if bundle is None:
+            if not self._writable.is_set():
+                return False
+            if not bundles and not self._out:
+                self._loop.call_soon(self._write_out)
+            bundle = bundles[place] = Bundle()
+        elif bundle.size + len(block) + len(payload) + 200 > self.max_bundle:
+            self._seal()
+            bundle = bundles[place] = Bundle()
+        bundle.add(names, reply, block, payload, pending)
+        return True
+
+    def _seal(self) -> None:
+        for place, bundle in self._bundles.items():
+            self._out += bundle.frames(place)
+            self.out_msgs += 1
+        self._bundles.clear()
+
     def _write_out(self) -> None:
+        if self._bundles:
+            self._seal()
         # Paused: the socket's buffer is above its high-water mark. Hold here, where it can be counted.
         if self._out and self._writable.is_set():
             data = b"".join(self._out)
@@ -126,7 +158,7 @@ class LaneTransport(Transport):
 
     async def writable(self) -> None:
         """Return when the socket's buffer is below its high-water mark, or the connection is lost."""
-        if self._out:
+        if self._out or self._bundles:
             await asyncio.sleep(0)  # what was sent in this turn is written at its end
         await self._writable.wait()
 
@@ -159,12 +191,16 @@ class LaneTransport(Transport):
         if protocol is not self._protocol:
             return
         self._eof = True
-        self._out.clear()
-        self._out_size = 0
+        self._forget_unsent()
         self._cold_ready.set()
         self._writable.set()
         self._closed.set()
         self.on_lost()
+
+    def _forget_unsent(self) -> None:
+        self._out.clear()
+        self._bundles.clear()
+        self._out_size = 0
 
     # -- nats-py's Transport
 
@@ -194,8 +230,7 @@ class LaneTransport(Transport):
         self.frames.reset()
         self._cold.clear()
         self._cold_ready.clear()
-        self._out.clear()
-        self._out_size = 0
+        self._forget_unsent()
         self._eof = False
         self._closed.clear()
         self._writable.set()

@@ -15,6 +15,7 @@ from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from mesh import headers
+from mesh.bus.bundles import MARK, BadBundle, unpack
 from mesh.errors import BusUnavailable, DeadlineExceeded, MeshError, NoResponders
 
 SWEEP_S = 0.01
@@ -41,7 +42,7 @@ Ending = Reply | MeshError
 class Pending:
     """One request under way; ``settle`` is called once with its ending, synchronously, unless it is closed before."""
 
-    __slots__ = ("address", "bucket", "lenient", "reply", "settle", "stream", "token")
+    __slots__ = ("address", "bucket", "lenient", "others", "reply", "settle", "stream", "token")
 
     def __init__(self, token: bytes, reply: bytes, settle: Callable[[Ending], None], lenient: bool) -> None:
         self.token = token
@@ -52,6 +53,8 @@ class Pending:
         self.stream: Any = None
         """What `Requests.adopt` made of a reply that begins a stream."""
         self.bucket: dict[bytes, Pending] | None = None
+        self.others: list[Pending] | None = None
+        """Who was sent in one bundle with it, and hears by its token that nobody listens."""
 
 
 class Waiting(Pending):
@@ -69,6 +72,7 @@ class Requests:
 
     __slots__ = (
         "_buckets",
+        "_heirs",
         "_inbox",
         "_loop",
         "_pending",
@@ -94,6 +98,8 @@ class Requests:
         self._buckets: dict[int, dict[bytes, Pending]] = {}
         self._ticks: list[int] = []  # a heap of the buckets' keys
         self._timer: asyncio.TimerHandle | None = None
+        # Others of a bundle whose first has ended before anything was heard of it, by its token.
+        self._heirs: dict[bytes, list[Pending]] = {}
         self._tokens: list[bytes] = []
         self.adopt: Callable[[bytes, bytes], Any] | None = None
         """Makes an object with a ``deliver(block, payload)`` of a reply, given its subject and block, or None.
@@ -153,6 +159,8 @@ class Requests:
         """Forget a request; harmless when it has ended already."""
         if self._pending.pop(pending.token, None) is not None and pending.bucket is not None:
             pending.bucket.pop(pending.token, None)
+            if pending.others is not None:
+                self._inherit(pending)
         if isinstance(pending, Waiting) and not pending.future.done():
             pending.future.cancel()
 
@@ -173,15 +181,19 @@ class Requests:
     def deliver(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         """The inbox subscription's callback."""
         token = subject[len(self._inbox) :]
+        if token != MARK:
+            self._take(token, reply, block, payload)
+            return
+        try:
+            for (token,), *message in unpack(payload, 1):
+                self._take(token, b"", *message)
+        except BadBundle as error:
+            _log.warning("dropped replies: %s", error)
+
+    def _take(self, token: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         pending = self._pending.get(token)
         if pending is None:
-            stream = self._streams.get(token)
-            if stream is not None:
-                stream(block, payload)
-            else:
-                self.late += 1
-                if reply and self.orphan is not None:
-                    self.orphan(reply, block)
+            self._take_other(token, reply, block, payload)
             return
         if block in self._plain:
             self._end(pending, Reply(block, payload))
@@ -189,7 +201,7 @@ class Requests:
         lower = block.lower()
         has_status = _STATUS in lower
         if (pending.lenient or not has_status) and not payload and block.startswith(headers.NO_RESPONDERS):
-            self._end(pending, NoResponders("nobody listens on the subject"))
+            self._nobody(pending, pending.others)
             return
         if not pending.lenient and not has_status:
             self.ignored += 1
@@ -208,6 +220,28 @@ class Requests:
             self._plain.add(block)
         self._end(pending, Reply(block, payload))
 
+    def _take_other(self, token: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+        """What is no reply to a request that waits."""
+        stream = self._streams.get(token)
+        if stream is not None:
+            stream(block, payload)
+        elif token in self._heirs and not payload and block.startswith(headers.NO_RESPONDERS):
+            self._nobody(None, self._heirs.pop(token))
+        else:
+            self.late += 1
+            if reply and self.orphan is not None:
+                self.orphan(reply, block)
+
+    def _nobody(self, first: Pending | None, others: list[Pending] | None) -> None:
+        for pending in (*((first,) if first else ()), *(others or ())):
+            self._end(pending, NoResponders("nobody listens on the subject"))
+
+    def _inherit(self, first: Pending) -> None:
+        """The first of a bundle ends unheard: the others may still have to learn that nobody listens."""
+        pending = self._pending
+        self._heirs = {t: o for t, o in self._heirs.items() if any(other.token in pending for other in o)}
+        self._heirs[first.token] = first.others or []
+
     def fail_all(self, make_error: Callable[[], MeshError]) -> None:
         """End every pending request with an error of its own: the connection is gone."""
         for pending in list(self._pending.values()):
@@ -215,8 +249,10 @@ class Requests:
 
     def fail_address(self, address: bytes, make_error: Callable[[], MeshError]) -> None:
         """End the requests to one subject, compared without case (nats-py lower-cases the server's message)."""
+        bundled = address[:-1] if address.endswith(b"." + MARK) else b"\0"
         for pending in list(self._pending.values()):
-            if pending.address.lower() == address:
+            given = pending.address.lower()
+            if given == address or given.startswith(bundled):
                 self._end(pending, make_error())
 
     def fail_prefix(self, prefix: bytes, make_error: Callable[[], MeshError]) -> None:
@@ -248,6 +284,8 @@ class Requests:
         ticks = self._ticks
         while ticks and ticks[0] <= now:
             for pending in list(self._buckets.pop(heappop(ticks)).values()):
+                if pending.others is not None:
+                    self._inherit(pending)
                 self._end(pending, DeadlineExceeded("no reply before the deadline"))
         self._timer = self._loop.call_later(SWEEP_S, self._sweep) if self._buckets else None
 

@@ -156,7 +156,9 @@ class Call:
         tried.append(peer)
         block = block_of(left, lines, self._common)
         self._pending = bus.send(
-            peer.address + name, self._payload, block, self._patience, self._settle, lenient=peer.foreign
+            *(peer.address + name, self._payload, block, self._patience, self._settle),
+            lenient=peer.foreign,
+            place=peer.place,
         )
         self._peer = peer
         balancer.started(peer)

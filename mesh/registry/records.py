@@ -58,6 +58,7 @@ class Instance:
 
     __slots__ = (
         "announced",
+        "bundles",
         "capacity",
         "content",
         "description",
@@ -89,6 +90,7 @@ class Instance:
         self.description = announcement.description
         self.started = announcement.started
         self.heartbeat_ms = announcement.heartbeat_ms
+        self.bundles = announcement.bundles
         self.foreign = False
         """A native NATS micro service: it has no heartbeats, so silence says nothing of it."""
 

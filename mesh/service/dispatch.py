@@ -16,6 +16,7 @@ from typing import Any
 
 from mesh import headers
 from mesh.bus import Bus
+from mesh.bus.bundles import MARK, BadBundle, unpack
 from mesh.client import Calls
 from mesh.clock import boot_ms
 from mesh.errors import DeadlineExceeded, Forbidden, MeshError, NotFound, Overloaded
@@ -79,8 +80,30 @@ class Dispatcher:
     # -- in
 
     def receive(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
-        """A message on ``mesh.to...``; its last token names the endpoint."""
-        self._receive(self._endpoints.get(subject[subject.rindex(b".") + 1 :]), subject, reply, block, payload)
+        """A message on ``mesh.to...``; its last token names the endpoint, or says that it is a bundle."""
+        name = subject[subject.rindex(b".") + 1 :]
+        if name == MARK:
+            self._receive_bundle(subject[:-1], reply, payload)
+        else:
+            self._receive(self._endpoints.get(name), subject, reply, block, payload)
+
+    def _receive_bundle(self, place: bytes, reply: bytes, bundle: bytes) -> None:
+        subjects = self._bus.subjects
+        if not subjects.is_inbox(reply) or not subjects.may_reply(reply):
+            _log.warning("dropped a bundle that asks for its answers on %r", reply[:80])
+            return
+        inbox = reply[: reply.rindex(b".") + 1]
+        self._bus.takes_bundles(inbox)
+        try:
+            for (name, token), block, payload in unpack(bundle, 2):
+                if not token.isalnum():
+                    raise BadBundle(f"{token[:80]!r} is no token")
+                try:
+                    self._accept(self._endpoints.get(name), place + name, inbox + token, block, payload)
+                except Exception:
+                    _log.exception("a request of a bundle failed")  # the others are still served
+        except BadBundle as error:
+            _log.warning("dropped the rest of a bundle: %s", error)
 
     def receiver(self, endpoint: str) -> Callable[[bytes, bytes, bytes, bytes], None]:
         """What to call with the messages of a subject that belongs to one endpoint, whatever the subject."""
@@ -90,6 +113,9 @@ class Dispatcher:
         if reply and not self._bus.subjects.may_reply(reply):
             _log.warning("dropped a request that asks for its answer on %r", reply[:80])
             return
+        self._accept(declared, subject, reply, block, payload)
+
+    def _accept(self, declared: Declared | None, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         if declared is None:
             self._refuse(reply, block, NotFound(f"no endpoint {subject.decode('ascii', 'replace')!r} here"))
             return
