@@ -25,6 +25,7 @@ from gateway.headers import Head, Pairs, lines_of, read_head
 from gateway.health import OWN
 from gateway.listener import KEEP_ALIVE_S
 from gateway.problems import refuse
+from gateway.repeated import Repeated, remember
 from mesh.config import GatewaySettings
 
 LINGER_S = 2.0
@@ -61,6 +62,9 @@ class Connection(HttpToolsProtocol):
         self._current: Any = None  # the request that is being answered
         self._advancing = False
         self._in_head = False
+        self._between = True  # nothing has come of the next request
+        self._begun: Head | None = None  # headers of the request that what came last began on the direct lane
+        self._repeated: Repeated | None = None
         self._head_bytes = 0
         self._deaf = False  # nothing that comes is read any more
         self._refusal: tuple[int, str, str] | None = None
@@ -78,6 +82,10 @@ class Connection(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_bytes += len(data)
+        alone = self._between and self._current is None and not self.pipeline
+        if alone and self._repeated is not None and self._again(self._repeated, data):
+            return
+        self._begun = None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -97,6 +105,22 @@ class Connection(HttpToolsProtocol):
                 self._refuse_later(414, "target_too_long", f"the target is longer than {self._max_target} bytes")
             else:
                 self._refuse_later(431, "headers_too_large", f"headers of more than {self._most} bytes")
+        if alone and self._direct:
+            self._repeated = remember(data, self._begun) if self._begun is not None else None
+
+    def _again(self, repeated: Repeated, data: bytes) -> bool:
+        """Begin the request in ``data`` without the parser, where it is one with the same headers as before."""
+        request = repeated.read(data)
+        if request is None or self._is_for_gateway(request[0], request[1]):
+            return False
+        method, path, query, body = request
+        self._since = self.loop.time()
+        direct = Direct(self._core, self, method, path, query, repeated.head, True)
+        direct.more_body = False
+        if body:
+            direct.pieces.append(body)
+        self._append(direct, None)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         current, self._current = self._current, None
@@ -121,6 +145,7 @@ class Connection(HttpToolsProtocol):
         self.expect_100_continue = False
         self.headers = []
         self._in_head = True
+        self._between = False
         self._head_bytes = 0
         self._since = self.loop.time()
 
@@ -148,11 +173,15 @@ class Connection(HttpToolsProtocol):
             return False
         path, _, query = url.partition(b"?")
         method = parser.get_method().decode("ascii")
-        if method == "OPTIONS" or path.startswith(_OWN) or (b"%" in path and self._core.is_own(_text(path))):
+        if self._is_for_gateway(method, path):
             return False
-        direct = Direct(self._core, self, method, path, query, head, keep_alive)
-        self._append(direct, None)
+        self._begun = head if keep_alive else None
+        self._append(Direct(self._core, self, method, path, query, head, keep_alive), None)
         return True
+
+    def _is_for_gateway(self, method: str, path: bytes) -> bool:
+        """Whether the gateway answers itself."""
+        return method == "OPTIONS" or path.startswith(_OWN) or (b"%" in path and self._core.is_own(_text(path)))
 
     def _begin_asgi(self, head: Head) -> None:
         """Begin a request whose answer is an ASGI call, or a WebSocket's."""
@@ -184,6 +213,7 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._between = True
         cycle = self.cycle
         if isinstance(cycle, Direct):
             cycle.complete()
