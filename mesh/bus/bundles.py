@@ -21,8 +21,12 @@ MOST_BYTES = 65_536
 """Payload of the largest bundle; stays below the server's max_payload too."""
 LARGEST = 16_384
 """Header block and payload of the largest message that goes into a bundle."""
-_FRAMING = 24
+FRAMING = 24
 """Bytes, at most, of a frame beside its names, header block and payload."""
+
+Item = tuple[bytes, bytes, bytes, bytes, Any]
+"""Names (endpoint and token of a request, with a blank; the token of a reply), reply subject (empty for a reply),
+header block, payload, and of a request the object whose ``others`` says who shares its fate."""
 
 
 class BadBundle(ValueError):
@@ -32,32 +36,24 @@ class BadBundle(ValueError):
 class Bundle:
     """Messages for one ``place`` (a subject without its last token, ending in a dot), not yet written."""
 
-    __slots__ = ("_items", "size")
+    __slots__ = ("items", "size")
 
     def __init__(self) -> None:
         self.size = 0
         """Bytes of its payload, at most."""
-        self._items: list[tuple[bytes, bytes, bytes, bytes, Any]] = []
-
-    def add(self, names: bytes, reply: bytes, block: bytes, payload: bytes, pending: Any) -> None:
-        """``names``: endpoint and token of a request, with a blank; the token of a reply, whose ``reply`` is empty.
-
-        ``pending``, of a request, is told by its ``others`` who shares its fate.
-        """
-        self._items.append((names, reply, block, payload, pending))
-        self.size += len(names) + len(block) + len(payload) + _FRAMING
+        self.items: list[Item] = []
 
     def frames(self, place: bytes) -> list[bytes]:
         """The parts of what is to be written: a PUB command for all, or an HPUB command for the only one."""
-        items = self._items
+        items = self.items
         if len(items) == 1:
             names, reply, block, payload, _ = items[0]
-            subject = place + names.partition(b" ")[0]
-            sizes = len(block), len(block) + len(payload)
-            command = (
-                b"HPUB %b %b %d %d\r\n" % (subject, reply, *sizes)
-                if reply
-                else b"HPUB %b %d %d\r\n" % (subject, *sizes)
+            command = b"HPUB %b%b %b%d %d\r\n" % (
+                place,
+                names.partition(b" ")[0],
+                reply and reply + b" ",
+                len(block),
+                len(block) + len(payload),
             )
             return [command, block, payload, b"\r\n"]
         parts = [b""]
@@ -77,14 +73,14 @@ def unpack(data: bytes, number: int) -> Iterator[tuple[list[bytes], bytes, bytes
     if size > MOST_BYTES:
         raise BadBundle(f"a bundle of {size} bytes; {MOST_BYTES} are allowed")
     while position < size:
-        eol = data.find(b"\r\n", position)
+        start = data.find(b"\r\n", position) + 2
+        fields = data[position : start - 2].split(b" ")
         try:
-            *names, head, total = data[position:eol].split(b" ")
-            start = eol + 2
-            body, end = start + int(head), start + int(total)
-        except ValueError:
+            end = start + int(fields.pop())
+            body = start + int(fields.pop())
+        except (ValueError, IndexError):
             raise BadBundle(f"no frame begins at byte {position}") from None
-        if len(names) != number or eol < 0 or not start <= body <= end or data[end : end + 2] != b"\r\n":
-            raise BadBundle(f"the frame at byte {position} does not end where it says")
-        yield names, data[start:body], data[body:end]
+        if start < 2 or len(fields) != number or not start <= body <= end or data[end : end + 2] != b"\r\n":
+            raise BadBundle(f"the frame at byte {position} is broken")
+        yield fields, data[start:body], data[body:end]
         position = end + 2

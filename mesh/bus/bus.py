@@ -371,6 +371,11 @@ class Bus:
             return False
         return lane.bundle(place, names, reply, block, payload, pending)
 
+    def expect_answers(self) -> None:
+        """Said while a message is received: its answer, and those of others, may follow in this turn already."""
+        if self._lane is not None:
+            self._lane.expect_answers()
+
     def takes_bundles(self, inbox: bytes) -> None:
         """From now on replies to that inbox (a reply subject without its last token) may be bundled."""
         if inbox not in self._takers:

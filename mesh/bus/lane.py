@@ -23,7 +23,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.aio.transport import Transport
 
-from mesh.bus.bundles import MOST_BYTES, Bundle
+from mesh.bus.bundles import FRAMING, MOST_BYTES, Bundle
 from mesh.bus.frames import FrameReader
 from mesh.errors import Overloaded
 
@@ -86,6 +86,8 @@ class LaneTransport(Transport):
         self._eof = True
         self._out: list[bytes] = []
         self._out_size = 0
+        self._will_write = False  # a turn of `_write_out` is on its way
+        self._answering = False
         self._bundles: dict[bytes, Bundle] = {}  # by place; behind everything that is in `_out`
         self._writable = asyncio.Event()
         self._closed = asyncio.Event()
@@ -98,22 +100,21 @@ class LaneTransport(Transport):
 
         Raises `Overloaded` when the server reads so slowly that `MAX_BUFFER` bytes wait.
         """
-        out = self._out
         if self._bundles:
             self._seal()
-        elif not out:
-            self._loop.call_soon(self._write_out)
-        out.extend(parts)
+        if not self._will_write:
+            self._write_soon()
+        self._out += parts
         self.out_msgs += 1
         if not self._writable.is_set():
             self._out_size += sum(map(len, parts))
             if self._out_size > MAX_BUFFER:
-                del out[-len(parts) :]
+                del self._out[-len(parts) :]
                 self._out_size -= sum(map(len, parts))
                 raise Overloaded("NATS reads slower than this process writes")
 
     def bundle(self, place: bytes, names: bytes, reply: bytes, block: bytes, payload: bytes, pending: Any) -> bool:
-        """Queue a message that may share one with others of this turn, see `Bundle.add`; it keeps its place in order.
+        """Queue a message that may share one with others of this turn, see `Bundle.items`; it keeps its place in order.
 
         False where it must be sent by itself: the server reads slowly, which is for `send` to count.
         """
@@ -122,14 +123,27 @@ class LaneTransport(Transport):
         if bundle is None:
             if not self._writable.is_set():
                 return False
-            if not bundles and not self._out:
-                self._loop.call_soon(self._write_out)
+            if not self._will_write:
+                self._write_soon()
             bundle = bundles[place] = Bundle()
-        elif bundle.size + len(block) + len(payload) + 200 > self.max_bundle:
+        size = len(names) + len(block) + len(payload) + FRAMING
+        if bundle.size + size > self.max_bundle:
             self._seal()
             bundle = bundles[place] = Bundle()
-        bundle.add(names, reply, block, payload, pending)
+        bundle.size += size
+        bundle.items.append((names, reply, block, payload, pending))
         return True
+
+    def expect_answers(self) -> None:
+        """What is being received makes tasks that may answer at once: write behind them, in the same turn.
+
+        Written when the first answer asks for it, it would be a turn later, with a poll of the sockets in between.
+        """
+        self._answering = True
+
+    def _write_soon(self) -> None:
+        self._will_write = True
+        self._loop.call_soon(self._write_out)
 
     def _seal(self) -> None:
         for place, bundle in self._bundles.items():
@@ -138,6 +152,7 @@ class LaneTransport(Transport):
         self._bundles.clear()
 
     def _write_out(self) -> None:
+        self._will_write = False
         if self._bundles:
             self._seal()
         # Paused: the socket's buffer is above its high-water mark. Hold here, where it can be counted.
@@ -177,6 +192,10 @@ class LaneTransport(Transport):
             self._loop.call_later(AFTERMATH_S, self._forget_silence, self.silence)
         self.last_bytes = now
         self.frames.feed(data)
+        if self._answering:
+            self._answering = False
+            if not self._will_write:
+                self._write_soon()
 
     def _forget_silence(self, silence: float) -> None:
         if self.silence == silence:

@@ -155,6 +155,7 @@ class Dispatcher:
         if work.reply:
             self._by_reply[work.reply] = work
         work.task = self._loop.create_task(self._work(work))
+        self._bus.expect_answers()
 
     def _ended(self, work: Work) -> None:
         self._running.discard(work)
