@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from gateway.cors import Cors
 from gateway.exchange import Exchange, RouteDestination, forwarded, repeatable
@@ -23,7 +25,7 @@ LOOPBACK = ("127.", "::1", "localhost")
 TAKES_STREAMS = b"Mesh-Credit: %d\r\n" % FIRST_CREDIT
 
 
-class Admitted(NamedTuple):
+class Admitted(Struct, frozen=True, eq=False):
     """A request that may go: its route, where to, header lines for every attempt, seconds for the whole, and whether
     it may be repeated."""
 
@@ -77,8 +79,7 @@ class Admission:
         entry.route, entry.service = route.template, route.service
         if inflight > settings.max_inflight:
             raise Overloaded(f"{settings.max_inflight} requests are in flight", retry_after=1)
-        size = exchange.size
-        if size is not None and 0 < settings.max_request_body < size:
+        if b"content-length" in head.known and 0 < settings.max_request_body < (size := exchange.size or 0):
             raise TooLarge(f"the body has {size} bytes; {settings.max_request_body} are allowed")
         trace = self._ids.traceparent(head.known.get(b"traceparent"))
         entry.trace = trace[3:35].decode()

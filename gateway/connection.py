@@ -248,7 +248,8 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._since = self.loop.time()
-        self._advance()
+        if self.pipeline or self._refusal is not None or self.flow.read_paused:
+            self._advance()
 
     def _advance(self) -> None:
         """Answer what waits: in a loop, as thousands may have come in one piece, and each may be refused at once."""

@@ -38,5 +38,6 @@ class Ids:
         """The header for the next hop: the client's trace with the gateway as parent, or a new trace."""
         found = _TRACEPARENT.fullmatch(given) if given is not None else None
         if found is None:
-            return b"00-%b-%b-01" % (self.take(32), self.take(16))
+            both = self.take(48)
+            return b"00-%b-%b-01" % (both[:32], both[32:])
         return b"00-%b-%b-%b" % (found[1], self.take(16), found[2])

@@ -117,7 +117,7 @@ Envelope = tuple[bytes, bytes, bytes | None, bytes | None, bytes | None, bytes |
 request line, credit, id; None for what is not there."""
 
 _ENVELOPE = re.compile(
-    rb"NATS/1\.0\r\nMesh-Deadline: (\d+)\r\nMesh-Sent: (\d+)\r\n(?:Mesh-Params: ([!-~]+)\r\n)?"
+    rb"NATS/1\.0\r\nMesh-Deadline: (\d{1,9})\r\nMesh-Sent: (\d{1,16})\r\n(?:Mesh-Params: ([!-~]+)\r\n)?"
     rb"(?:Mesh-Request: ([!-~]+ [!-~]+)\r\n)?(?:Mesh-Credit: (\d+)\r\n)?(?:Mesh-Id: ([!-~]+)\r\n)?"
 )
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from msgspec import Struct
+
 MARK = b"+"
 """The last token of a subject that takes bundles: no endpoint and no reply token has that name."""
 MOST_BYTES = 65_536
@@ -33,15 +35,14 @@ class BadBundle(ValueError):
     """What came as a bundle is none: the rest of it is lost."""
 
 
-class Bundle:
-    """Messages for one ``place`` (a subject without its last token, ending in a dot), not yet written."""
+class Bundle(Struct, eq=False):
+    """Messages for one ``place`` (a subject without its last token, ending in a dot), not yet written.
 
-    __slots__ = ("items", "size")
+    ``size`` is that of its payload in bytes, at most.
+    """
 
-    def __init__(self) -> None:
-        self.size = 0
-        """Bytes of its payload, at most."""
-        self.items: list[Item] = []
+    size: int = 0
+    items: list[Item] = []
 
     def frames(self, place: bytes) -> list[bytes]:
         """The parts of what is to be written: a PUB command for all, or an HPUB command for the only one."""

@@ -66,7 +66,6 @@ class Bus:
         self._watchers: list[Callable[[bool], None]] = []
         self._is_up = asyncio.Event()
         self._max_payload = 1024 * 1024
-        self._most_bundled = LARGEST
         self._takers: set[bytes] = set()
         self._lost_at = float("-inf")
         self._held = HeldReplies()
@@ -248,8 +247,14 @@ class Bus:
         `TooLarge` only.
         """
         if self.connected:
-            place = reply[: reply.rfind(b".") + 1]
-            if place not in self._takers or not self._bundle(place, reply[len(place) :], b"", payload, block, None):
+            cut = reply.rfind(b".") + 1
+            place, lane = reply[:cut], self._lane
+            if (
+                lane is None
+                or place not in self._takers
+                or not block
+                or not lane.bundle(place, reply[cut:], b"", block, payload, None)
+            ):
                 self.publish(reply, payload, block)
             return
         size = len(payload) + len(block)
@@ -355,21 +360,14 @@ class Bus:
         ``place`` is the address without its last token, where its receiver takes bundles.
         """
         pending = self.requests.expect(timeout, settle, lenient=lenient)
-        if place:
+        lane = self._lane
+        if place and lane is not None and self.connected:
             names = b"%b %b" % (address[len(place) :], pending.token)
-            if self._bundle(place, names, pending.reply, payload, block, pending):
+            if lane.bundle(place, names, pending.reply, block, payload, pending):
                 pending.address = address
                 return pending
         self._post(pending, address, payload, block)
         return pending
-
-    def _bundle(
-        self, place: bytes, names: bytes, reply: bytes, payload: bytes, block: bytes, pending: Pending | None
-    ) -> bool:
-        lane = self._lane
-        if lane is None or not self.connected or not block or len(block) + len(payload) > self._most_bundled:
-            return False
-        return lane.bundle(place, names, reply, block, payload, pending)
 
     def expect_answers(self) -> None:
         """Said while a message is received: its answer, and those of others, may follow in this turn already."""
@@ -437,7 +435,7 @@ class Bus:
         self._max_payload = self._client.max_payload
         if self._lane is not None:
             most = self._lane.max_bundle = min(MOST_BYTES, self._max_payload)
-            self._most_bundled = min(LARGEST, most // 4) if self.settings.bundles else -1
+            self._lane.max_bundled = min(LARGEST, most // 4) if self.settings.bundles else -1
         self._heard()
         self.connected = True
         self._is_up.set()

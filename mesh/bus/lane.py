@@ -77,6 +77,7 @@ class LaneTransport(Transport):
         self.out_msgs = 0
         self.out_bytes = 0
         self.max_bundle = MOST_BYTES
+        self.max_bundled = -1  # bytes of a message that may share one; none may
         self.on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -103,7 +104,8 @@ class LaneTransport(Transport):
         if self._bundles:
             self._seal()
         if not self._will_write:
-            self._write_soon()
+            self._will_write = True
+            self._loop.call_soon(self._write_out)
         self._out += parts
         self.out_msgs += 1
         if not self._writable.is_set():
@@ -116,17 +118,21 @@ class LaneTransport(Transport):
     def bundle(self, place: bytes, names: bytes, reply: bytes, block: bytes, payload: bytes, pending: Any) -> bool:
         """Queue a message that may share one with others of this turn, see `Bundle.items`; it keeps its place in order.
 
-        False where it must be sent by itself: the server reads slowly, which is for `send` to count.
+        False where it must be sent by itself: it is large, or the server reads slowly, which is for `send` to count.
         """
+        size = len(block) + len(payload)
+        if size > self.max_bundled:
+            return False
         bundles = self._bundles
         bundle = bundles.get(place)
         if bundle is None:
             if not self._writable.is_set():
                 return False
             if not self._will_write:
-                self._write_soon()
+                self._will_write = True
+                self._loop.call_soon(self._write_out)
             bundle = bundles[place] = Bundle()
-        size = len(names) + len(block) + len(payload) + FRAMING
+        size += len(names) + FRAMING
         if bundle.size + size > self.max_bundle:
             self._seal()
             bundle = bundles[place] = Bundle()
@@ -140,10 +146,6 @@ class LaneTransport(Transport):
         Written when the first answer asks for it, it would be a turn later, with a poll of the sockets in between.
         """
         self._answering = True
-
-    def _write_soon(self) -> None:
-        self._will_write = True
-        self._loop.call_soon(self._write_out)
 
     def _seal(self) -> None:
         for place, bundle in self._bundles.items():
@@ -195,7 +197,8 @@ class LaneTransport(Transport):
         if self._answering:
             self._answering = False
             if not self._will_write:
-                self._write_soon()
+                self._will_write = True
+                self._loop.call_soon(self._write_out)
 
     def _forget_silence(self, silence: float) -> None:
         if self.silence == silence:

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
+
 from mesh import headers, messages
 from mesh.balancer import Balancer, Outcome, Peer, RetryBudget, may_retry
 from mesh.bus import Bus, Ending, Pending, Reply
@@ -54,7 +56,7 @@ class Destination(Protocol):
         """The endpoint's name at that revision, and header lines of its own (each ending in CRLF)."""
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, eq=False):
     """A reply and how it came about."""
 
     reply: Reply

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple, TypeVar
 
+from msgspec import Struct
+
 from mesh.routes.claims import NOTHING, Content, Entry, Holding, Key, Rejected, Rules, by_revision, hold
 from mesh.routes.leaf import Conflict, with_head
 from mesh.routes.nearest import nearest
@@ -19,7 +21,7 @@ REMEMBERED: Final = 600.0
 """Seconds for which the routes of a service without instances are remembered."""
 
 
-class Match(NamedTuple):
+class Match(Struct, frozen=True):
     """A live route, and the values of its parameters in the order of each `Binding`'s names."""
 
     entry: Entry

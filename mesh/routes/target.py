@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from mesh.routes.segments import BadSegment, decode_segment
 
 MAX_TARGET: Final = 8192
@@ -20,7 +22,7 @@ _PLAIN: Final = bytes(set(_VISIBLE) - set(b"%\\?#"))
 _OUTSIDE_PATH = re.compile(rb"[^!-~]|[?#]")
 
 
-class Target(NamedTuple):
+class Target(Struct, frozen=True):
     """A target that may be matched: the raw path and query, and the path's decoded segments."""
 
     path: bytes

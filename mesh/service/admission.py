@@ -11,6 +11,8 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from mesh.service.endpoints import Declared
 
 if TYPE_CHECKING:
@@ -23,48 +25,23 @@ WEIGHT: Final = 0.1
 LONGEST_RETRY_AFTER_S: Final = 30.0
 
 
-class Work:
+class Work(Struct, eq=False):
     """A request as it arrived. ``arrived`` is of the event loop's clock, in seconds.
 
     ``began`` is a moment of `time.perf_counter`; ``task`` runs the handler, ``context`` is None until it does.
     """
 
-    __slots__ = (
-        "arrived",
-        "began",
-        "block",
-        "context",
-        "declared",
-        "doubt_ms",
-        "payload",
-        "received_ms",
-        "reply",
-        "subject",
-        "task",
-    )
-
-    def __init__(
-        self,
-        declared: Declared,
-        reply: bytes,
-        block: bytes,
-        payload: bytes,
-        subject: bytes,
-        arrived: float,
-        received_ms: int,
-        doubt_ms: int,
-    ) -> None:
-        self.declared = declared
-        self.reply = reply
-        self.block = block
-        self.payload = payload
-        self.subject = subject
-        self.arrived = arrived
-        self.received_ms = received_ms
-        self.doubt_ms = doubt_ms
-        self.began = 0.0
-        self.task: Task[None] | None = None
-        self.context: Context | None = None
+    declared: Declared
+    reply: bytes
+    block: bytes
+    payload: bytes
+    subject: bytes
+    arrived: float
+    received_ms: int
+    doubt_ms: int
+    began: float = 0.0
+    task: Task[None] | None = None
+    context: Context | None = None
 
 
 class _Verdict(Enum):
@@ -124,7 +101,7 @@ class Admission:
 
     def offer(self, work: Work) -> None:
         """Start ``work``, or keep it waiting, or refuse it."""
-        gate = self._gate(work.declared)
+        gate = self._gate(work.declared) if work.declared.concurrency else None
         if gate is None:
             self._admit(work)
         elif self._enter(gate, work) is _Verdict.ENTERS and not self._admit(work):
@@ -134,7 +111,7 @@ class Admission:
         """What was started has ended after that many seconds; whoever waited may follow."""
         self._instance.observe(seconds)
         self._leave(self._instance)
-        gate = self._gate(work.declared)
+        gate = self._gate(work.declared) if work.declared.concurrency else None
         if gate is not None:
             gate.observe(seconds)
             self._leave(gate)

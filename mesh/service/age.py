@@ -61,15 +61,16 @@ class Ages:
         if known.half != half:
             known.before = known.now if known.half == half - 1 else _NEVER
             known.half, known.now = half, _NEVER
-        baseline = min(known.now, known.before)
+        baseline = known.now if known.now < known.before else known.before
         if baseline == _NEVER:
             known.now = offset - doubt
             return doubt
-        known.now = min(known.now, offset)
+        if offset < known.now:
+            known.now = offset
         excess = offset - baseline
         if excess <= SAME_MS:
             known.since = _NEVER
-            return max(0, excess)
+            return excess if excess > 0 else 0
         if known.since == _NEVER or max(known.highest, offset) - min(known.lowest, offset) > SAME_MS:
             known.since, known.lowest, known.highest = received, offset, offset
             return excess

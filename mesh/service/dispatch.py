@@ -213,7 +213,7 @@ class Dispatcher:
         envelope = request.envelope
         if envelope is not None:
             given = envelope[5] or request.raw_header(headers.ID)
-            deadline = work.arrived + _timeout(envelope[0]) - self._age(work, envelope[1])
+            deadline = work.arrived + int(envelope[0]) / 1000 - self._age(work, envelope[1])
         else:
             given = request.raw_header(headers.ID)
             deadline = work.arrived + _timeout(request.raw_header(headers.DEADLINE))

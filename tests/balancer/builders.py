@@ -15,6 +15,7 @@ class Seen:
     revision: str = "r1"
     suspect: bool = False
     foreign: bool = False
+    bundles: bool = False
     service: str = "users"
 
 
