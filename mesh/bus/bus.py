@@ -15,13 +15,13 @@ from typing import Any, Self
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from mesh.bus import plain
 from mesh.bus.bundles import LARGEST, MOST_BYTES
 from mesh.bus.errors import translate
 from mesh.bus.frames import Deliver
 from mesh.bus.held import HeldReplies
 from mesh.bus.lane import LaneTransport
 from mesh.bus.link import Link
-from mesh.bus.plain import PENDING_BYTES, PENDING_MESSAGES, Repeats, echo, quietly, receiver
 from mesh.bus.probe import probe
 from mesh.bus.requests import Ending, Pending, Reply, Requests
 from mesh.bus.subscription import Subscription
@@ -229,7 +229,8 @@ class Bus:
             raise TooLarge(f"message of {size} bytes; NATS takes {self._max_payload}")
         lane = self._lane
         if lane is None:
-            self._publish_plain(address, payload, block, reply)
+            assert self._client is not None
+            plain.publish(self._client, self._background, address, payload, block, reply)
         elif block:
             if reply:
                 lane.send(b"HPUB %b %b %d %d\r\n" % (address, reply, len(block), size), block, payload, b"\r\n")
@@ -262,15 +263,6 @@ class Bus:
             raise TooLarge(f"message of {size} bytes; NATS takes {self._max_payload}")
         self._held.keep(reply, payload, block)
 
-    def _publish_plain(self, address: bytes, payload: bytes, block: bytes, reply: bytes) -> None:
-        assert self._client is not None
-        headers = Repeats(block) if block else None
-        coroutine = self._client.publish(address.decode(), payload, reply.decode(), headers)
-        # nats-py's publish only appends to a list here and wakes its flusher: it ends without waiting.
-        task = asyncio.create_task(quietly(coroutine))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
     # -- messages in
 
     async def subscribe(self, subject: str, deliver: Deliver, *, queue: str = "") -> Subscription:
@@ -282,7 +274,7 @@ class Bus:
         subscription = Subscription(subject, queue, deliver)
         self._subscriptions.append(subscription)
         if self._client is not None and self._client.is_connected:
-            await self._attach(subscription, self._client, self._lane)
+            await subscription.attach(self._client, self._lane)
         return subscription
 
     async def unsubscribe(self, *subscriptions: Subscription) -> None:
@@ -291,15 +283,9 @@ class Bus:
         for subscription in subscriptions:
             if subscription in self._subscriptions:
                 self._subscriptions.remove(subscription)
-            handle, subscription.handle = subscription.handle, None
-            if handle is None or subscription.client is not self._client:
-                continue
-            try:
-                # Without the lane, unsubscribe() would forget what waits in nats-py's queue.
-                await (handle.unsubscribe() if self._lane is not None else handle.drain())  # type: ignore[no-untyped-call]
+            handle = await subscription.detach(self._client, self._lane)
+            if handle is not None:
                 ended.append(handle)
-            except Exception as error:
-                _log.debug("unsubscribe %s: %s", subscription.subject, error)
         if self._lane is not None and ended:
             try:
                 await self.flush()
@@ -407,28 +393,11 @@ class Bus:
         self._client, self._lane = client, lane
         for subscription in list(self._subscriptions):
             if subscription.client is not client:
-                await self._attach(subscription, client, lane)
+                await subscription.attach(client, lane)
         if lane is not None and fresh and (why := await probe(self.requests, client, lane)):
             self._link.plain_because = why
             _log.error("the hot lane does not work here (%s): using plain nats-py", why)
             raise BusUnavailable(why)
-
-    async def _attach(self, subscription: Subscription, client: Client, lane: LaneTransport | None) -> None:
-        subscription.client = client
-        try:
-            if lane is None:
-                subscription.handle = await client.subscribe(
-                    subscription.subject,
-                    queue=subscription.queue,
-                    cb=receiver(subscription.deliver),
-                    pending_msgs_limit=PENDING_MESSAGES,
-                    pending_bytes_limit=PENDING_BYTES,
-                )
-            else:
-                subscription.handle = await client.subscribe(subscription.subject, queue=subscription.queue)
-                lane.frames.routes[b"%d" % subscription.handle._id] = subscription.deliver
-        except Exception as error:
-            raise translate(error) from error
 
     def up(self) -> None:
         assert self._client is not None
@@ -444,7 +413,7 @@ class Bus:
         if self._lane is None:
             if self._echoing is not None:
                 self._echoing.cancel()
-            self._echoing = asyncio.create_task(echo(self.requests, self.publish, self._heard))
+            self._echoing = asyncio.create_task(plain.echo(self.requests, self.publish, self._heard))
         self._tell(True)
 
     def _heard(self) -> None:

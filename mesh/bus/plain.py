@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from mesh import headers
@@ -75,7 +76,18 @@ async def echo(requests: Requests, publish: Callable[[bytes, bytes], None], hear
         requests.close_stream(reply)
 
 
-async def quietly(publish: Awaitable[None]) -> None:
+def publish(
+    client: Client, under_way: set[asyncio.Task[None]], address: bytes, payload: bytes, block: bytes, reply: bytes
+) -> None:
+    """Publish through nats-py, in a task that is ``under_way`` until it ends."""
+    headers = Repeats(block) if block else None
+    # nats-py's publish only appends to a list here and wakes its flusher: it ends without waiting.
+    task = asyncio.create_task(_quietly(client.publish(address.decode(), payload, reply.decode(), headers)))
+    under_way.add(task)
+    task.add_done_callback(under_way.discard)
+
+
+async def _quietly(publish: Awaitable[None]) -> None:
     """A publish of nats-py's: what goes wrong shows in the connection, not here."""
     try:
         await publish
