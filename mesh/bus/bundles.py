@@ -68,6 +68,18 @@ class Bundle(Struct, eq=False):
         return parts
 
 
+class Takers(set[bytes]):
+    """Inboxes (reply subjects without their last token) that take bundles: those from which one came."""
+
+    MOST = 4096
+
+    def remember(self, inbox: bytes) -> None:
+        if inbox not in self:
+            if len(self) >= self.MOST:  # callers come and go
+                self.clear()
+            self.add(inbox)
+
+
 def unpack(data: bytes, number: int) -> Iterator[tuple[list[bytes], bytes, bytes]]:
     """Names (``number`` of them), header block and payload of each message. Raises `BadBundle` where it is broken."""
     position, size = 0, len(data)

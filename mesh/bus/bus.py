@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from mesh.bus import plain
-from mesh.bus.bundles import LARGEST, MOST_BYTES
+from mesh.bus.bundles import LARGEST, MOST_BYTES, Takers
 from mesh.bus.errors import translate
 from mesh.bus.frames import Deliver
 from mesh.bus.held import HeldReplies
@@ -33,8 +33,6 @@ from mesh.subjects import Subjects, check_subject, new_id
 BLINK_S = 0.045
 """How long after a loss a request waits for the next connection before it is refused."""
 FAILOVER_S = 0.25
-MOST_TAKERS = 4096
-"""Inboxes of which it is remembered that they take bundles."""
 """The same where another server of the cluster is known: it may take a second attempt."""
 
 _log = logging.getLogger("mesh.bus")
@@ -66,7 +64,7 @@ class Bus:
         self._watchers: list[Callable[[bool], None]] = []
         self._is_up = asyncio.Event()
         self._max_payload = 1024 * 1024
-        self._takers: set[bytes] = set()
+        self._takers = Takers()
         self._lost_at = float("-inf")
         self._held = HeldReplies()
         self._echoes = 0.0
@@ -362,10 +360,7 @@ class Bus:
 
     def takes_bundles(self, inbox: bytes) -> None:
         """From now on replies to that inbox (a reply subject without its last token) may be bundled."""
-        if inbox not in self._takers:
-            if len(self._takers) >= MOST_TAKERS:
-                self._takers.clear()
-            self._takers.add(inbox)
+        self._takers.remember(inbox)
 
     def _post(self, pending: Pending, address: bytes, payload: bytes, block: bytes) -> None:
         pending.address = address

@@ -8,7 +8,7 @@ from mesh.bus import Bus
 from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.errors import BusUnavailable, Forbidden
-from tests.bus.test_bus import bus_on, echo
+from tests.bus.parts import bus_on, echo
 
 
 @pytest.fixture(params=["auto", "plain"])

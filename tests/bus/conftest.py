@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.fixture(params=["auto", "plain"])
+def lane(request):
+    return request.param
