@@ -82,8 +82,8 @@ class Connection(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_bytes += len(data)
-        alone = self._between and self._current is None and not self.pipeline
-        if alone and self._repeated is not None and self._again(self._repeated, data):
+        between = self._between
+        if between and self._repeated is not None and self._again(self._repeated, data):
             return
         self._begun = None
         try:
@@ -105,7 +105,7 @@ class Connection(HttpToolsProtocol):
                 self._refuse_later(414, "target_too_long", f"the target is longer than {self._max_target} bytes")
             else:
                 self._refuse_later(431, "headers_too_large", f"headers of more than {self._most} bytes")
-        if alone and self._direct:
+        if between and self._direct:
             self._repeated = remember(data, self._begun) if self._begun is not None else None
 
     def _again(self, repeated: Repeated, data: bytes) -> bool:

@@ -1,0 +1,233 @@
+"""Headers that come again on a connection are not read again, and nobody can tell but by the time it takes.
+
+Whatever is sent behind a request with the same headers must be answered as it is on a fresh connection, by llhttp.
+"""
+
+import json
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.headers import read_head
+from gateway.repeated import MOST_BYTES, remember
+from mesh import Request, Service
+from mesh.testing import Mesh
+from tests.conditions import eventually
+from tests.gateway.test_framing import Wire, get
+
+HEADERS = ("Accept: text/plain", "Cookie: a=b", "X-A: b")
+
+
+def echoing() -> Service:
+    service = Service("echoing")
+
+    @service.route("*", "/echo/{path:path}")
+    async def echo(request: Request, path: str) -> dict[str, object]:
+        headers = [[n.decode("latin-1"), v.decode("latin-1")] for n, v in request.pairs if n in (b"x-a", b"cookie")]
+        return {"method": request.method, "target": request.target, "body": request.body.decode(), "headers": headers}
+
+    return service
+
+
+@pytest.fixture
+async def mesh(nats_url, prefix):
+    async with Mesh(echoing(), nats_url=nats_url, prefix=prefix) as mesh:
+        yield mesh
+
+
+class Client:
+    """A connection in memory."""
+
+    def __init__(self, mesh):
+        listener = mesh.gateway._listeners[0]
+        config, state = listener.config, listener.server_state
+        self.connection = config.http_protocol_class(config=config, server_state=state, app_state={})
+        self.connection.connection_made(wire := Wire())
+        self.wire = wire
+
+    async def ask(self, *pieces, answers=1):
+        """What is sent back: status lines without reason, and the bodies. Less than asked for where it is closed."""
+        self.wire.sent = b""
+        for piece in pieces:
+            self.connection.data_received(piece)
+        await eventually(lambda: self.wire.closed or len(self._seen()) >= answers)
+        return self._seen()
+
+    def _seen(self):
+        found = re.findall(
+            rb"HTTP/1\.1 (\d+) .*?\r\n\r\n(?:(\{[^\r]*\}|\[[^\r]*\]))?(?=HTTP/1\.1|\Z)", self.wire.sent, re.S
+        )
+        seen = []
+        for status, body in found:
+            document = json.loads(body) if body else None
+            if isinstance(document, dict):
+                document.pop("request_id", None)
+            seen.append((int(status), document))
+        return seen
+
+    def close(self):
+        self.connection.connection_lost(None)
+
+
+@pytest.fixture
+async def client(mesh):
+    """Makes connections: fresh ones, and such that have seen a request with the usual headers."""
+    made = []
+
+    async def connect(first=None):
+        client = Client(mesh)
+        made.append(client)
+        if first is not None:
+            assert [status for status, _ in await client.ask(first)] == [200]
+            assert client.connection._repeated is not None
+        return client
+
+    yield connect
+    for one in made:
+        one.close()
+
+
+REST = get("/", *HEADERS).partition(b"\r\n")[2]
+LINES = [
+    b"GET /echo/a?x=1 HTTP/1.1",
+    b"DELETE /echo/a HTTP/1.1",
+    b"PROPFIND /echo/a HTTP/1.1",
+    b"OPTIONS /echo/a HTTP/1.1",
+    b"OPTIONS * HTTP/1.1",
+    b"CONNECT x.test:1 HTTP/1.1",
+    b"get /echo/a HTTP/1.1",
+    b"GETT /echo/a HTTP/1.1",
+    b"GET /echo/a HTTP/1.0",
+    b"GET /echo/a HTTP/2.0",
+    b"GET /echo/a HTTP/1.1 ",
+    b"GET  /echo/a HTTP/1.1",
+    b"GET /echo/a  HTTP/1.1",
+    b"GET\t/echo/a HTTP/1.1",
+    b" GET /echo/a HTTP/1.1",
+    b"GET /echo/a",
+    b"GET /echo/a http/1.1",
+    b"GET echo/a HTTP/1.1",
+    b"GET http://mesh.test/echo/a HTTP/1.1",
+    b"GET /echo/a#b HTTP/1.1",
+    b"GET /echo/../a HTTP/1.1",
+    b"GET /echo/%zz HTTP/1.1",
+    b"GET /echo/%2e%2e/x HTTP/1.1",
+    b"GET /nobody HTTP/1.1",
+    b"GET /health HTTP/1.1",
+    b"GET /he%61lth HTTP/1.1",
+    b"GET /livez HTTP/1.1",
+    b"GET /echo/" + b"a" * 9000 + b" HTTP/1.1",
+    b"",
+    *[b"GET /echo/a%cb HTTP/1.1" % byte for byte in range(256)],
+    *[b"GET /echo/a?b%cc HTTP/1.1" % byte for byte in range(256)],
+]
+
+
+async def test_every_request_line_is_answered_as_on_a_fresh_connection(client):
+    usual = get("/echo/first", *HEADERS)
+    different = []
+    for line in LINES:
+        request = line + b"\r\n" + REST
+        fresh, used = await client(), await client(usual)
+        expected, found = await fresh.ask(request), await used.ask(request)
+        for seen in (expected, found):
+            if seen and seen[0][0] == 200 and "uptime_s" in str(seen[0][1]):
+                seen[0] = (200, "the gateway's own")
+        if (found, fresh.wire.closed) != (expected, used.wire.closed):
+            different.append((line, expected, found))
+    assert different == []
+
+
+async def test_the_parser_is_left_out_where_all_is_the_same(client, monkeypatch):
+    used = await client(get("/echo/first", *HEADERS))
+    used.connection.parser = None  # whoever used it would fail
+    for number in range(3):
+        ((status, document),) = await used.ask(get(f"/echo/{number}?q={number}", *HEADERS))
+        assert (status, document["target"]) == (200, f"/echo/{number}?q={number}")
+        assert document["headers"] == [["cookie", "a=b"], ["x-a", "b"]]
+
+
+async def test_a_header_that_differs_is_seen(client):
+    used = await client(get("/echo/first", *HEADERS))
+    for value in ("c", "b ", "bb", ""):
+        ((_, document),) = await used.ask(get("/echo/a", *HEADERS[:2], f"X-A: {value}"))
+        assert document["headers"][1] == ["x-a", value.strip()]
+    ((_, document),) = await used.ask(get("/echo/a"))
+    assert document["headers"] == []
+
+
+async def test_bodies_of_the_same_length_and_others(client):
+    used = await client(get("/echo/a", "Content-Length: 5", method="POST") + b"first")
+    same = get("/echo/a", "Content-Length: 5", method="PUT")
+    ((_, document),) = await used.ask(same + b"again")
+    assert (document["method"], document["body"]) == ("PUT", "again")
+    ((_, document),) = await used.ask(same, b"piece")
+    assert document["body"] == "piece"
+    ((_, document),) = await used.ask(same + b"cut", b"!!")
+    assert document["body"] == "cut!!"
+    found = await used.ask(same + b"one11" + same + b"two22", answers=2)
+    assert [document["body"] for _, document in found] == ["one11", "two22"]
+    ((_, document),) = await used.ask(get("/echo/a", "Content-Length: 4", method="PUT") + b"four")
+    assert document["body"] == "four"
+
+
+async def test_a_request_in_pieces_behind_one_that_was_not_parsed(client):
+    usual = get("/echo/first", *HEADERS)
+    used = await client(usual)
+    for cut in range(1, len(usual)):
+        found = await used.ask(usual) + await used.ask(usual[:cut], usual[cut:])
+        assert [status for status, _ in found] == [200, 200]
+        used.connection._repeated = used.connection._repeated or remember(usual, read_head([]))
+
+
+async def test_a_body_that_looks_like_a_request_is_a_body(client):
+    usual = get("/echo/first", *HEADERS)
+    used = await client(usual)
+    found = await used.ask(get("/echo/a", f"Content-Length: {len(usual)}", method="POST"), usual)
+    assert [document["body"] for _, document in found] == [usual.decode()]
+
+
+async def test_pipelined_requests_are_read_by_the_parser_and_in_order(client):
+    usual = get("/echo/first", *HEADERS)
+    used = await client(usual)
+    requests = [get(f"/echo/{number}", *HEADERS) for number in range(5)]
+    found = await used.ask(*requests, answers=5)
+    assert [document["target"] for _, document in found] == [f"/echo/{number}" for number in range(5)]
+    found = await used.ask(b"".join(requests), answers=5)
+    assert [document["target"] for _, document in found] == [f"/echo/{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        get("/echo/a", "Connection: close"),
+        get("/echo/a", version="1.0"),
+        get("/echo/a", "Transfer-Encoding: chunked", method="POST") + b"0\r\n\r\n",
+        get("/echo/a", "Expect: 100-continue", "Content-Length: 1", method="POST") + b"x",
+        get("/echo/a", "X-A: " + "b" * MOST_BYTES),
+        get("/livez"),
+        b"\r\n" + get("/echo/a"),
+    ],
+    ids=lambda first: repr(first[:40]),
+)
+async def test_what_is_special_is_not_remembered(client, first):
+    used = await client()
+    await used.ask(first)
+    assert used.connection._repeated is None
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60))
+@example(b"GET / HTTP/1.1", b"\r\n\r\n")
+@example(b"", b"")
+def test_only_one_whole_request_with_the_very_same_headers_is_read(line, end):
+    usual = get("/", *HEADERS)
+    repeated = remember(usual, read_head([]))
+    assert repeated.read(usual) == ("GET", b"/", b"", b"")
+    found = repeated.read(line + b"\r\n" + REST + end)
+    if found is not None:
+        assert end == b""
+        method, path, query, body = found
+        assert line == b"%b %b HTTP/1.1" % (method.encode(), path + b"?" + query if b"?" in line else path)
+        assert body == b""
