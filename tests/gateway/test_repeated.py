@@ -189,6 +189,19 @@ async def test_a_body_that_looks_like_a_request_is_a_body(client):
     assert [document["body"] for _, document in found] == [usual.decode()]
 
 
+async def test_what_came_with_the_end_of_a_body_is_not_remembered(client):
+    """A body could hold headers that are then taken for those of the request behind it."""
+    held, used = get("/echo/held", *HEADERS), await client()
+    first = get("/echo/a", f"Content-Length: {len(held)}", method="POST")
+    second = get("/echo/b", "Content-Length: 500", method="POST")
+    part = 500 - len(second)
+    ((_, document),) = await used.ask(first, held + second + b"x" * part)
+    assert document["body"] == held.decode()
+    assert used.connection._repeated is None
+    ((_, document),) = await used.ask(b"x" * (500 - part))
+    assert document["body"] == "x" * 500
+
+
 async def test_pipelined_requests_are_read_by_the_parser_and_in_order(client):
     usual = get("/echo/first", *HEADERS)
     used = await client(usual)
