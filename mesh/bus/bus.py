@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from mesh.bus import plain
-from mesh.bus.bundles import LARGEST, MOST_BYTES, Takers
+from mesh.bus.bundles import Takers
 from mesh.bus.errors import translate
 from mesh.bus.frames import Deliver
 from mesh.bus.held import HeldReplies
@@ -64,7 +64,8 @@ class Bus:
         self._watchers: list[Callable[[bool], None]] = []
         self._is_up = asyncio.Event()
         self._max_payload = 1024 * 1024
-        self._takers = Takers()
+        self._bundles = settings.bundles
+        self.takers = Takers()
         self._lost_at = float("-inf")
         self._held = HeldReplies()
         self._echoes = 0.0
@@ -250,7 +251,7 @@ class Bus:
             place, lane = reply[:cut], self._lane
             if (
                 lane is None
-                or place not in self._takers
+                or place not in self.takers
                 or not block
                 or not lane.bundle(place, reply[cut:], b"", block, payload, None)
             ):
@@ -358,10 +359,6 @@ class Bus:
         if self._lane is not None:
             self._lane.expect_answers()
 
-    def takes_bundles(self, inbox: bytes) -> None:
-        """From now on replies to that inbox (a reply subject without its last token) may be bundled."""
-        self._takers.remember(inbox)
-
     def _post(self, pending: Pending, address: bytes, payload: bytes, block: bytes) -> None:
         pending.address = address
         try:
@@ -398,8 +395,7 @@ class Bus:
         assert self._client is not None
         self._max_payload = self._client.max_payload
         if self._lane is not None:
-            most = self._lane.max_bundle = min(MOST_BYTES, self._max_payload)
-            self._lane.max_bundled = min(LARGEST, most // 4) if self.settings.bundles else -1
+            self._lane.bundle_up_to(self._max_payload if self._bundles else 0)
         self._heard()
         self.connected = True
         self._is_up.set()
@@ -427,6 +423,10 @@ class Bus:
 
     def refused(self, verb: str, subject: str) -> None:
         if verb == "publish":
+            if subject.endswith(".+") and self._lane is not None:
+                _log.warning("bundles are off from now on: allow %s*, or set MESH_BUNDLES=off", subject[:-1])
+                self._bundles = False
+                self._lane.bundle_up_to(0)
             self.requests.fail_address(
                 subject.encode(),
                 lambda: Forbidden(f"NATS permissions do not allow publishing to {subject}", reason="bus_permission"),

@@ -23,7 +23,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.aio.transport import Transport
 
-from mesh.bus.bundles import FRAMING, MOST_BYTES, Bundle
+from mesh.bus.bundles import FRAMING, LARGEST, MOST_BYTES, Bundle
 from mesh.bus.frames import FrameReader
 from mesh.errors import Overloaded
 
@@ -76,8 +76,8 @@ class LaneTransport(Transport):
         self.silence = 0.0
         self.out_msgs = 0
         self.out_bytes = 0
-        self.max_bundle = MOST_BYTES
-        self.max_bundled = -1  # bytes of a message that may share one; none may
+        self._max_bundle = 0
+        self._max_bundled = -1  # bytes of a message that may share one; none may
         self.on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -115,13 +115,18 @@ class LaneTransport(Transport):
                 self._out_size -= sum(map(len, parts))
                 raise Overloaded("NATS reads slower than this process writes")
 
+    def bundle_up_to(self, max_payload: int) -> None:
+        """Bundle messages from now on, for a server that takes so many bytes in one; 0 for no bundles."""
+        self._max_bundle = min(MOST_BYTES, max_payload)
+        self._max_bundled = min(LARGEST, self._max_bundle // 4) or -1
+
     def bundle(self, place: bytes, names: bytes, reply: bytes, block: bytes, payload: bytes, pending: Any) -> bool:
         """Queue a message that may share one with others of this turn, see `Bundle.items`; it keeps its place in order.
 
         False where it must be sent by itself: it is large, or the server reads slowly, which is for `send` to count.
         """
         size = len(block) + len(payload)
-        if size > self.max_bundled:
+        if size > self._max_bundled:
             return False
         bundles = self._bundles
         bundle = bundles.get(place)
@@ -133,7 +138,7 @@ class LaneTransport(Transport):
                 self._loop.call_soon(self._write_out)
             bundle = bundles[place] = Bundle()
         size += len(names) + FRAMING
-        if bundle.size + size > self.max_bundle:
+        if bundle.size + size > self._max_bundle:
             self._seal()
             bundle = bundles[place] = Bundle()
         bundle.size += size

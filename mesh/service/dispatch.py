@@ -93,7 +93,7 @@ class Dispatcher:
             _log.warning("dropped a bundle that asks for its answers on %r", reply[:80])
             return
         inbox = reply[: reply.rindex(b".") + 1]
-        self._bus.takes_bundles(inbox)
+        self._bus.takers.remember(inbox)
         try:
             for (name, token), block, payload in unpack(bundle, 2):
                 if not token.isalnum():

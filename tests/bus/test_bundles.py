@@ -240,7 +240,7 @@ async def test_replies_share_a_message_once_their_caller_sent_a_bundle(pair):
         await eventually(lambda endings=endings: len(endings) == 3)
         assert [ending.payload for ending in endings] == [one.token for one in pending]
         assert caller.statistics()["in_msgs"] - before == expected
-        callee.takes_bundles(pending[0].reply[: pending[0].reply.rindex(b".") + 1])
+        callee.takers.remember(pending[0].reply[: pending[0].reply.rindex(b".") + 1])
 
 
 async def test_messages_keep_their_order_whatever_is_bundled(pair):

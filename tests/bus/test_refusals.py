@@ -4,11 +4,14 @@ import asyncio
 
 import pytest
 
-from mesh.bus import Bus
+from mesh.bus import Bus, Reply
 from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.errors import BusUnavailable, Forbidden
 from tests.bus.parts import bus_on, echo
+from tests.conditions import eventually
+
+BLOCK = b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n"
 
 
 @pytest.fixture(params=["auto", "plain"])
@@ -27,6 +30,30 @@ async def test_a_permission_violation_fails_its_request_at_once(lane):
             with pytest.raises(Forbidden, match="permissions"):
                 await bus.request(bus.address("Other.Subject"), b"", timeout=30)
             assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_a_bundle_that_is_not_permitted_is_the_last_one(caplog):
+    config = (
+        "authorization { users = [ {user: a, password: b, permissions: "
+        '{ publish: ["mesh.inbox.>", "mesh.to.users.I1.get"], subscribe: [">"] } } ] }'
+    )
+    async with (
+        NatsServer(extra_config=config) as server,
+        bus_on(server.url.replace("nats://", "nats://a:b@")) as bus,
+    ):
+        await echo(bus, "mesh.to.users.I1.*")
+
+        async def two():
+            endings = []
+            for _ in range(2):
+                place = b"mesh.to.users.I1."
+                bus.send(place + b"get", b"", BLOCK, 5, endings.append, place=place)
+            await eventually(lambda: len(endings) == 2)
+            return [type(ending) for ending in endings]
+
+        assert await two() == [Forbidden, Forbidden]
+        assert "MESH_BUNDLES" in caplog.text
+        assert await two() == [Reply, Reply]
 
 
 async def test_wrong_credentials_are_named(lane):

@@ -17,7 +17,8 @@ import mesh as library
 from mesh import Service
 from mesh.testing import Mesh
 from tests.conditions import eventually
-from tests.gateway.test_framing import Wire, get
+from tests.gateway.memory import Wire
+from tests.gateway.test_framing import get
 
 ROOTS = tuple(str(Path(package.__file__).parent) + "/" for package in (gateway, library))
 REQUESTS = 200
@@ -71,26 +72,34 @@ async def mesh(nats_url, prefix, request):
         yield mesh
 
 
-async def exchange(mesh, number, sent=None):
-    """So many requests, one after the other, on a connection in memory."""
+async def exchange(mesh, number, at_once):
+    """So many requests on connections in memory, ``at_once`` of them at a time."""
     listener = mesh.gateway._listeners[0]
     config, state = listener.config, listener.server_state
-    connection = config.http_protocol_class(config=config, server_state=state, app_state={})
-    connection.connection_made(wire := Wire())
-    raw = get("/items/42", *HEADERS)
-    for count in range(1, number + 1):
-        connection.data_received(raw)
-        await eventually(lambda count=count: wire.sent.count(b"HTTP/1.1 200 OK") == count)
-    connection.connection_lost(None)
+    raw, wires, connections = get("/items/42", *HEADERS), [], []
+    for _ in range(at_once):
+        connection = config.http_protocol_class(config=config, server_state=state, app_state={})
+        connection.connection_made(wire := Wire())
+        connections.append(connection)
+        wires.append(wire)
+    for count in range(1, number // at_once + 1):
+        for connection in connections:
+            connection.data_received(raw)
+        await eventually(lambda count=count: all(wire.sent.count(b"HTTP/1.1 200 OK") == count for wire in wires))
+    for connection in connections:
+        connection.connection_lost(None)
 
 
 @pytest.mark.parametrize(
-    ("mesh", "calls", "tasks"), [("direct", 121, 1), ("asgi", 147, 2)], indirect=["mesh"], ids=["direct", "asgi"]
+    ("mesh", "at_once", "calls", "tasks"),
+    [("direct", 1, 108, 1), ("direct", 20, 98, 1), ("asgi", 1, 143, 2)],
+    indirect=["mesh"],
+    ids=["direct", "direct, many at once", "asgi"],
 )
-async def test_calls_tasks_and_garbage_of_a_request(mesh, calls, tasks, figures):
-    await exchange(mesh, 20)  # what is remembered from then on
+async def test_calls_tasks_and_garbage_of_a_request(mesh, at_once, calls, tasks, figures):
+    await exchange(mesh, 20, at_once)  # what is remembered from then on
     with Counted() as counted:
-        await exchange(mesh, REQUESTS)
+        await exchange(mesh, REQUESTS, at_once)
     unreachable = gc.collect()
     made = counted.calls.total() / REQUESTS
     figures("a request's calls, tasks and garbage", calls=round(made), tasks=round(counted.tasks / REQUESTS, 2))

@@ -10,6 +10,7 @@ import pytest
 from mesh import Request, Response, Service
 from mesh.testing import Mesh
 from tests.conditions import eventually
+from tests.gateway.memory import Wire
 
 HOST = b"Host: mesh.test\r\n"
 
@@ -173,35 +174,6 @@ async def test_thousands_in_one_piece_are_answered_and_hold_nothing(mesh):
     assert data.count(b"HTTP/1.1 404 ") == number
     assert data.count(b"HTTP/1.1 200 ") == 2
     assert mesh.gateway.core.inflight == 0
-
-
-class Wire(asyncio.Transport):
-    """A transport in memory, for feeding a connection piece by piece."""
-
-    def __init__(self):
-        super().__init__()
-        self.sent, self.closed = b"", False
-
-    def write(self, data):
-        self.sent += data
-
-    def close(self):
-        self.closed = True
-
-    def can_write_eof(self):
-        return False
-
-    def is_closing(self):
-        return self.closed
-
-    def pause_reading(self):
-        pass
-
-    def resume_reading(self):
-        pass
-
-    def get_extra_info(self, name, default=None):
-        return {"peername": ("127.0.0.1", 9), "sockname": ("127.0.0.1", 80)}.get(name, default)
 
 
 async def test_wherever_the_stream_is_cut(mesh):

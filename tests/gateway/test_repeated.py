@@ -3,9 +3,6 @@
 Whatever is sent behind a request with the same headers must be answered as it is on a fresh connection, by llhttp.
 """
 
-import json
-import re
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -14,8 +11,8 @@ from gateway.headers import read_head
 from gateway.repeated import MOST_BYTES, remember
 from mesh import Request, Service
 from mesh.testing import Mesh
-from tests.conditions import eventually
-from tests.gateway.test_framing import Wire, get
+from tests.gateway.memory import Client
+from tests.gateway.test_framing import get
 
 HEADERS = ("Accept: text/plain", "Cookie: a=b", "X-A: b")
 
@@ -33,42 +30,8 @@ def echoing() -> Service:
 
 @pytest.fixture
 async def mesh(nats_url, prefix):
-    async with Mesh(echoing(), nats_url=nats_url, prefix=prefix) as mesh:
+    async with Mesh(echoing(), nats_url=nats_url, prefix=prefix, gateway={"http_lane": "direct"}) as mesh:
         yield mesh
-
-
-class Client:
-    """A connection in memory."""
-
-    def __init__(self, mesh):
-        listener = mesh.gateway._listeners[0]
-        config, state = listener.config, listener.server_state
-        self.connection = config.http_protocol_class(config=config, server_state=state, app_state={})
-        self.connection.connection_made(wire := Wire())
-        self.wire = wire
-
-    async def ask(self, *pieces, answers=1):
-        """What is sent back: status lines without reason, and the bodies. Less than asked for where it is closed."""
-        self.wire.sent = b""
-        for piece in pieces:
-            self.connection.data_received(piece)
-        await eventually(lambda: self.wire.closed or len(self._seen()) >= answers)
-        return self._seen()
-
-    def _seen(self):
-        found = re.findall(
-            rb"HTTP/1\.1 (\d+) .*?\r\n\r\n(?:(\{[^\r]*\}|\[[^\r]*\]))?(?=HTTP/1\.1|\Z)", self.wire.sent, re.S
-        )
-        seen = []
-        for status, body in found:
-            document = json.loads(body) if body else None
-            if isinstance(document, dict):
-                document.pop("request_id", None)
-            seen.append((int(status), document))
-        return seen
-
-    def close(self):
-        self.connection.connection_lost(None)
 
 
 @pytest.fixture

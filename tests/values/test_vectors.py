@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 from mesh import headers, messages
+from mesh.bus.bundles import BadBundle, unpack
 from mesh.messages import Announcement, BadMessage, Heartbeat
 from mesh.registry import Change, Registry
 from mesh.routes import Match, NotAllowed, Refusal, RouteTable, parse_target
@@ -37,6 +38,21 @@ def test_headers(vector):
     pairs = [(name.encode(), value.encode("latin-1")) for name, value in vector["pairs"]]
     assert headers.decode(vector["block"].encode("latin-1")) == pairs
     assert headers.decode(headers.encode(pairs)) == pairs
+
+
+@each("bundles")
+def test_bundles(vector):
+    messages = [
+        ([name.encode() for name in message["names"]], message["block"].encode(), message["payload"].encode())
+        for message in vector["messages"]
+    ]
+    unpacked = []
+    if vector.get("broken"):
+        with pytest.raises(BadBundle):
+            unpacked.extend(message for message in unpack(vector["bundle"].encode(), vector["names"]))
+    else:
+        unpacked += unpack(vector["bundle"].encode(), vector["names"])
+    assert unpacked == messages
 
 
 @each("params")

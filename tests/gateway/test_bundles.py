@@ -1,0 +1,110 @@
+"""Requests of one moment for the same instance share a NATS message; their clients cannot tell."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from mesh import Service
+from mesh.testing import Mesh
+from tests.conditions import eventually
+from tests.gateway.memory import Client
+from tests.gateway.test_framing import get
+
+CLIENTS = 20
+
+
+def names() -> Service:
+    service = Service("names")
+    service.hanging, service.cancelled = asyncio.Event(), asyncio.Event()
+
+    @service.get("/hello/{name}")
+    async def hello(name: str) -> dict[str, str]:
+        return {"hello": name}
+
+    @service.get("/hang")
+    async def hang() -> None:
+        service.hanging.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            service.cancelled.set()
+
+    return service
+
+
+@pytest.fixture
+async def mesh(nats_url, prefix):
+    async with Mesh(nats_url=nats_url, prefix=prefix) as mesh:
+        yield mesh
+
+
+@pytest.fixture
+async def clients(mesh):
+    clients = [Client(mesh) for _ in range(CLIENTS)]
+    yield clients
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+async def seen(mesh):
+    """The last tokens of subjects on which requests were sent."""
+    async with mesh.client() as bus:
+        seen = []
+        tokens = f"{bus.subjects.prefix}.to.names.*.*"
+        await bus.subscribe(tokens, lambda subject, *rest: seen.append(subject.rpartition(b".")[2]))
+        await bus.flush()
+        yield seen
+
+
+async def all_ask(clients, path="/hello/{}"):
+    return await asyncio.gather(*(client.ask(get(path.format(number))) for number, client in enumerate(clients)))
+
+
+async def test_what_comes_in_one_turn_goes_in_one_message(mesh, clients, seen):
+    await mesh.start(names())
+    assert await all_ask(clients) == [[(200, {"hello": str(number)})] for number in range(CLIENTS)]
+    await eventually(lambda: seen)
+    assert seen == [b"+"]
+
+
+async def test_an_instance_that_takes_no_bundles_gets_none(mesh, clients, seen):
+    mesh.bus_settings = replace(mesh.bus_settings, bundles=False)
+    await mesh.start(names())
+    assert await all_ask(clients) == [[(200, {"hello": str(number)})] for number in range(CLIENTS)]
+    await eventually(lambda: len(seen) == CLIENTS)
+    assert set(seen) == {b"hello"}
+
+
+async def test_a_client_that_goes_takes_only_its_own_request_along(mesh, clients, seen):
+    service = names()
+    await mesh.start(service)
+    gone, *others = clients
+    gone.connection.data_received(get("/hang"))
+    answers = await all_ask(others)
+    await service.hanging.wait()
+    gone.connection.connection_lost(None)
+    await asyncio.wait_for(service.cancelled.wait(), 5)
+    assert [status for ((status, _),) in answers] == [200] * len(others)
+    assert seen[0] == b"+"
+
+
+async def test_all_of_a_bundle_that_nobody_received_are_sent_elsewhere_at_once(mesh, clients):
+    instances = [await mesh.start(names()), await mesh.start(names())]
+    # One is still known as ready, and listens no more.
+    await instances[0].bus.unsubscribe(*instances[0]._requests)
+    async with asyncio.timeout(5):
+        answers = await all_ask(clients)
+    assert answers == [[(200, {"hello": str(number)})] for number in range(CLIENTS)]
+    assert len(mesh.gateway.bus.requests) == 0
+
+
+async def test_all_of_a_bundle_that_nobody_can_receive_fail_at_once(mesh, clients):
+    instance = await mesh.start(names())
+    await instance.bus.unsubscribe(*instance._requests)
+    async with asyncio.timeout(5):
+        answers = await all_ask(clients)
+    assert {status for ((status, _),) in answers} == {503}
+    assert {document["reason"] for ((_, document),) in answers} == {"no_responders"}
+    assert {document["executed"] for ((_, document),) in answers} == {"no"}
