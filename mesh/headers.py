@@ -184,13 +184,13 @@ def decode_params(value: bytes) -> dict[str, str]:
     if not value:
         return params
     escaped = b"%" in value
-    for part in value.split(b"&"):
-        name, equals, text = part.partition(b"=")
+    for part in value.decode().split("&"):
+        name, equals, text = part.partition("=")
         if not equals:
             raise ValueError(f"path parameter {part!r} has no '='")
         if escaped:
-            name, text = unquote_to_bytes(name), unquote_to_bytes(text)
-        params[name.decode()] = text.decode()
+            name, text = unquote_to_bytes(name).decode(), unquote_to_bytes(text).decode()
+        params[name] = text
     return params
 
 
