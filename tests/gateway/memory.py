@@ -48,9 +48,17 @@ class Client:
 
     async def ask(self, *pieces, answers=1):
         """What is sent back: status lines without reason, and the bodies. Less than asked for where it is closed."""
+        self.send(*pieces)
+        return await self.answer(answers)
+
+    def send(self, *pieces):
+        """Give the connection those pieces, now."""
         self.wire.sent = b""
         for piece in pieces:
             self.connection.data_received(piece)
+
+    async def answer(self, answers=1):
+        """See `ask`."""
         await eventually(lambda: self.wire.closed or len(self._seen()) >= answers)
         return self._seen()
 

@@ -58,8 +58,10 @@ async def seen(mesh):
         yield seen
 
 
-async def all_ask(clients, path="/hello/{}"):
-    return await asyncio.gather(*(client.ask(get(path.format(number))) for number, client in enumerate(clients)))
+async def all_ask(clients):
+    for number, client in enumerate(clients):
+        client.send(get(f"/hello/{number}"))
+    return [await client.answer() for client in clients]
 
 
 async def test_what_comes_in_one_turn_goes_in_one_message(mesh, clients, seen):
@@ -81,9 +83,9 @@ async def test_a_client_that_goes_takes_only_its_own_request_along(mesh, clients
     service = names()
     await mesh.start(service)
     gone, *others = clients
-    gone.connection.data_received(get("/hang"))
+    gone.send(get("/hang"))
     answers = await all_ask(others)
-    await service.hanging.wait()
+    await asyncio.wait_for(service.hanging.wait(), 5)
     gone.connection.connection_lost(None)
     await asyncio.wait_for(service.cancelled.wait(), 5)
     assert [status for ((status, _),) in answers] == [200] * len(others)
