@@ -131,6 +131,18 @@ def open_envelope(block: bytes) -> Envelope | None:
     return found.groups() if found is not None else None  # type: ignore[return-value]
 
 
+def glance(block: bytes, name: bytes) -> bytes | None:
+    """The first value of a lower-case ``name`` in a block that is not decoded; None where only decoding it can tell."""
+    line = b"\r\n%b: " % name
+    start = block.find(line)
+    # Somebody may have written it in other letters before, and what is not ASCII is to be decoded.
+    if start < 0 or name in block[:start].lower() or not block.isascii():
+        return None
+    start += len(line)
+    end = block.find(b"\r\n", start)
+    return block[start : end if end >= 0 else None].strip(b" \t")
+
+
 def find(pairs: Pairs, name: bytes) -> bytes | None:
     """The first value of a lower-case ``name``."""
     for key, value in pairs:

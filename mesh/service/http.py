@@ -83,6 +83,10 @@ class Request:
 
     def raw_header(self, name: bytes) -> bytes | None:
         """The first value of a lower-case name, as bytes."""
+        if self._pairs is None:
+            value = headers.glance(self.block, name)
+            if value is not None:
+                return value
         return headers.find(self.pairs, name)
 
     def header(self, name: str, default: str | None = None) -> str | None:

@@ -144,3 +144,23 @@ def test_the_usual_request_has_an_envelope():
 @given(st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1), st.text(st.characters(codec="utf-8"))))
 def test_path_parameters_survive_whatever_they_hold(params):
     assert headers.decode_params(headers.encode_params(params.items())) == params
+
+
+LINES = st.lists(
+    st.tuples(st.sampled_from([b"a", b"A", b"b", b"xa", b"a "]), st.sampled_from([b": ", b":", b":  "]), texts),
+    max_size=6,
+)
+
+
+@given(LINES, st.sampled_from([b"\r\n\r\n", b"\r\n", b""]))
+def test_a_glance_says_what_the_decoded_block_says_or_nothing(lines, end):
+    block = b"NATS/1.0" + b"".join(b"\r\n%b%b%b" % line for line in lines) + end
+    found = headers.glance(block, b"a")
+    assert found is None or found == headers.find(headers.decode(block), b"a")
+
+
+def test_a_glance_finds_what_our_own_callers_write():
+    block = b"NATS/1.0\r\nMesh-Id: 1\r\ncontent-type: application/json\r\ncookie: a=b\r\n\r\n"
+    assert headers.glance(block, b"content-type") == b"application/json"
+    assert headers.glance(block, b"cookie") == b"a=b"
+    assert headers.glance(block, b"accept") is None
