@@ -249,11 +249,15 @@ class Requests:
 
     def fail_address(self, address: bytes, make_error: Callable[[], MeshError]) -> None:
         """End the requests to one subject, compared without case (nats-py lower-cases the server's message)."""
-        bundled = address[:-1] if address.endswith(b"." + MARK) else b"\0"
-        for pending in list(self._pending.values()):
-            given = pending.address.lower()
-            if given == address or given.startswith(bundled):
-                self._end(pending, make_error())
+        if address.endswith(b"." + MARK):
+            place = address[: -len(MARK)]
+            bundles = [[first, *first.others] for first in self._pending.values() if first.others is not None]
+            ended = [p for of_one in (*bundles, *self._heirs.values()) for p in of_one]
+            ended = [pending for pending in ended if pending.address.lower().startswith(place)]
+        else:
+            ended = [pending for pending in self._pending.values() if pending.address.lower() == address]
+        for pending in ended:
+            self._end(pending, make_error())
 
     def fail_prefix(self, prefix: bytes, make_error: Callable[[], MeshError]) -> None:
         """End the requests to subjects that start so: an instance died."""

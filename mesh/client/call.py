@@ -171,10 +171,11 @@ class Call:
         peer, self._peer = self._peer, None
         if pending is None:
             return
+        # Told first: that closes a bundle with it, and the others in it know by then whose fate they share.
+        tell_cancelled(self._bus, self._destination.service, peer.id if peer is not None else "", pending.reply)
         self._bus.requests.close(pending)
         if peer is not None and self._balancer is not None:
             self._balancer.finished(peer, Outcome.CANCELLED, self._bus.now())
-        tell_cancelled(self._bus, self._destination.service, peer.id if peer is not None else "", pending.reply)
 
     # -- from the bus
 

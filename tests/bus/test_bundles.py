@@ -161,14 +161,16 @@ async def test_firsts_that_were_cancelled_are_forgotten(requests):
 
 async def test_a_permission_that_is_missing_ends_all_of_a_bundle(requests):
     pending, endings = three(requests)
-    other = requests.expect(5, [].append)
+    other, alone = requests.expect(5, [].append), requests.expect(5, [].append)
+    alone.address = b"mesh.to.Users.I1.a"  # it went by itself
     for one, name in zip(pending, (b"a", b"b", b"c"), strict=True):
         one.address = b"mesh.to.Users.I1." + name
     other.address = b"mesh.to.Users.I2.a"
     requests.fail_address(b"mesh.to.users.i1.+", lambda: Forbidden("no"))
     assert kinds(endings) == [[Forbidden]] * 3
-    assert len(requests) == 1
+    assert len(requests) == 2
     requests.close(other)
+    requests.close(alone)
 
 
 async def test_replies_in_a_bundle_reach_who_waits_and_a_broken_rest_is_dropped(requests, caplog):

@@ -102,6 +102,20 @@ async def test_all_of_a_bundle_that_nobody_received_are_sent_elsewhere_at_once(m
     assert len(mesh.gateway.bus.requests) == 0
 
 
+async def test_nobody_listens_is_heard_though_the_first_client_went_in_the_same_moment(mesh, clients):
+    instance = await mesh.start(names())
+    gone, *others = clients
+    assert await gone.ask(get("/hello/you")) == [(200, {"hello": "you"})]  # the routes are there
+    await instance.bus.unsubscribe(*instance._requests)
+    gone.send(get("/hello/first"))
+    for client in others:
+        client.send(get("/hello/next"))
+    gone.connection.connection_lost(None)
+    async with asyncio.timeout(5):
+        answers = [await client.answer() for client in others]
+    assert {status for ((status, _),) in answers} == {503}
+
+
 async def test_all_of_a_bundle_that_nobody_can_receive_fail_at_once(mesh, clients):
     instance = await mesh.start(names())
     await instance.bus.unsubscribe(*instance._requests)
