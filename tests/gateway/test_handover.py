@@ -102,7 +102,7 @@ async def test_reloads_under_keep_alive_clients_lose_nothing(tmp_path, env, full
         first = workers(process)
         clients = Clients(str(http.base_url), 4)
         curls = []
-        for _ in range(10 if full else 3):
+        for _ in range(10 if full else 2):
             before = clients.answered
             await reload(process)
             url = f"{http.base_url}/work"
@@ -119,9 +119,9 @@ async def test_reloads_under_keep_alive_clients_lose_nothing(tmp_path, env, full
 async def test_reloads_under_wrk_lose_nothing(tmp_path, env, full):
     async with a_mesh(tmp_path, env) as (process, http):
         wrk = await asyncio.create_subprocess_exec(
-            "wrk", "-t1", "-c16", "-d20" if full else "-d5", f"{http.base_url}/work", stdout=asyncio.subprocess.PIPE
+            "wrk", "-t1", "-c16", "-d20" if full else "-d4", f"{http.base_url}/work", stdout=asyncio.subprocess.PIPE
         )
-        for _ in range(10 if full else 3):
+        for _ in range(10 if full else 2):
             await reload(process)
         out = (await wrk.communicate())[0].decode()
         assert "Socket errors" not in out, out

@@ -14,7 +14,7 @@ BLOCK = b"NATS/1.0\r\nMesh-Deadline: 5000\r\nMesh-Request: GET %b\r\n%b\r\n"
 
 def names() -> Service:
     service = Service("names")
-    service.called = []
+    service.called, service.wake = [], asyncio.Event()
 
     @service.get("/hello/{name}")
     async def hello(name: str) -> str:
@@ -24,8 +24,8 @@ def names() -> Service:
     @service.get("/slow")
     async def slow() -> str:
         service.called.append("slow")
-        await asyncio.Event().wait()
-        return "never"
+        await service.wake.wait()
+        return "late"
 
     return service
 
@@ -121,3 +121,5 @@ async def test_one_that_is_slow_does_not_hold_up_the_others(caller, service):
     await eventually(lambda: b"t2" in caller.replies)
     assert service.called == ["slow", "quick"]
     assert b"t1" not in caller.replies
+    service.wake.set()
+    await eventually(lambda: caller.replies.get(b"t1") == b'"late"')
