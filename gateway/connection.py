@@ -105,7 +105,7 @@ class Connection(HttpToolsProtocol):
                 self._refuse_later(414, "target_too_long", f"the target is longer than {self._max_target} bytes")
             else:
                 self._refuse_later(431, "headers_too_large", f"headers of more than {self._most} bytes")
-        if between and self._direct:
+        if between:
             self._repeated = remember(data, self._begun) if self._begun is not None else None
 
     def _again(self, repeated: Repeated, data: bytes) -> bool:

@@ -357,7 +357,7 @@ class Bus:
     def expect_answers(self) -> None:
         """Said while a message is received: its answer, and those of others, may follow in this turn already."""
         if self._lane is not None:
-            self._lane.expect_answers()
+            self._lane.answering = True
 
     def _post(self, pending: Pending, address: bytes, payload: bytes, block: bytes) -> None:
         pending.address = address

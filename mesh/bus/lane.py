@@ -88,7 +88,10 @@ class LaneTransport(Transport):
         self._out: list[bytes] = []
         self._out_size = 0
         self._will_write = False  # a turn of `_write_out` is on its way
-        self._answering = False
+        self.answering = False
+        """What is being received makes tasks that may answer at once: write behind them, in the same turn.
+
+        Written when the first answer asks for it, it would be a turn later, with a poll of the sockets in between."""
         self._bundles: dict[bytes, Bundle] = {}  # by place; behind everything that is in `_out`
         self._writable = asyncio.Event()
         self._closed = asyncio.Event()
@@ -145,13 +148,6 @@ class LaneTransport(Transport):
         bundle.items.append((names, reply, block, payload, pending))
         return True
 
-    def expect_answers(self) -> None:
-        """What is being received makes tasks that may answer at once: write behind them, in the same turn.
-
-        Written when the first answer asks for it, it would be a turn later, with a poll of the sockets in between.
-        """
-        self._answering = True
-
     def _seal(self) -> None:
         for place, bundle in self._bundles.items():
             self._out += bundle.frames(place)
@@ -199,8 +195,8 @@ class LaneTransport(Transport):
             self._loop.call_later(AFTERMATH_S, self._forget_silence, self.silence)
         self.last_bytes = now
         self.frames.feed(data)
-        if self._answering:
-            self._answering = False
+        if self.answering:
+            self.answering = False
             if not self._will_write:
                 self._will_write = True
                 self._loop.call_soon(self._write_out)

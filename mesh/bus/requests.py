@@ -201,7 +201,7 @@ class Requests:
         lower = block.lower()
         has_status = _STATUS in lower
         if (pending.lenient or not has_status) and not payload and block.startswith(headers.NO_RESPONDERS):
-            self._nobody(pending, pending.others)
+            self._nobody(pending, *(pending.others or ()))
             return
         if not pending.lenient and not has_status:
             self.ignored += 1
@@ -226,14 +226,14 @@ class Requests:
         if stream is not None:
             stream(block, payload)
         elif token in self._heirs and not payload and block.startswith(headers.NO_RESPONDERS):
-            self._nobody(None, self._heirs.pop(token))
+            self._nobody(*self._heirs.pop(token))
         else:
             self.late += 1
             if reply and self.orphan is not None:
                 self.orphan(reply, block)
 
-    def _nobody(self, first: Pending | None, others: list[Pending] | None) -> None:
-        for pending in (*((first,) if first else ()), *(others or ())):
+    def _nobody(self, *bundled: Pending) -> None:
+        for pending in bundled:
             self._end(pending, NoResponders("nobody listens on the subject"))
 
     def _inherit(self, first: Pending) -> None:

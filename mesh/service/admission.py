@@ -101,7 +101,7 @@ class Admission:
 
     def offer(self, work: Work) -> None:
         """Start ``work``, or keep it waiting, or refuse it."""
-        gate = self._gate(work.declared) if work.declared.concurrency else None
+        gate = self._gate(work.declared)
         if gate is None:
             self._admit(work)
         elif self._enter(gate, work) is _Verdict.ENTERS and not self._admit(work):
@@ -111,7 +111,7 @@ class Admission:
         """What was started has ended after that many seconds; whoever waited may follow."""
         self._instance.observe(seconds)
         self._leave(self._instance)
-        gate = self._gate(work.declared) if work.declared.concurrency else None
+        gate = self._gate(work.declared)
         if gate is not None:
             gate.observe(seconds)
             self._leave(gate)

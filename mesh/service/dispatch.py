@@ -94,6 +94,7 @@ class Dispatcher:
             return
         inbox = reply[: reply.rindex(b".") + 1]
         self._bus.takers.remember(inbox)
+        self._bus.expect_answers()
         try:
             for (name, token), block, payload in unpack(bundle, 2):
                 if not token.isalnum():
@@ -113,6 +114,7 @@ class Dispatcher:
         if reply and not self._bus.subjects.may_reply(reply):
             _log.warning("dropped a request that asks for its answer on %r", reply[:80])
             return
+        self._bus.expect_answers()
         self._accept(declared, subject, reply, block, payload)
 
     def _accept(self, declared: Declared | None, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
@@ -155,7 +157,6 @@ class Dispatcher:
         if work.reply:
             self._by_reply[work.reply] = work
         work.task = self._loop.create_task(self._work(work))
-        self._bus.expect_answers()
 
     def _ended(self, work: Work) -> None:
         self._running.discard(work)

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from mesh.errors import BadSubject, BusUnavailable, NoResponders, TooLarge
-from tests.bus.parts import OK, Raw, bus_on, cut, echo
+from tests.bus.parts import OK, bus_on, cut, echo
+from tests.failures.wires import NatsWire
 
 
 async def test_request_and_reply(nats_url, prefix, lane):
@@ -134,7 +135,7 @@ async def test_bytes_from_a_hostile_client_leave_the_lane_working(nats_url, pref
             b"PUB %b.a \xff\xfe 1\r\nx\r\n" % subject,
             b"PUB %b.a re\x0bply 1\r\nx\r\n" % subject,
         ):
-            async with Raw(nats_url) as raw:
+            async with NatsWire(nats_url) as raw:
                 await raw.send(hostile)
             assert (await bus.request(bus.address(f"{prefix}.ok"), b"alive", timeout=5)).payload == b"alive"
         assert bus.statistics()["reconnects"] == 0
@@ -142,7 +143,7 @@ async def test_bytes_from_a_hostile_client_leave_the_lane_working(nats_url, pref
 
 async def test_hostile_bytes_for_nats_pys_own_subscriptions_are_dropped(nats_url, prefix):
     """JetStream and the like still use nats-py's reader: what would end it never gets there."""
-    async with bus_on(nats_url) as bus, Raw(nats_url) as raw:
+    async with bus_on(nats_url) as bus, NatsWire(nats_url) as raw:
         await bus.jetstream_client().subscribe(f"{prefix}.cold.*")
         await bus.flush()
         await raw.send(b"HPUB %b.cold.a 8 8\r\nNATS/1.0\r\n" % prefix.encode())

@@ -8,15 +8,8 @@ from mesh.bus import Bus, Reply
 from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.errors import BusUnavailable, Forbidden
-from tests.bus.parts import bus_on, echo
+from tests.bus.parts import OK, bus_on, echo
 from tests.conditions import eventually
-
-BLOCK = b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n"
-
-
-@pytest.fixture(params=["auto", "plain"])
-def lane(request):
-    return request.param
 
 
 async def test_a_permission_violation_fails_its_request_at_once(lane):
@@ -47,7 +40,7 @@ async def test_a_bundle_that_is_not_permitted_is_the_last_one(caplog):
             endings = []
             for _ in range(2):
                 place = b"mesh.to.users.I1."
-                bus.send(place + b"get", b"", BLOCK, 5, endings.append, place=place)
+                bus.send(place + b"get", b"", OK, 5, endings.append, place=place)
             await eventually(lambda: len(endings) == 2)
             return [type(ending) for ending in endings]
 

@@ -17,7 +17,7 @@ import mesh as library
 from mesh import Service
 from mesh.testing import Mesh
 from tests.conditions import eventually
-from tests.gateway.memory import Wire
+from tests.gateway.memory import Client
 from tests.gateway.test_framing import get
 
 ROOTS = tuple(str(Path(package.__file__).parent) + "/" for package in (gateway, library))
@@ -74,20 +74,14 @@ async def mesh(nats_url, prefix, request):
 
 async def exchange(mesh, number, at_once):
     """So many requests on connections in memory, ``at_once`` of them at a time."""
-    listener = mesh.gateway._listeners[0]
-    config, state = listener.config, listener.server_state
-    raw, wires, connections = get("/items/42", *HEADERS), [], []
-    for _ in range(at_once):
-        connection = config.http_protocol_class(config=config, server_state=state, app_state={})
-        connection.connection_made(wire := Wire())
-        connections.append(connection)
-        wires.append(wire)
+    raw, clients = get("/items/42", *HEADERS), [Client(mesh) for _ in range(at_once)]
+    connections, wires = [client.connection for client in clients], [client.wire for client in clients]
     for count in range(1, number // at_once + 1):
         for connection in connections:
             connection.data_received(raw)
         await eventually(lambda count=count: all(wire.sent.count(b"HTTP/1.1 200 OK") == count for wire in wires))
-    for connection in connections:
-        connection.connection_lost(None)
+    for client in clients:
+        client.close()
 
 
 @pytest.mark.parametrize(

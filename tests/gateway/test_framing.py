@@ -10,7 +10,7 @@ import pytest
 from mesh import Request, Response, Service
 from mesh.testing import Mesh
 from tests.conditions import eventually
-from tests.gateway.memory import Wire
+from tests.gateway.memory import Client
 
 HOST = b"Host: mesh.test\r\n"
 
@@ -185,21 +185,17 @@ async def test_wherever_the_stream_is_cut(mesh):
         + b"2;a=b\r\nxy\r\n1\r\nz\r\n0\r\nT: u\r\n\r\n"
         + LAST
     )
-    config, state = mesh.gateway._listeners[0].config, mesh.gateway._listeners[0].server_state
-    wires = []
+    clients = []
     for cut in range(1, len(stream)):
-        connection = config.http_protocol_class(config=config, server_state=state, app_state={})
-        connection.connection_made(wire := Wire())
-        wires.append(wire)
-        connection.data_received(stream[:cut])
-        connection.data_received(stream[cut:])
-    await eventually(lambda: all(wire.closed for wire in wires))
-    for wire in wires:
-        found = answers(wire.sent, "GET", "POST", "PUT", "GET")
+        clients.append(client := Client(mesh))
+        client.send(stream[:cut], stream[cut:])
+    await eventually(lambda: all(client.wire.closed for client in clients))
+    for client in clients:
+        found = answers(client.wire.sent, "GET", "POST", "PUT", "GET")
         assert [status for status, _, _ in found] == [200] * 4
         assert [json.loads(body)["body"] for _, _, body in found] == ["", "12345", "xyz", ""]
-    for connection in list(state.connections):
-        connection.connection_lost(None)
+    for client in clients:
+        client.close()
 
 
 REFUSED = {
