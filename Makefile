@@ -55,7 +55,7 @@ examples: setup ## Install and build the example services in JavaScript and Go, 
 		else echo 'left out: Go (needs go)'; fi
 
 test: setup check ## Run every check and the whole suite.
-	@$(BIN)/python -m pytest -n 3 --dist worksteal
+	@$(BIN)/python -m pytest -n 4 --dist worksteal
 
 chaos: setup ## Run the failure suite in full and print its figures.
 	@$(BIN)/python -m pytest --chaos full -p no:cacheprovider tests/chaos tests/failures tests/gateway/test_handover.py tests/gateway/test_stream_load.py

@@ -28,6 +28,9 @@ from mesh.config import BusSettings
 SILENCE_S = 4.0
 """Seconds without a byte after which the connection is replaced; the server's and our pings come each second."""
 
+SPREAD_S = 0.25
+"""Seconds that a subscription is given to get round a cluster. No server tells when the others know of it."""
+
 _log = logging.getLogger("mesh.bus")
 T = TypeVar("T")
 
@@ -137,14 +140,17 @@ class Link:
             return
         self._announce_up(client)
         # From here on both connections have every subscription; what is on its way on the old one is still delivered.
+        # A node that heard of the old one's end before the new one's beginning would say that nobody listens.
         try:
+            await asyncio.sleep(SPREAD_S)
             for handle in handles:
                 await handle.unsubscribe()
             for _ in range(2):  # a PING may overtake what nats-py has still to write, not twice
                 await old.flush(2)
         except Exception as error:
             _log.debug("leaving the old connection: %s", error)
-        await self._close(old, old_lane)
+        finally:
+            await self._close(old, old_lane)
         _log.info("moved to the NATS server at %s", client.connected_url.netloc if client.connected_url else "?")
 
     # -- the life of clients

@@ -81,6 +81,29 @@ async def test_a_node_that_says_goodbye_is_left_for_another_one(lane):
             assert asking.answered > 100
 
 
+async def test_the_old_node_is_left_when_the_others_have_heard_of_the_new_place(monkeypatch):
+    """A node that heard of the end before it heard of the beginning would say that nobody listens."""
+    monkeypatch.setattr("mesh.bus.link.SPREAD_S", 60)
+    async with NatsServer() as one, NatsServer() as two:  # no cluster: what one knows, the other never hears
+        servers = {server.port: server for server in (one, two)}
+        async with AsyncExitStack() as stack:
+            settings = BusSettings(servers=(one.url, two.url))
+            bus = await stack.enter_async_context(Bus(settings, service="echo"))
+            heard = asyncio.Event()
+            await bus.subscribe("t.heard", lambda *_: heard.set(), queue="q")
+            await bus.flush()
+            home = servers[bus.server["port"]]
+            asker = await stack.enter_async_context(Bus(BusSettings(servers=(home.url,))))
+            moving = asyncio.create_task(bus._link.move())
+            await eventually(lambda: bus.server.get("port") not in (None, home.port), 20)
+            asker.publish(asker.address("t.heard"), b"")
+            await asyncio.wait_for(heard.wait(), 10)
+            moving.cancel()  # as when the bus is closed meanwhile
+            await asyncio.wait([moving])
+            with pytest.raises(MeshError, match="nobody listens"):
+                await asker.request(asker.address("t.heard"), b"", timeout=5)
+
+
 async def test_a_single_server_that_says_goodbye_is_kept_until_it_goes():
     async with NatsServer() as server, Bus(BusSettings(servers=(server.url,))) as bus:
         server.lame_duck()

@@ -110,7 +110,12 @@ async def test_instances_that_start_together_migrate_once(database_url):
             assert await connection.scalar(text("SELECT count(*) FROM jokes_migrations")) == 1
 
 
-@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.service)
+@pytest.mark.parametrize(
+    ("database_url", "schema"),
+    [("sqlite", users.SCHEMA), ("sqlite", jokes.SCHEMA), ("postgresql", wallet.SCHEMA), ("postgresql", chat.SCHEMA)],
+    indirect=["database_url"],
+    ids=lambda value: value if isinstance(value, str) else value.service,
+)
 async def test_processes_that_migrate_together(database_url, schema, tmp_path):
     async def migrate(*arguments):
         child = await asyncio.create_subprocess_exec(
