@@ -60,21 +60,26 @@ class AccessLog:
         self._stream = stream if stream is not None else sys.stderr.buffer
         self._lines: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._second = 0
-        self._clock = ""
+        self._second = self._millisecond = 0
+        self._clock = self._time = ""
 
     def write(self, entry: Entry) -> None:
         if not self.enabled:
             return
-        now = time.time()
-        second = int(now)
-        if second != self._second:  # the date is formatted once a second
-            self._second = second
-            self._clock = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        entry.time = f"{self._clock}.{int((now - second) * 1000):03d}+00:00"
+        millisecond = int(time.time() * 1000)
+        if millisecond != self._millisecond:  # many requests may share it
+            self._millisecond = millisecond
+            self._time = self._format(*divmod(millisecond, 1000))
+        entry.time = self._time
         self._lines.append(_readable(entry) if self._text else _encode(entry))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.FLUSH_S, self.flush)
+
+    def _format(self, second: int, millisecond: int) -> str:
+        if second != self._second:
+            self._second = second
+            self._clock = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._clock}.{millisecond:03d}+00:00"
 
     def flush(self) -> None:
         """Write what is there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from msgspec import Struct
@@ -26,12 +26,20 @@ TAKES_STREAMS = b"Mesh-Credit: %d\r\n" % FIRST_CREDIT
 
 
 class Admitted(Struct, frozen=True, eq=False):
-    """A request that may go: its route, where to, header lines for every attempt, seconds for the whole, and whether
-    it may be repeated."""
+    """A request that may go: its place among the limits, where to, header lines for every attempt, seconds for the
+    whole, and whether it may be repeated."""
 
-    route: Entry
+    place: tuple[str, str]
     destination: RouteDestination
     common: bytes
+    timeout: float
+    repeatable: Repeatable | None
+
+
+class _Policy(NamedTuple):
+    """What follows from a route's settings and the method: see `Admitted`."""
+
+    place: tuple[str, str]
     timeout: float
     repeatable: Repeatable | None
 
@@ -52,8 +60,8 @@ class Admission:
         self._settings = settings
         self._ids = ids
         self._cors = cors
-        # What follows from a route's settings alone, for the routes of one table.
-        self._policies: dict[tuple[Entry, str], tuple[float, Repeatable | None]] = {}
+        # For the routes of one table.
+        self._policies: dict[tuple[Entry, str], _Policy] = {}
         self._policies_of: RouteTable | None = None
 
     def admit(self, exchange: Exchange, inflight: int) -> Admitted:
@@ -97,16 +105,17 @@ class Admission:
         policy = self._policies.get((route, method))
         if policy is None:
             policy = self._policies[route, method] = self._policy(route, method)
-        timeout, again = policy
-        return Admitted(route, RouteDestination(route, match.values), common, timeout, again)
+        destination = RouteDestination(route.service, route.bindings, match.values)
+        return Admitted(policy.place, destination, common, policy.timeout, policy.repeatable)
 
     async def caught_up(self) -> None:
         """Return when the table has what is known by now."""
         await self._directory.caught_up()
 
-    def _policy(self, route: Entry, method: str) -> tuple[float, Repeatable | None]:
+    def _policy(self, route: Entry, method: str) -> _Policy:
         timeout_ms = min((b.route.timeout_ms for b in route.bindings.values() if b.route.timeout_ms), default=0)
-        return (timeout_ms or self._settings.timeout_ms) / 1000, repeatable(route, method)
+        timeout = (timeout_ms or self._settings.timeout_ms) / 1000
+        return _Policy((method, route.template), timeout, repeatable(route, method))
 
     def options(self, exchange: Exchange, pairs: Pairs) -> tuple[int, Pairs, bytes] | None:
         """The gateway's own answer to OPTIONS; None where a service answers, or nobody."""

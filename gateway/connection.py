@@ -114,7 +114,6 @@ class Connection(HttpToolsProtocol):
         if request is None or self._is_for_gateway(request[0], request[1]):
             return False
         method, path, query, body = request
-        self._since = self.loop.time()
         direct = Direct(self._core, self, method, path, query, repeated.head, True)
         direct.more_body = False
         if body:
@@ -181,7 +180,7 @@ class Connection(HttpToolsProtocol):
 
     def _is_for_gateway(self, method: str, path: bytes) -> bool:
         """Whether the gateway answers itself."""
-        return method == "OPTIONS" or path.startswith(_OWN) or (b"%" in path and self._core.is_own(_text(path)))
+        return method == "OPTIONS" or path.startswith(_OWN) or (path.find(b"%") >= 0 and self._core.is_own(_text(path)))
 
     def _begin_asgi(self, head: Head) -> None:
         """Begin a request whose answer is an ASGI call, or a WebSocket's."""
@@ -274,18 +273,11 @@ class Connection(HttpToolsProtocol):
     def write(self, status: int, lines: bytes, body: bytes, *, close: bool) -> None:
         """A whole response; ``lines`` are its headers, each ending in CRLF. ``close`` tells the client that it is the
         last on this connection."""
-        head = b"%b%b%b%b\r\n" % (
-            STATUS_LINE[status],
-            self._date(),
-            lines,
-            b"connection: close\r\n" if close else b"",
-        )
-        transport = self.transport
-        if len(body) > 65_536:
-            transport.write(head)
-            transport.write(body)
-        else:
-            transport.write(head + body)
+        large = len(body) > 65_536  # not worth a copy
+        end = b"connection: close\r\n\r\n" if close else b"\r\n"
+        self.transport.write(b"".join((STATUS_LINE[status], self._date(), lines, end, b"" if large else body)))
+        if large:
+            self.transport.write(body)
 
     def _date(self) -> bytes:
         global _date_of, _date

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from gateway.access import AccessLog
+from gateway.access import AccessLog, begin
 from gateway.admission import Admission, Admitted, Behind
 from gateway.cors import Cors
 from gateway.exchange import Exchange
@@ -59,6 +59,7 @@ class Core:
         self.metrics = metrics
         self.limits = RouteLimits(settings.route_inflight, settings.route_queue)
         self.exchanges: set[Exchange] = set()
+        metrics.inflight = self.exchanges.__len__
         self.heads = ResponseHeads()
         self._ids = Ids()
         self.admission = Admission(bus, watcher, directory, settings, self._ids, self.cors)
@@ -72,9 +73,9 @@ class Core:
     def begin(self, method: str, path: bytes, query: bytes, head: Head, client: str, scheme: str) -> Exchange:
         """A request whose headers are there. `finish` must follow."""
         request_id = self._ids.request_id(head.known.get(b"x-request-id"))
-        exchange = Exchange(method, path, query, head, client, scheme, request_id, perf_counter())
+        entry = begin(method, request_id.decode(), client)
+        exchange = Exchange(method, path, query, head, client, scheme, request_id, entry, perf_counter())
         self.exchanges.add(exchange)
-        self.metrics.inflight += 1
         return exchange
 
     async def admit(self, exchange: Exchange) -> Admitted:
@@ -89,7 +90,6 @@ class Core:
         """It is answered, or its client is gone: count it and log it."""
         self.exchanges.discard(exchange)
         metrics, entry = self.metrics, exchange.entry
-        metrics.inflight -= 1
         seconds = perf_counter() - exchange.began
         entry.duration_ms = int(seconds * 1e6) / 1000
         entry.upstream_ms = int(exchange.upstream * 1e6) / 1000

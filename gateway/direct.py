@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.admission import Behind
 from gateway.core import Core
 from gateway.exchange import Exchange
-from gateway.headers import Head, lines_of
+from gateway.headers import Head, Pairs, lines_of
 from mesh.client import Answer, Call
 from mesh.errors import MeshError
 
@@ -134,11 +134,10 @@ class Direct:
         core, pieces = self._core, self.pieces
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         exchange.entry.bytes_in = len(body)
-        place = self.method, admitted.route.template
         if (
             not core.bus.connected
             or (pieces and len(body) > core.room(exchange, admitted.common))
-            or not core.limits.try_enter(place)
+            or not core.limits.try_enter(admitted.place)
         ):
             resume = partial(self._connection.forwarder.resume, exchange, admitted, body)
             self._connection.hand_over(self, resume)
@@ -162,7 +161,7 @@ class Direct:
 
     def _leave(self, exchange: Exchange) -> None:
         assert self._admitted is not None
-        self._core.limits.leave((self.method, self._admitted.route.template))
+        self._core.limits.leave(self._admitted.place)
         exchange.upstream = perf_counter() - self._began
 
     def _done(self, outcome: Answer | MeshError) -> None:
@@ -179,7 +178,7 @@ class Direct:
                 return
             entry = exchange.entry
             entry.instance, entry.attempts = outcome.instance, outcome.attempts
-            status, lines, body = core.heads.render(outcome.reply, self.method)
+            status, lines, body = core.heads.render(outcome.reply, self.method, exchange.request_id)
             if status >= 500:
                 entry.origin, entry.reason = "service", "service_error"
             self._respond(exchange, status, lines, body)
@@ -192,7 +191,6 @@ class Direct:
 
     def _respond(self, exchange: Exchange, status: int, lines: bytes, body: bytes) -> None:
         core, connection, entry = self._core, self._connection, exchange.entry
-        lines = b"%bx-request-id: %b\r\n" % (lines, exchange.request_id)
         if core.cors.origins:
             lines += lines_of(core.cors.response_headers(exchange.head.known.get(b"origin")))
         if core.draining:
@@ -205,12 +203,13 @@ class Direct:
         connection.on_response_complete()
 
     def _refuse(self, exchange: Exchange, error: MeshError) -> None:
-        status, out, body = self._core.refused(exchange, error)
-        self._respond(exchange, status, lines_of(out), body)
+        self._respond_with(exchange, *self._core.refused(exchange, error))
 
     def _crash(self, exchange: Exchange) -> None:
-        status, out, body = self._core.failed(exchange)
-        self._respond(exchange, status, lines_of(out), body)
+        self._respond_with(exchange, *self._core.failed(exchange))
+
+    def _respond_with(self, exchange: Exchange, status: int, out: Pairs, body: bytes) -> None:
+        self._respond(exchange, status, lines_of([*out, (b"x-request-id", exchange.request_id)]), body)
 
     def _end(self, exchange: Exchange) -> None:
         self.response_complete = True

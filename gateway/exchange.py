@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from functools import lru_cache
 from typing import Any
 
-from gateway.access import begin
+from msgspec import Struct
+
+from gateway.access import Entry
 from gateway.headers import Head
-from gateway.streaming import ClientGone, Receive, Upload
+from gateway.streaming import ClientGone, Upload
 from mesh import headers
 from mesh.client import Repeatable
 from mesh.routes import Binding
@@ -19,81 +21,48 @@ from mesh.streams import Stream
 Scope = MutableMapping[str, Any]
 
 
-class RouteDestination:
+class RouteDestination(Struct, frozen=True, eq=False):
     """A matched route as a destination of calls; each revision may name endpoint and parameters differently."""
 
-    __slots__ = ("_bindings", "_values", "queued", "revisions", "service")
-
-    def __init__(self, entry: RouteEntry, values: tuple[str, ...]) -> None:
-        self.service = entry.service
-        self.revisions = entry.bindings.keys()
-        self.queued = ""
-        self._bindings = entry.bindings
-        self._values = values
+    service: str
+    revisions: Mapping[str, Binding]
+    values: tuple[str, ...]
+    queued: str = ""
 
     def endpoint(self, revision: str) -> tuple[bytes, bytes]:
-        binding: Binding = self._bindings[revision]
-        values = self._values
+        binding, values = self.revisions[revision], self.values
         if not values:
             return binding.address, b""
         params = headers.encode_params(zip(binding.names, values, strict=True))
         return binding.address, b"Mesh-Params: %b\r\n" % params
 
 
-class Exchange:
+class Exchange(Struct, eq=False):
     """One request while it is answered; also what the access log will say of it.
 
     ``path`` and ``query`` are the target's bytes, ``client`` the address (empty where unknown), ``began`` a moment of
     `time.perf_counter`.
     """
 
-    __slots__ = (
-        "began",
-        "client",
-        "entry",
-        "head",
-        "method",
-        "path",
-        "query",
-        "receive",
-        "request_id",
-        "scheme",
-        "stream",
-        "task",
-        "upload",
-        "upstream",
-        "watch",
-    )
-
-    def __init__(
-        self,
-        method: str,
-        path: bytes,
-        query: bytes,
-        head: Head,
-        client: str,
-        scheme: str,
-        request_id: bytes,
-        began: float,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.query = query
-        self.head = head
-        self.client = client
-        self.scheme = scheme
-        self.request_id = request_id
-        self.began = began
-        self.entry = begin(method, request_id.decode(), client)
-        self.upstream = 0.0
-        # Where it is answered by an ASGI call:
-        self.receive: Receive
-        self.upload: Upload | None = None
-        """The request's body, while the response is a stream already."""
-        self.stream: Stream | None = None
-        """The rest of the response's body."""
-        self.task: asyncio.Task[Any] | None = None
-        self.watch: asyncio.Task[None] | None = None
+    method: str
+    path: bytes
+    query: bytes
+    head: Head
+    client: str
+    scheme: str
+    request_id: bytes
+    entry: Entry
+    began: float
+    upstream: float = 0.0
+    # Where it is answered by an ASGI call:
+    receive: Any = None
+    """A `Receive`, then."""
+    upload: Upload | None = None
+    """The request's body, while the response is a stream already."""
+    stream: Stream | None = None
+    """The rest of the response's body."""
+    task: asyncio.Task[Any] | None = None
+    watch: asyncio.Task[None] | None = None
 
     @property
     def size(self) -> int | None:

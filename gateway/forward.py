@@ -215,7 +215,7 @@ class Forwarder:
 
     async def _call(self, exchange: Exchange, admitted: Admitted, pieces: list[bytes], whole: bool) -> Rendered:
         core, timeout = self.core, admitted.timeout
-        place = (exchange.method, admitted.route.template)
+        place = admitted.place
         began = perf_counter()
         exchange.task = asyncio.current_task() if whole else None  # the body's reader sees a client that goes
         try:

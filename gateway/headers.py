@@ -102,7 +102,7 @@ def response(reply: Reply, method: str, *, streamed: bool = False) -> tuple[int,
 
     Raises `BadReply` where the reply has no valid status, or a header that would break the response's framing.
     """
-    block, body = reply
+    block, body = reply.block, reply.payload
     pairs = headers.decode(block)
     status = headers.status_of(pairs)
     if status is None:
@@ -155,16 +155,18 @@ class ResponseHeads:
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[int, bytes]] = {}
 
-    def render(self, reply: Reply, method: str) -> tuple[int, bytes, bytes]:
+    def render(self, reply: Reply, method: str, request_id: bytes) -> tuple[int, bytes, bytes]:
         """Status, header lines and body; see `response` for what it raises."""
-        block, body = reply
+        block, body = reply.block, reply.payload
         known = self._known.get(block)
         if known is not None and method != "HEAD":
-            return known[0], b"%bcontent-length: %d\r\n" % (known[1], len(body)), body
+            lines = b"%bcontent-length: %d\r\nx-request-id: %b\r\n" % (known[1], len(body), request_id)
+            return known[0], lines, body
         status, out, body = response(reply, method)
         length = (b"content-length", b"%d" % len(body))
         if out and out[-1] == length and len(block) <= self.LONGEST and body and method != "HEAD":
             if len(self._known) >= self.MOST:
                 self._known.clear()
             self._known[block] = status, lines_of(out[:-1])
+        out.append((b"x-request-id", request_id))
         return status, lines_of(out), body

@@ -20,7 +20,7 @@ class RequestMetrics:
     """What the gateway counts per request."""
 
     def __init__(self) -> None:
-        self.inflight = 0
+        self.inflight: Callable[[], int] = lambda: 0
         self.retries = 0
         self.connections: Callable[[], int] = lambda: 0
         self._counts: dict[tuple[str, str, int], int] = {}
@@ -56,7 +56,9 @@ class RequestMetrics:
             "Problems that the gateway answered, by reason.",
             (({"reason": reason}, count) for reason, count in sorted(self._reasons.items())),
         )
-        yield from family("mesh_gateway_inflight_requests", "gauge", "Requests being answered.", [({}, self.inflight)])
+        yield from family(
+            "mesh_gateway_inflight_requests", "gauge", "Requests being answered.", [({}, self.inflight())]
+        )
         yield from family(
             "mesh_gateway_connections", "gauge", "Connections of clients that are open.", [({}, self.connections())]
         )

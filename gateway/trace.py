@@ -14,30 +14,30 @@ _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})
 class Ids:
     """Unguessable hex ids; the system's random source is asked once for many."""
 
-    __slots__ = ("_pool", "_position")
+    __slots__ = ("_requests", "_traces")
 
     def __init__(self) -> None:
-        self._pool = b""
-        self._position = 0
-
-    def take(self, length: int) -> bytes:
-        """``length`` hex characters."""
-        start = self._position
-        end = start + length
-        if end > len(self._pool):
-            self._pool = os.urandom(4096).hex().encode()
-            start, end = 0, length
-        self._position = end
-        return self._pool[start:end]
+        self._requests: list[bytes] = []
+        self._traces: list[bytes] = []
 
     def request_id(self, given: bytes | None) -> bytes:
-        """A client's request id where it is well formed, else a new one."""
-        return given if given is not None and headers.is_request_id(given) else self.take(24)
+        """A client's request id where it is well formed, else a new one of 24 characters."""
+        if given is not None and headers.is_request_id(given):
+            return given
+        if not self._requests:
+            self._requests = _hex(24)
+        return self._requests.pop()
 
     def traceparent(self, given: bytes | None) -> bytes:
         """The header for the next hop: the client's trace with the gateway as parent, or a new trace."""
-        found = _TRACEPARENT.fullmatch(given) if given is not None else None
-        if found is None:
-            both = self.take(48)
-            return b"00-%b-%b-01" % (both[:32], both[32:])
-        return b"00-%b-%b-%b" % (found[1], self.take(16), found[2])
+        if given is not None and (found := _TRACEPARENT.fullmatch(given)):
+            return b"00-%b-%b-%b" % (found[1], self.request_id(None)[:16], found[2])
+        if not self._traces:
+            self._traces = [b"00-%b-%b-01" % (both[:32], both[32:]) for both in _hex(48)]
+        return self._traces.pop()
+
+
+def _hex(length: int) -> list[bytes]:
+    """128 ids of ``length`` characters."""
+    text = os.urandom(64 * length).hex().encode()
+    return [text[i : i + length] for i in range(0, len(text), length)]

@@ -18,6 +18,8 @@ START = b"NATS/1.0\r\n"
 END = b"\r\n"
 NO_RESPONDERS = b"NATS/1.0 503"
 
+_OURS = b"NATS/1.0\r\nMesh-Status: "
+
 REQUEST = b"mesh-request"
 PARAMS = b"mesh-params"
 DEADLINE = b"mesh-deadline"
@@ -112,6 +114,18 @@ def status_of(pairs: Pairs) -> int | None:
     return int(text)
 
 
+def is_reply(block: bytes) -> bool:
+    """Whether a header block has a valid ``Mesh-Status``; decoded only where it does not begin as ours do.
+
+    The name may stand in a block and be no header of it.
+    """
+    if block.startswith(_OURS) and block[26:28] == b"\r\n":
+        status = block[23:26]
+        return status.isdigit() and b"200" <= status <= b"599"
+    pairs = decode(block)
+    return find(pairs, STATUS) is not None and status_of(pairs) is not None
+
+
 Envelope = tuple[bytes, bytes, bytes | None, bytes | None, bytes | None, bytes | None]
 """What a request says of itself, where its block begins as our own callers write it: deadline, sent, parameters,
 request line, credit, id; None for what is not there."""
@@ -195,7 +209,7 @@ def decode_params(value: bytes) -> dict[str, str]:
     params: dict[str, str] = {}
     if not value:
         return params
-    escaped = b"%" in value
+    escaped = value.find(b"%") >= 0
     for part in value.decode().split("&"):
         name, equals, text = part.partition("=")
         if not equals:

@@ -12,7 +12,9 @@ import os
 from collections.abc import Callable
 from functools import partial
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from mesh import headers
 from mesh.bus.bundles import MARK, BadBundle, unpack
@@ -28,7 +30,7 @@ MOST_PLAIN, LONGEST_PLAIN = 1024, 1024
 """Header blocks of replies that are remembered, and bytes of one."""
 
 
-class Reply(NamedTuple):
+class Reply(Struct, frozen=True):
     """A reply as it came: header block and payload."""
 
     block: bytes
@@ -42,7 +44,7 @@ Ending = Reply | MeshError
 class Pending:
     """One request under way; ``settle`` is called once with its ending, synchronously, unless it is closed before."""
 
-    __slots__ = ("address", "bucket", "lenient", "others", "reply", "settle", "stream", "token")
+    __slots__ = ("address", "bucket", "lenient", "others", "plain", "reply", "settle", "stream", "token")
 
     def __init__(self, token: bytes, reply: bytes, settle: Callable[[Ending], None], lenient: bool) -> None:
         self.token = token
@@ -50,6 +52,8 @@ class Pending:
         self.settle = settle
         self.lenient = lenient
         self.address = b""
+        self.plain = False
+        """Whether it ended with a reply whose header block was looked through before: a valid one without a stream."""
         self.stream: Any = None
         """What `Requests.adopt` made of a reply that begins a stream."""
         self.bucket: dict[bytes, Pending] | None = None
@@ -91,7 +95,7 @@ class Requests:
         self._inbox = inbox.encode() + b"."
         self._loop = asyncio.get_running_loop()
         self._pending: dict[bytes, Pending] = {}
-        # Blocks of replies that were looked through and begin no stream: services send the same few again and again.
+        # Blocks of replies that were looked through, are valid and begin no stream: services send the same few again.
         self._plain: set[bytes] = set()
         self._streams: dict[bytes, Callable[[bytes, bytes], None]] = {}
         # Deadlines by tick; a request is in exactly one bucket and leaves it when it ends.
@@ -196,6 +200,7 @@ class Requests:
             self._take_other(token, reply, block, payload)
             return
         if block in self._plain:
+            pending.plain = True
             self._end(pending, Reply(block, payload))
             return
         lower = block.lower()
@@ -214,7 +219,7 @@ class Requests:
                 return
             if pending.stream is not None:
                 self._streams[token] = pending.stream.deliver  # its first frames may be in the same read
-        if has_status and _STREAM not in lower and len(block) <= LONGEST_PLAIN:
+        if _STREAM not in lower and len(block) <= LONGEST_PLAIN and headers.is_reply(block):
             if len(self._plain) >= MOST_PLAIN:
                 self._plain.clear()
             self._plain.add(block)

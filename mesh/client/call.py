@@ -33,7 +33,7 @@ from mesh.watcher import Watcher
 MAX_ATTEMPTS = 8
 """Instances tried for one call. Only no-responders leads on without a declared retry, so more is never useful."""
 
-_OURS = b"NATS/1.0\r\nMesh-Status: "
+_ANSWERED = Outcome.ANSWERED
 
 _log = logging.getLogger("mesh.client")
 
@@ -197,8 +197,8 @@ class Call:
         assert peer is not None
         assert balancer is not None
         stream = pending.stream
-        if isinstance(ending, Reply) and _is_usable(ending.block, peer.foreign):
-            balancer.finished(peer, Outcome.ANSWERED, now)
+        if isinstance(ending, Reply) and (pending.plain or _is_usable(ending.block, peer.foreign)):
+            balancer.finished(peer, _ANSWERED, now)
             if stream is not None:
                 _hold(balancer, peer, stream, self._bus.now)
             self._done(Answer(ending, "" if peer.foreign else peer.id, len(self._tried), stream))
@@ -293,15 +293,8 @@ def tell_cancelled(bus: Bus, service: str, instance: str, reply: bytes) -> None:
 
 
 def _is_usable(block: bytes, foreign: bool) -> bool:
-    """Whether a reply has a valid status; decodes it only where it does not begin as ours do.
-
-    A foreign service needs none. Elsewhere ``Mesh-Status:`` may stand in the block and be no header of it.
-    """
-    if block.startswith(_OURS) and block[26:28] == b"\r\n":
-        status = block[23:26]
-        return status.isdigit() and b"200" <= status <= b"599"
-    pairs = headers.decode(block)
-    return headers.status_of(pairs) is not None and (foreign or headers.find(pairs, headers.STATUS) is not None)
+    """Whether a reply has a valid status. A foreign service needs none."""
+    return headers.is_reply(block) or (foreign and headers.status_of(headers.decode(block)) is not None)
 
 
 def block_of(left: float, lines: bytes, common: bytes) -> bytes:

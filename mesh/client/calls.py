@@ -149,7 +149,7 @@ def checked_event(name: str) -> str:
 
 def read_answer(answer: Answer, returns: Any, what: str) -> Any:
     """The value in a reply, or the error that it stands for."""
-    block, payload = answer.reply
+    block, payload = answer.reply.block, answer.reply.payload
     pairs = headers.decode(block)
     status = headers.status_of(pairs)
     if status is None:

@@ -50,7 +50,7 @@ def parse_target(path: bytes, query: bytes = b"", limit: int = MAX_TARGET) -> Ta
     if query and (strange := query.translate(None, _VISIBLE)):
         return _bad(f"The query has the raw byte 0x{strange[0]:02X}, which must be percent-encoded.")
     # A segment that starts with a dot is looked at more closely, as it may be a dot segment.
-    if not path.translate(None, _PLAIN) and b"/." not in path:
+    if not path.translate(None, _PLAIN) and path.find(b"/.") < 0:  # ``in`` is slower: it tries the bytes as a number
         return Target(path, query, tuple(path[1:].decode("ascii").split("/")))
     if found := _OUTSIDE_PATH.search(path):
         return _bad(f"The path has the raw byte 0x{found[0][0]:02X}, which must be percent-encoded.")

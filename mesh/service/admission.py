@@ -50,6 +50,9 @@ class _Verdict(Enum):
     REFUSED = auto()
 
 
+_ENTERS, _WAITS, _REFUSED = _Verdict  # a member is found by a Python call in its class, and at once in a module
+
+
 class Gate:
     """Places, a queue before them, and how long a place is taken on average (seconds)."""
 
@@ -104,7 +107,7 @@ class Admission:
         gate = self._gate(work.declared)
         if gate is None:
             self._admit(work)
-        elif self._enter(gate, work) is _Verdict.ENTERS and not self._admit(work):
+        elif self._enter(gate, work) is _ENTERS and not self._admit(work):
             self._leave(gate)
 
     def ended(self, work: Work, seconds: float) -> None:
@@ -155,7 +158,7 @@ class Admission:
     def _enter(self, gate: Gate, work: Work) -> _Verdict:
         if gate.taken < gate.places:
             gate.taken += 1
-            return _Verdict.ENTERS
+            return _ENTERS
         wait = gate.wait_s
         if len(gate.waiting) >= gate.queue:
             self._overloaded(gate, work, f"{gate.places} {gate.what} run and {gate.queue} wait")
@@ -163,15 +166,15 @@ class Admission:
             self._overloaded(gate, work, f"{len(gate.waiting)} {gate.what} wait: its turn would come in {wait:.1f} s")
         else:
             gate.waiting.append(work)
-            return _Verdict.WAITS
-        return _Verdict.REFUSED
+            return _WAITS
+        return _REFUSED
 
     def _admit(self, work: Work) -> bool:
         """Start it, or let it wait for the instance; False where it was refused."""
         verdict = self._enter(self._instance, work)
-        if verdict is _Verdict.ENTERS:
+        if verdict is _ENTERS:
             self._start(work)
-        return verdict is not _Verdict.REFUSED
+        return verdict is not _REFUSED
 
     def _leave(self, gate: Gate) -> None:
         gate.taken -= 1

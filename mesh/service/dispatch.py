@@ -122,7 +122,8 @@ class Dispatcher:
             self._refuse(reply, block, NotFound(f"no endpoint {subject.decode('ascii', 'replace')!r} here"))
             return
         now = self._loop.time()
-        doubt = int(max(self.stall.recent(now), self._bus.silence) * 1000)
+        stall, silence = self.stall.recent(now), self._bus.silence
+        doubt = int((stall if stall > silence else silence) * 1000)
         self._admission.offer(Work(declared, reply, block, payload, subject, now, boot_ms(), doubt))
 
     def _left(self, work: Work) -> float:

@@ -72,7 +72,7 @@ class Request:
     @property
     def has_stream(self) -> bool:
         """Whether more belongs to this request than its one message."""
-        return _MORE in self.block.lower()
+        return self.block.lower().find(_MORE) >= 0
 
     @property
     def pairs(self) -> headers.Pairs:

@@ -75,7 +75,8 @@ async def test_replies_around_one_message_for_a_caller_without_streams(mesh, htt
     async with mesh.client() as bus:
         address = bus.address(bus.subjects.request("sized", mesh.instances[0].announced[0].name))
         for size, expected in ((limit - 1, b"200"), (limit, b"200"), (limit + 1, b"502")):
-            block, body = await bus.request(address, b'{"size":%d}' % size, timeout=5)
+            reply = await bus.request(address, b'{"size":%d}' % size, timeout=5)
+            block, body = reply.block, reply.payload
             assert block.startswith(b"NATS/1.0\r\nMesh-Status: " + expected), size
             assert (b"bad_reply" in body) == (expected == b"502")
             assert expected == b"502" or len(body) == size

@@ -29,6 +29,8 @@ def test_lines_are_those_of_the_headers_that_cross(pairs):
     assert head.known.get(b"host") == headers.find(lower, b"host")
 
 
+ID = b"x-request-id: id\r\n"
+
 statuses = st.sampled_from([b"200", b"204", b"304", b"404", b"426", b"500", b"600", b"abc"])
 replies = st.lists(
     st.tuples(st.sampled_from([b"content-type", b"content-length", b"x-a", b"set-cookie", b"connection"]), values),
@@ -44,18 +46,18 @@ def test_a_remembered_head_is_the_one_that_is_made_anew(status, pairs, body, met
         expected, out, content = response(reply, method)
     except BadReply:
         with pytest.raises(BadReply):
-            heads.render(reply, method)
+            heads.render(reply, method, b"id")
         return
     for _ in range(2):
-        assert heads.render(reply, method) == (expected, lines_of(out), content)
+        assert heads.render(reply, method, b"id") == (expected, lines_of(out) + ID, content)
     other = Reply(reply.block, body + b"more")
     known, out, content = response(other, method)
-    assert heads.render(other, method) == (known, lines_of(out), content)
+    assert heads.render(other, method, b"id") == (known, lines_of(out) + ID, content)
 
 
 def test_what_is_remembered_is_bounded():
     heads = ResponseHeads()
     for number in range(3 * heads.MOST):
         block = headers.encode([(b"Mesh-Status", b"200"), (b"etag", b"%d" % number)])
-        heads.render(Reply(block, b"x"), "GET")
+        heads.render(Reply(block, b"x"), "GET", b"id")
     assert len(heads._known) <= heads.MOST
