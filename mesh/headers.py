@@ -130,9 +130,10 @@ Envelope = tuple[bytes, bytes, bytes | None, bytes | None, bytes | None, bytes |
 """What a request says of itself, where its block begins as our own callers write it: deadline, sent, parameters,
 request line, credit, id; None for what is not there."""
 
+# No way back (``++``) and an empty alternative in place of ``?``: half of the time for the same matches.
 _ENVELOPE = re.compile(
-    rb"NATS/1\.0\r\nMesh-Deadline: (\d{1,9})\r\nMesh-Sent: (\d{1,16})\r\n(?:Mesh-Params: ([!-~]+)\r\n)?"
-    rb"(?:Mesh-Request: ([!-~]+ [!-~]+)\r\n)?(?:Mesh-Credit: (\d+)\r\n)?(?:Mesh-Id: ([!-~]+)\r\n)?"
+    rb"NATS/1\.0\r\nMesh-Deadline: (\d{1,9}+)\r\nMesh-Sent: (\d{1,16}+)\r\n(?:Mesh-Params: ([!-~]++)\r\n|)"
+    rb"(?:Mesh-Request: ([!-~]++ [!-~]++)\r\n|)(?:Mesh-Credit: (\d++)\r\n|)(?:Mesh-Id: ([!-~]++)\r\n|)"
 )
 
 

@@ -28,6 +28,7 @@ LONGEST_RETRY_AFTER_S: Final = 30.0
 class Work(Struct, eq=False):
     """A request as it arrived. ``arrived`` is of the event loop's clock, in seconds.
 
+    ``sender`` is the inbox that its reply goes to, without its last dot; empty where that is none of this mesh.
     ``began`` is a moment of `time.perf_counter`; ``task`` runs the handler, ``context`` is None until it does.
     """
 
@@ -36,6 +37,7 @@ class Work(Struct, eq=False):
     block: bytes
     payload: bytes
     subject: bytes
+    sender: bytes
     arrived: float
     received_ms: int
     doubt_ms: int
@@ -104,7 +106,7 @@ class Admission:
 
     def offer(self, work: Work) -> None:
         """Start ``work``, or keep it waiting, or refuse it."""
-        gate = self._gate(work.declared)
+        gate = self._gate(work.declared) if work.declared.concurrency else None
         if gate is None:
             self._admit(work)
         elif self._enter(gate, work) is _ENTERS and not self._admit(work):
@@ -114,7 +116,7 @@ class Admission:
         """What was started has ended after that many seconds; whoever waited may follow."""
         self._instance.observe(seconds)
         self._leave(self._instance)
-        gate = self._gate(work.declared)
+        gate = self._gate(work.declared) if work.declared.concurrency else None
         if gate is not None:
             gate.observe(seconds)
             self._leave(gate)

@@ -92,7 +92,8 @@ class Dispatcher:
         if not subjects.is_inbox(reply) or not subjects.may_reply(reply):
             _log.warning("dropped a bundle that asks for its answers on %r", reply[:80])
             return
-        inbox = reply[: reply.rindex(b".") + 1]
+        end = reply.rindex(b".")
+        sender, inbox = reply[:end], reply[: end + 1]
         self._bus.takers.remember(inbox)
         self._bus.expect_answers()
         try:
@@ -100,7 +101,7 @@ class Dispatcher:
                 if not token.isalnum():
                     raise BadBundle(f"{token[:80]!r} is no token")
                 try:
-                    self._accept(self._endpoints.get(name), place + name, inbox + token, block, payload)
+                    self._accept(self._endpoints.get(name), place + name, inbox + token, sender, block, payload)
                 except Exception:
                     _log.exception("a request of a bundle failed")  # the others are still served
         except BadBundle as error:
@@ -115,16 +116,19 @@ class Dispatcher:
             _log.warning("dropped a request that asks for its answer on %r", reply[:80])
             return
         self._bus.expect_answers()
-        self._accept(declared, subject, reply, block, payload)
+        sender = reply[: reply.rindex(b".")] if self._bus.subjects.is_inbox(reply) else b""
+        self._accept(declared, subject, reply, sender, block, payload)
 
-    def _accept(self, declared: Declared | None, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+    def _accept(
+        self, declared: Declared | None, subject: bytes, reply: bytes, sender: bytes, block: bytes, payload: bytes
+    ) -> None:
         if declared is None:
             self._refuse(reply, block, NotFound(f"no endpoint {subject.decode('ascii', 'replace')!r} here"))
             return
         now = self._loop.time()
         stall, silence = self.stall.recent(now), self._bus.silence
         doubt = int((stall if stall > silence else silence) * 1000)
-        self._admission.offer(Work(declared, reply, block, payload, subject, now, boot_ms(), doubt))
+        self._admission.offer(Work(declared, reply, block, payload, subject, sender, now, boot_ms(), doubt))
 
     def _left(self, work: Work) -> float:
         """Seconds until the caller gives up, as the request itself says."""
@@ -215,11 +219,11 @@ class Dispatcher:
         envelope = request.envelope
         if envelope is not None:
             given = envelope[5] or request.raw_header(headers.ID)
-            deadline = work.arrived + int(envelope[0]) / 1000 - self._age(work, envelope[1])
+            deadline = work.arrived + int(envelope[0]) / 1000 - self._age(work, int(envelope[1]))
         else:
             given = request.raw_header(headers.ID)
             deadline = work.arrived + _timeout(request.raw_header(headers.DEADLINE))
-            deadline -= self._age(work, request.raw_header(headers.SENT))
+            deadline -= self._age(work, _moment(request.raw_header(headers.SENT)))
         request_id = given.decode() if given and headers.is_request_id(given) else new_id()
         context = Context(
             request, request_id, deadline, self._bus.service, self._bus.instance, self._calls, work.subject
@@ -326,12 +330,11 @@ class Dispatcher:
         else:
             request.body = await incoming.gather(self._max_body)
 
-    def _age(self, work: Work, sent: bytes | None) -> float:
+    def _age(self, work: Work, sent: int | None) -> float:
         """Seconds for which the request was under way before it arrived here."""
-        if sent is None or not sent.isdigit() or len(sent) > 16 or not self._bus.subjects.is_inbox(work.reply):
+        if sent is None or not work.sender:
             return work.doubt_ms / 1000
-        sender = work.reply[: work.reply.rindex(b".")]
-        return self._ages.age(sender, int(sent), work.received_ms, work.doubt_ms) / 1000
+        return self._ages.age(work.sender, sent, work.received_ms, work.doubt_ms) / 1000
 
     async def _with_dependencies(self, declared: Declared, request: Request, context: Context) -> Any:
         """The handler's result; what was made for the request is torn down before it is answered.
@@ -371,3 +374,8 @@ def _timeout(value: bytes | None) -> float:
     if value and value.isdigit() and len(value) < 10:
         return int(value) / 1000
     return DEFAULT_DEADLINE_S
+
+
+def _moment(value: bytes | None) -> int | None:
+    """Milliseconds of a ``Mesh-Sent``; None where it is missing or unreadable."""
+    return int(value) if value and value.isdigit() and len(value) <= 16 else None

@@ -32,7 +32,7 @@ class Bench:
 
     def offer(self, number, deadline_s=1000.0, **limits):
         declared = endpoint(**limits)
-        self.admission.offer(Work(declared, b"%d" % number, b"", b"", b"", self.now, int(deadline_s * 1000), 0))
+        self.admission.offer(Work(declared, b"%d" % number, b"", b"", b"", b"", self.now, int(deadline_s * 1000), 0))
 
     def end(self, index=0, seconds=0.0):
         work = self.running.pop(index)
@@ -111,7 +111,7 @@ def test_a_long_queue_that_is_refused_at_the_next_gate_is_no_recursion():
     for number in range(1, 5001):
         bench.offer(number, name="own", concurrency=1, queue=5000)
     bench.running.clear()
-    bench.admission.offer(Work(endpoint(), b"x", b"", b"", b"", 0.0, 10**9, 0))  # refused: the only place is taken
+    bench.admission.offer(Work(endpoint(), b"x", b"", b"", b"", b"", 0.0, 10**9, 0))  # refused: the only place is taken
     gate = bench.admission._gates["own"]
     bench.admission._leave(gate)
     assert len(bench.refused) == 5001
