@@ -23,6 +23,9 @@ MOST_BYTES = 65_536
 """Payload of the largest bundle; stays below the server's max_payload too."""
 LARGEST = 16_384
 """Header block and payload of the largest message that goes into a bundle."""
+MOST_REQUESTS = 32
+"""Requests of a bundle that are written without waiting for the end of the turn: their receiver works on them while the
+others are still collected."""
 FRAMING = 24
 """Bytes, at most, of a frame beside its names, header block and payload."""
 

@@ -23,7 +23,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.aio.transport import Transport
 
-from mesh.bus.bundles import FRAMING, LARGEST, MOST_BYTES, Bundle
+from mesh.bus.bundles import FRAMING, LARGEST, MOST_BYTES, MOST_REQUESTS, Bundle
 from mesh.bus.frames import FrameReader
 from mesh.errors import Overloaded
 
@@ -146,6 +146,8 @@ class LaneTransport(Transport):
             bundle = bundles[place] = Bundle()
         bundle.size += size
         bundle.items.append((names, reply, block, payload, pending))
+        if pending is not None and len(bundle.items) == MOST_REQUESTS:
+            self._write_out()
         return True
 
     def _seal(self) -> None:

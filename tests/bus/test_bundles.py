@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mesh.bus import Bus
-from mesh.bus.bundles import LARGEST, MOST_BYTES, BadBundle, Bundle, Takers, unpack
+from mesh.bus.bundles import LARGEST, MOST_BYTES, MOST_REQUESTS, BadBundle, Bundle, Takers, unpack
 from mesh.bus.requests import Reply, Requests
 from mesh.config import BusSettings
 from mesh.errors import DeadlineExceeded, Forbidden, NoResponders, TooLarge
@@ -217,6 +217,23 @@ async def test_requests_of_one_turn_share_a_message(pair):
     ((subject, reply, block, payload),) = listener.messages
     assert (subject, reply, block) == (place + b"+", pending[0].reply, b"")
     assert list(unpack(payload, 2)) == [([b"get", p.token], BLOCK, b"%d" % n) for n, p in enumerate(pending)]
+    for one in pending:
+        caller.requests.close(one)
+
+
+async def test_many_requests_are_written_before_the_turn_ends(pair):
+    """So the receiver begins while the sender collects the rest: with two cores, a fifth more in a second."""
+    caller, _callee, listener, place = pair
+    lane = caller._lane
+    pending = []
+    for number in range(2 * MOST_REQUESTS + 3):
+        written = lane.out_bytes
+        pending.append(send(caller, place, b"get", b"%d" % number))
+        assert (lane.out_bytes > written) == ((number + 1) % MOST_REQUESTS == 0)
+    await eventually(lambda: len(listener.messages) == 3)
+    bodies = [[body for _, _, body in unpack(payload, 2)] for _, _, _, payload in listener.messages]
+    assert [len(of_one) for of_one in bodies] == [MOST_REQUESTS, MOST_REQUESTS, 3]
+    assert [body for of_one in bodies for body in of_one] == [b"%d" % number for number in range(len(pending))]
     for one in pending:
         caller.requests.close(one)
 
