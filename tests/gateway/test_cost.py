@@ -86,7 +86,7 @@ async def exchange(mesh, number, at_once):
 
 @pytest.mark.parametrize(
     ("mesh", "at_once", "calls", "tasks"),
-    [("direct", 1, 108, 1), ("direct", 20, 98, 1), ("asgi", 1, 143, 2)],
+    [("direct", 1, 102, 1), ("direct", 20, 90, 1), ("asgi", 1, 137, 2)],
     indirect=["mesh"],
     ids=["direct", "direct, many at once", "asgi"],
 )
