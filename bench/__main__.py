@@ -76,11 +76,13 @@ async def _run(
             for number in range(rounds):
                 for work in works:
                     for count in counts[work.name]:
-                        for contestant in contestants:
-                            if work.name in contestant.leaves_out:
-                                continue
-                            found = await _measure(contestant, work, count, seconds)
-                            runs.setdefault((work.name, contestant.name, count), []).append(found)
+                        for turn in range(TURNS if (work.name, count) in AIMED else 1):
+                            # To and fro, so that nobody always follows the same one.
+                            for contestant in contestants if (number + turn) % 2 == 0 else reversed(contestants):
+                                if work.name in contestant.leaves_out:
+                                    continue
+                                found = await _measure(contestant, work, count, seconds)
+                                runs.setdefault((work.name, contestant.name, count), []).append(found)
                 click.echo(f"round {number + 1} of {rounds} done", err=True)
             half = await _half(contestants, works, runs, rounds, seconds)
     return {
@@ -89,12 +91,20 @@ async def _run(
         "seconds": seconds,
         "left_out": skipped,
         "results": [
-            {"work": work, "contestant": contestant, "connections": count, **_median(found)}
+            {
+                **{"work": work, "contestant": contestant, "connections": count},
+                **_median(found),
+                **_against(runs.get((work, "mesh", count)), found),
+            }
             for (work, contestant, count), found in runs.items()
         ],
         "half_load": half,
     }
 
+
+AIMED = (("get", 64), ("post", 64))
+"""Work and connections for which there are aims: measured `TURNS` times in every round."""
+TURNS = 3
 
 Runs = dict[tuple[str, str, int], list[dict[str, Any]]]
 
@@ -104,16 +114,23 @@ async def _half(
 ) -> list[dict[str, Any]]:
     """Times at half of the most that each one answered, from an open loop: those say how it feels."""
     work = next((work for work in works if work.name == "get"), None)
-    found = []
-    for contestant in contestants if work is not None else ():
-        peak = runs.get(("get", contestant.name, 64))
-        if peak is None or work is None or not contestant.open_loop:
-            continue
-        rate = round(statistics.median(run["rps"] for run in peak) / 2)
-        seen = [await contestant.load(work, 64, seconds, rate) for _ in range(rounds)]
-        middle = {key: round(statistics.median(getattr(s, key) for s in seen), 2) for key in ("rps", "p50", "p99")}
-        found.append({"contestant": contestant.name, "rate": rate, **middle})
-    return found
+    seen: dict[Contestant, list[load.Result]] = {}
+    rates: dict[Contestant, int] = {}
+    for _ in range(2 * rounds + 1 if work is not None else 0):
+        for contestant in contestants:
+            peak = runs.get(("get", contestant.name, 64))
+            if peak is None or work is None or not contestant.open_loop:
+                continue
+            rate = rates[contestant] = round(statistics.median(run["rps"] for run in peak) / 2)
+            seen.setdefault(contestant, []).append(await contestant.load(work, 64, seconds, rate))
+    return [
+        {
+            **{"contestant": contestant.name, "rate": rates[contestant]},
+            **{key: round(statistics.median(getattr(s, key) for s in found), 2) for key in ("rps", "p50", "p99")},
+            "p99_to_p50": round(statistics.median([s.p99 / s.p50 for s in found if s.p50] or [0.0]), 2),
+        }
+        for contestant, found in seen.items()
+    ]
 
 
 async def _warm(contestant: Contestant, works: list[load.Work]) -> None:
@@ -134,6 +151,18 @@ async def _measure(contestant: Contestant, work: load.Work, count: int, seconds:
     seen = await contestant.load(work, count, seconds)
     used = {role: (cpu_s(pid) - before[role]) / max(1, seen.requests) * 1e6 for role, pid in contestant.pids.items()}
     return {**seen._asdict(), "cpu_us": used}
+
+
+def _against(own: list[dict[str, Any]] | None, found: list[dict[str, Any]]) -> dict[str, float]:
+    """This project's CPU and requests a second against a contestant's: medians over runs that followed each other, as
+    the machine is never equally fast for long."""
+    if own is None or own is found:
+        return {}
+    pairs = [(a, b) for a, b in zip(own, found, strict=True) if b["requests"] and a["requests"]]
+    if not pairs:
+        return {}
+    cpu = statistics.median(sum(a["cpu_us"].values()) / sum(b["cpu_us"].values()) for a, b in pairs)
+    return {"cpu_ratio": round(cpu, 3), "rps_ratio": round(statistics.median(a["rps"] / b["rps"] for a, b in pairs), 3)}
 
 
 def _median(found: list[dict[str, Any]]) -> dict[str, Any]:

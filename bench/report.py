@@ -39,26 +39,25 @@ def tables(document: dict[str, Any]) -> str:
     """Markdown: one table for each kind of work and number of connections."""
     parts: list[str] = []
     for (work, connections), results in _groups(document).items():
-        own = next((r for r in results if r["contestant"] == "mesh"), None)
         unit = UNITS.get(work, "requests")
         parts.append(f"\n### {work}, {connections} connection{'s' if connections > 1 else ''}\n")
-        parts.append(f"| | {unit}/s | p50 ms | p99 ms | p99.9 ms | gateway | service | NATS | total us | mesh / it |")
-        parts.append("|---|---|---|---|---|---|---|---|---|---|")
+        parts.append(f"| | {unit}/s | p50 ms | p99 ms | p99.9 ms | gateway | service | NATS | total us | CPU | rps |")
+        parts.append("|---|---|---|---|---|---|---|---|---|---|---|")
         for r in results:
             cpu = r["cpu_us"]
             cells = [f"{_of(role, cpu):.0f}" if role in cpu else "" for role in ROLES]
-            ratio = f"{own['cpu_total_us'] / r['cpu_total_us']:.2f}" if own and r is not own else ""
+            ratios = f"{r['cpu_ratio']:.2f} | {r['rps_ratio']:.2f}" if "cpu_ratio" in r else " | "
             wrong = f" ({r['errors']} errors)" if r["errors"] else ""
             parts.append(
                 f"| {r['contestant']}{wrong} | {r['rps']:,.0f} | {r['p50']:.2f} | {r['p99']:.2f} | {r['p999']:.2f} | "
-                f"{' | '.join(cells)} | {r['cpu_total_us']:.0f} | {ratio} |"
+                f"{' | '.join(cells)} | {r['cpu_total_us']:.0f} | {ratios} |"
             )
     if document.get("half_load"):
         parts.append("\n### get, 64 connections, at half of the peak above (open loop)\n")
         parts.append("| | requests/s | p50 ms | p99 ms | p99 / p50 |\n|---|---|---|---|---|")
         for r in document["half_load"]:
-            ratio = f"{r['p99'] / r['p50']:.1f}" if r["p50"] else ""
-            parts.append(f"| {r['contestant']} | {r['rps']:,.0f} | {r['p50']:.2f} | {r['p99']:.2f} | {ratio} |")
+            cells = [f"{r['rps']:,.0f}", f"{r['p50']:.2f}", f"{r['p99']:.2f}", f"{r['p99_to_p50']:.1f}"]
+            parts.append(f"| {r['contestant']} | {' | '.join(cells)} |")
     return "\n".join(parts)
 
 
