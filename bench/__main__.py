@@ -114,15 +114,14 @@ async def _half(
 ) -> list[dict[str, Any]]:
     """Times at half of the most that each one answered, from an open loop: those say how it feels."""
     work = next((work for work in works if work.name == "get"), None)
-    seen: dict[Contestant, list[load.Result]] = {}
-    rates: dict[Contestant, int] = {}
-    for _ in range(2 * rounds + 1 if work is not None else 0):
-        for contestant in contestants:
-            peak = runs.get(("get", contestant.name, 64))
-            if peak is None or work is None or not contestant.open_loop:
-                continue
-            rate = rates[contestant] = round(statistics.median(run["rps"] for run in peak) / 2)
-            seen.setdefault(contestant, []).append(await contestant.load(work, 64, seconds, rate))
+    if work is None:
+        return []
+    peaks = {c: runs.get(("get", c.name, 64)) for c in contestants if c.open_loop}
+    rates = {c: round(statistics.median(run["rps"] for run in peak) / 2) for c, peak in peaks.items() if peak}
+    seen: dict[Contestant, list[load.Result]] = {contestant: [] for contestant in rates}
+    for _ in range(2 * rounds + 1):
+        for contestant, rate in rates.items():
+            seen[contestant].append(await contestant.load(work, 64, seconds, rate))
     return [
         {
             **{"contestant": contestant.name, "rate": rates[contestant]},

@@ -8,12 +8,12 @@ from urllib.parse import unquote
 from msgspec import Struct
 
 from gateway.cors import Cors
-from gateway.exchange import Exchange, RouteDestination, forwarded, repeatable
+from gateway.exchange import Exchange, forwarded, repeatable
 from gateway.headers import Pairs
 from gateway.problems import refuse
 from gateway.trace import Ids
 from mesh.bus import Bus
-from mesh.client import Repeatable
+from mesh.client import Repeatable, RouteDestination
 from mesh.config import GatewaySettings
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from functools import lru_cache
 from typing import Any
 
@@ -12,29 +12,11 @@ from msgspec import Struct
 from gateway.access import Entry
 from gateway.headers import Head
 from gateway.streaming import ClientGone, Upload
-from mesh import headers
 from mesh.client import Repeatable
-from mesh.routes import Binding
 from mesh.routes import Entry as RouteEntry
 from mesh.streams import Stream
 
 Scope = MutableMapping[str, Any]
-
-
-class RouteDestination(Struct, frozen=True, eq=False):
-    """A matched route as a destination of calls; each revision may name endpoint and parameters differently."""
-
-    service: str
-    revisions: Mapping[str, Binding]
-    values: tuple[str, ...]
-    queued: str = ""
-
-    def endpoint(self, revision: str) -> tuple[bytes, bytes]:
-        binding, values = self.revisions[revision], self.values
-        if not values:
-            return binding.address, b""
-        params = headers.encode_params(zip(binding.names, values, strict=True))
-        return binding.address, b"Mesh-Params: %b\r\n" % params
 
 
 class Exchange(Struct, eq=False):

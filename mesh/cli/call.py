@@ -15,7 +15,6 @@ from mesh.subjects import is_name
 if TYPE_CHECKING:
     from mesh.bus import Bus, Reply
     from mesh.headers import Pairs
-    from mesh.routes import Entry
 
 METHOD = re.compile(r"[A-Z]{1,32}")
 DEFAULT_S = 10.0
@@ -175,31 +174,12 @@ async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, opti
 # -- a route
 
 
-class RouteDestination:
-    """A matched route as a destination of calls: each revision may name endpoint and parameters differently."""
-
-    queued = ""
-
-    def __init__(self, entry: Entry, values: tuple[str, ...]) -> None:
-        self.service = entry.service
-        self.revisions = entry.bindings.keys()
-        self._bindings = entry.bindings
-        self._values = values
-
-    def endpoint(self, revision: str) -> tuple[bytes, bytes]:
-        from mesh.headers import encode_params
-
-        binding = self._bindings[revision]
-        params = encode_params(zip(binding.names, self._values, strict=True))
-        return binding.endpoint.encode(), b"Mesh-Params: %b\r\n" % params if params else b""
-
-
 async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], options: Options) -> int:
     from urllib.parse import quote
 
     from mesh.cli.answer import show
     from mesh.cli.routes import gateway_view
-    from mesh.client import Caller
+    from mesh.client import Caller, RouteDestination
     from mesh.routes import Gone, Match, NotAllowed, Refusal, parse_target
     from mesh.streams import Streams
     from mesh.subjects import new_id
@@ -228,7 +208,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
         first = [(b"mesh-request", f"{method} {target}".encode()), (b"mesh-id", identifier)]
         common = _lines([*first, (b"x-request-id", identifier), *pairs])
         timeout = options.timeout or routed or DEFAULT_S
-        answer = await caller.call(RouteDestination(entry, match.values), common, body, timeout)
+        answer = await caller.call(RouteDestination(entry.service, entry.bindings, match.values), common, body, timeout)
     return show(answer.reply, head=method == "HEAD", include=options.include, as_json=options.as_json)
 
 

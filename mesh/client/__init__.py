@@ -1,9 +1,10 @@
 """Calling services over the bus."""
 
 from mesh.client.call import Answer, Call, Destination, Repeatable
-from mesh.client.caller import Caller, NamedEndpoint
+from mesh.client.caller import Caller
 from mesh.client.calls import Calls, read_answer, remote_error
 from mesh.client.conversation import Conversation
+from mesh.client.destinations import NamedEndpoint, RouteDestination
 from mesh.client.standalone import MeshClient
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "MeshClient",
     "NamedEndpoint",
     "Repeatable",
+    "RouteDestination",
     "read_answer",
     "remote_error",
 ]

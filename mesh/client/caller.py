@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from mesh.balancer import Balancer, Outcome, Peer, RetryBudget
 from mesh.bus import Bus
@@ -37,21 +37,6 @@ from mesh.watcher import Watcher
 
 STOPPED_GRACE_S = 0.25
 """A last reply may be overtaken by the ``stopped`` announcement: calls in flight are failed this much later."""
-
-
-class NamedEndpoint:
-    """A destination that is the same at every revision. ``subject`` is the endpoint's own."""
-
-    __slots__ = ("_name", "queued", "revisions", "service")
-
-    def __init__(self, service: str, endpoint: str, subject: str) -> None:
-        self.service = service
-        self.queued = subject
-        self.revisions: Collection[str] | None = None
-        self._name = endpoint.encode()
-
-    def endpoint(self, revision: str) -> tuple[bytes, bytes]:
-        return self._name, b""
 
 
 class Caller:

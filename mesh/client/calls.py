@@ -12,7 +12,8 @@ from mesh import headers
 from mesh.balancer import IDEMPOTENT_METHODS
 from mesh.bus import Bus
 from mesh.client.call import Answer, Repeatable
-from mesh.client.caller import Caller, NamedEndpoint
+from mesh.client.caller import Caller
+from mesh.client.destinations import NamedEndpoint
 from mesh.errors import BadReply, MeshError, from_problem
 from mesh.registry import Change
 from mesh.streams import FIRST_CREDIT, Streams

@@ -106,18 +106,19 @@ class Admission:
 
     def offer(self, work: Work) -> None:
         """Start ``work``, or keep it waiting, or refuse it."""
-        gate = self._gate(work.declared) if work.declared.concurrency else None
-        if gate is None:
+        if not work.declared.concurrency:
             self._admit(work)
-        elif self._enter(gate, work) is _ENTERS and not self._admit(work):
+            return
+        gate = self._gate(work.declared)
+        if self._enter(gate, work) is _ENTERS and not self._admit(work):
             self._leave(gate)
 
     def ended(self, work: Work, seconds: float) -> None:
         """What was started has ended after that many seconds; whoever waited may follow."""
         self._instance.observe(seconds)
         self._leave(self._instance)
-        gate = self._gate(work.declared) if work.declared.concurrency else None
-        if gate is not None:
+        if work.declared.concurrency:
+            gate = self._gate(work.declared)
             gate.observe(seconds)
             self._leave(gate)
 
@@ -140,17 +141,15 @@ class Admission:
             gate.waiting.clear()
         cleared += self._instance.waiting
         for work in self._instance.waiting:
-            own = self._gate(work.declared)
-            if own is not None:
-                own.taken -= 1
+            if work.declared.concurrency:
+                self._gate(work.declared).taken -= 1
         self._instance.waiting.clear()
         return cleared
 
     # -- the rest
 
-    def _gate(self, declared: Declared) -> Gate | None:
-        if not declared.concurrency:
-            return None
+    def _gate(self, declared: Declared) -> Gate:
+        """The gate of an endpoint that has a ``concurrency`` of its own."""
         gate = self._gates.get(declared.name)
         if gate is None:
             what = f"calls of {declared.name}"
@@ -194,9 +193,8 @@ class Admission:
                 gate.taken += 1
 
     def _leave_own(self, work: Work) -> None:
-        gate = self._gate(work.declared)
-        if gate is not None:
-            self._leave(gate)
+        if work.declared.concurrency:
+            self._leave(self._gate(work.declared))
 
     def _overloaded(self, gate: Gate, work: Work, detail: str) -> None:
         self._refuse(work, detail, min(LONGEST_RETRY_AFTER_S, max(1.0, gate.wait_s)))

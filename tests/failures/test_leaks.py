@@ -115,6 +115,7 @@ async def nothing_left(mesh):
     assert not instance.dispatcher._by_reply
     assert not gateway.core.limits._taken
     assert len(gateway.streams) == len(instance.streams) == 0
+    assert gateway.metrics.inflight() == 0
     assert [peer.inflight for peer in gateway.caller.peers("busy")] == [0]
 
 
