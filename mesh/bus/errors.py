@@ -35,6 +35,8 @@ def explain(error: BaseException) -> str:
         return "NATS refused the credentials: check NATS_CREDS, NATS_USER, NATS_PASSWORD or NATS_TOKEN"
     if "authentication" in lower and "expired" in lower:
         return "the NATS credentials have expired: renew the file that NATS_CREDS names"
+    if "stale connection" in lower:
+        return "NATS heard nothing from this process for too long: was it stopped, or its event loop kept busy?"
     return f"NATS: {text}"
 
 

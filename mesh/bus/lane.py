@@ -78,6 +78,8 @@ class LaneTransport(Transport):
         self.out_bytes = 0
         self._max_bundle = 0
         self._max_bundled = -1  # bytes of a message that may share one; none may
+        self.complaint = b""
+        """The last ``-ERR`` line of this connection's server; nats-py keeps to itself why it reconnects."""
         self.on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -208,6 +210,8 @@ class LaneTransport(Transport):
             self.silence = 0.0
 
     def _pass_on(self, data: bytes) -> None:
+        if data.startswith(b"-ERR "):
+            self.complaint = data
         self._cold.append(data)
         self._cold_ready.set()
 
@@ -256,6 +260,7 @@ class LaneTransport(Transport):
         self._cold.clear()
         self._cold_ready.clear()
         self._forget_unsent()
+        self.complaint = b""
         self._eof = False
         self._closed.clear()
         self._writable.set()

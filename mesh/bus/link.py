@@ -180,6 +180,8 @@ class Link:
 
     def _announce_up(self, client: Client) -> None:
         if client is self.client and client.is_connected:
+            if self.last_error:
+                _log.info("connected to NATS at %s", client.connected_url.netloc if client.connected_url else "?")
             self.last_error = ""
             self._owner.up()
 
@@ -214,8 +216,12 @@ class Link:
 
         # An old client's callbacks must not speak for its successor.
         async def disconnected() -> None:
-            if client is self.client:
-                self._owner.down()
+            if client is not self.client:
+                return
+            self._owner.down()
+            if not self._closing and not self.last_error:
+                complaint = self.lane.complaint[5:].decode(errors="replace").strip() if self.lane is not None else ""
+                self._note(ConnectionResetError(complaint or "the connection was lost"))
 
         async def reconnected() -> None:
             backoff.connected(client.connected_url)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 import subprocess
 import sys
@@ -128,6 +129,24 @@ async def test_a_server_error_that_closes_nats_py_is_survived(nats_url, prefix, 
         await asyncio.wait_for(back.wait(), 10)
         assert states == [False, True]
         assert (await bus.request(bus.address(f"{prefix}.echo"), b"anew", timeout=5)).payload == b"anew"
+
+
+async def test_it_is_said_why_a_server_ended_the_connection(nats_url, caplog):
+    """nats-py reconnects without a word to anybody when the server calls a connection stale."""
+    caplog.set_level(logging.INFO, logger="mesh.bus")
+    async with bus_on(nats_url) as bus:
+        down, back = asyncio.Event(), asyncio.Event()
+        bus.on_connection(lambda up: (back if up else down).set())
+        bus._lane.received(b"-ERR 'Stale Connection'\r\n")
+        await asyncio.wait_for(down.wait(), 10)
+        await asyncio.wait_for(back.wait(), 10)
+        said = [record.getMessage() for record in caplog.records]
+        assert [text.split(":")[0] for text in said] == [
+            "NATS heard nothing from this process for too long",
+            "connected to NATS at 127.0.0.1",
+        ]
+        assert bus.last_error == ""
+    assert len(caplog.records) == 2  # an end that was asked for is none
 
 
 async def test_a_frozen_server_is_noticed_and_survived(nats, prefix):
