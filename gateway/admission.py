@@ -18,11 +18,10 @@ from mesh.config import GatewaySettings
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
 from mesh.routes import Entry, Gone, Match, NotAllowed, Refusal, RouteTable, parse_target
-from mesh.streams import FIRST_CREDIT
+from mesh.streams import TAKES_STREAMS
 from mesh.watcher import Watcher
 
 LOOPBACK = ("127.", "::1", "localhost")
-TAKES_STREAMS = b"Mesh-Credit: %d\r\n" % FIRST_CREDIT
 
 
 class Admitted(Struct, frozen=True, eq=False):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import sys
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +17,29 @@ from mesh.cli.terminal import Terminal, clean
 from mesh.cli.view import Missing
 
 if TYPE_CHECKING:
-    from mesh.bus import Reply
+    from mesh.client import Answer
+    from mesh.streams import Stream
 
 
-def show(reply: Reply, *, head: bool, include: bool, as_json: bool) -> int:
-    """Print an answer; gives the exit code."""
+async def show(answer: Answer, *, head: bool, include: bool, as_json: bool) -> int:
+    """Print an answer, one that comes in pieces as they come; gives the exit code. Raises what broke the stream."""
+    try:
+        return await _show(answer, head=head, include=include, as_json=as_json)
+    finally:
+        if answer.stream is not None:
+            answer.stream.close()
+
+
+async def _show(answer: Answer, *, head: bool, include: bool, as_json: bool) -> int:
+    reply, stream = answer.reply, answer.stream if not head else None
     pairs = headers.decode(reply.block)
     status = headers.status_of(pairs)
     if status is None:
         raise Missing(f"the reply has the status {headers.find(pairs, headers.STATUS)!r}")
     body = b"" if head else reply.payload
     if as_json:
+        if stream is not None:
+            body = b"".join([piece async for piece in _pieces(stream)])
         shown = [[n.decode("latin-1"), v.decode("latin-1")] for n, v in pairs if headers.crosses(n)]
         Terminal().json({"status": status, "headers": shown, "body": _decoded(body)})
         return 1 if status >= 400 else 0
@@ -36,8 +50,16 @@ def show(reply: Reply, *, head: bool, include: bool, as_json: bool) -> int:
         for name, value in pairs:
             click.echo(f"{clean(name.decode('latin-1'))}: {clean(value.decode('latin-1'))}", err=True)
         click.echo(err=True)
-    _write(body)
+    if stream is None:
+        _write(body)
+    else:
+        await _write_pieces(stream)
     return 1 if status >= 400 else 0
+
+
+async def _pieces(stream: Stream) -> AsyncIterator[bytes]:
+    while (frame := await stream.read()) is not None:
+        yield frame.payload
 
 
 def _decoded(body: bytes) -> Any:
@@ -65,9 +87,38 @@ def _write(body: bytes) -> None:
     except UnicodeDecodeError:
         click.echo(f"{len(body)} bytes that are no text; redirect the output to keep them", err=True)
         return
-    for line in text.split("\n"):
-        sys.stdout.write("\t".join(clean(part) for part in line.split("\t")) + "\n")
+    sys.stdout.write(_tame(text) + "\n")
     sys.stdout.flush()
+
+
+async def _write_pieces(stream: Stream) -> None:
+    """The same for a body of which each piece is shown when it is there."""
+    if not sys.stdout.isatty():
+        async for piece in _pieces(stream):
+            sys.stdout.buffer.write(piece)
+            sys.stdout.flush()
+        return
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    last = "\n"
+    try:
+        async for piece in _pieces(stream):
+            if text := decode(piece):
+                sys.stdout.write(_tame(text))
+                sys.stdout.flush()
+                last = text[-1]
+        decode(b"", True)
+        note = ""
+    except UnicodeDecodeError:
+        note = "what follows is no text; redirect the output to keep it"
+    if last != "\n":
+        click.echo()
+    if note:
+        click.echo(note, err=True)
+
+
+def _tame(text: str) -> str:
+    """Without anything that could steer a terminal, but in its lines and columns."""
+    return "\n".join("\t".join(clean(part) for part in line.split("\t")) for line in text.split("\n"))
 
 
 def is_json(body: bytes) -> bool:

@@ -13,7 +13,8 @@ from mesh.cli.view import HELP, Missing, Target, View, execute, nearest
 from mesh.subjects import is_name
 
 if TYPE_CHECKING:
-    from mesh.bus import Bus, Reply
+    from mesh.bus import Bus
+    from mesh.client import Answer
     from mesh.headers import Pairs
 
 METHOD = re.compile(r"[A-Z]{1,32}")
@@ -42,7 +43,7 @@ class Options(NamedTuple):
     "--timeout",
     type=click.FloatRange(0.001, 3600),
     metavar="SECONDS",
-    help="How long the answer may take  [default: the route's, else 10]",
+    help="How long the answer, or its first piece, may take  [default: the route's, else 10]",
 )
 def command(
     what: str,
@@ -57,6 +58,7 @@ def command(
     """Call an endpoint by name with arguments, or a route as an HTTP client would; over NATS, without a gateway.
 
     KEY=VALUE is text, KEY:=JSON anything else. For a route they become the query (GET, HEAD, DELETE) or a JSON body.
+    An answer in pieces, as of server-sent events, is printed as it comes; with --json when it has ended.
 
     \b
     Examples:
@@ -64,9 +66,10 @@ def command(
       mesh call GET /users/7
       mesh call POST /users -d '{"name": "Ada"}' -i
       mesh call POST /users name=Ada age:=36
+      mesh call GET /events
 
-    Prints the body, indented on a terminal. Exit codes: 0, 1 for a status of 400 or more or no answer,
-    2 for wrong usage, 75 without NATS.
+    Prints the body, indented on a terminal. Exit codes: 0, 1 for a status of 400 or more, no answer or one that
+    breaks off, 2 for wrong usage, 75 without NATS.
     """
     pairs = [_header(text) for text in headers]
     options = Options(_read(data), pairs, include, as_json, timeout or 0.0)
@@ -130,27 +133,30 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
     from mesh.cli.answer import show
     from mesh.client import Caller, NamedEndpoint
     from mesh.errors import NoInstances, NoResponders
-    from mesh.streams import Streams
+    from mesh.streams import TAKES_STREAMS, Streams
     from mesh.watcher import Watcher
 
     payload = options.body if options.body is not None else msgspec.json.encode(values)
     timeout = options.timeout or DEFAULT_S
-    watcher = Watcher(bus, everything=False)
+    watcher, streams = Watcher(bus, everything=False), Streams(bus)
     await watcher.start()
     await watcher.watch(service)
     try:
         destination = NamedEndpoint(service, endpoint, bus.subjects.request(service, endpoint))
-        answer = await Caller(bus, watcher, Streams(bus)).call(destination, _lines(options.headers), payload, timeout)
-        reply = answer.reply
-    except (NoResponders, NoInstances):
-        reply = await _elsewhere(bus, service, endpoint, payload, options, timeout)
+        common = _lines(options.headers) + TAKES_STREAMS
+        try:
+            answer = await Caller(bus, watcher, streams).call(destination, common, payload, timeout)
+        except (NoResponders, NoInstances):
+            answer = await _elsewhere(bus, service, endpoint, payload, options, timeout)
+        return await show(answer, head=False, include=options.include, as_json=options.as_json)
     finally:
+        await streams.aclose()
         await watcher.aclose()
-    return show(reply, head=False, include=options.include, as_json=options.as_json)
 
 
-async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, options: Options, timeout: float) -> Reply:
+async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, options: Options, timeout: float) -> Answer:
     """The answer of a foreign NATS micro service with that name, or the error that says what there is instead."""
+    from mesh.client import Answer
     from mesh.micros.survey import survey
 
     async with View(bus) as view:
@@ -161,7 +167,8 @@ async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, opti
         subjects = {e.name: e.subject for m in foreign if m.name == service for e in m.endpoints}
         if endpoint in subjects and endpoint not in names:
             block = b"NATS/1.0\r\n%b\r\n" % _lines(options.headers)
-            return await bus.request(bus.address(subjects[endpoint]), payload, block, timeout=timeout, lenient=True)
+            address = bus.address(subjects[endpoint])
+            return Answer(await bus.request(address, payload, block, timeout=timeout, lenient=True), "", 1)
         names |= subjects.keys()
         if not names:
             raise view.missing(Target(service), (m.name for m in foreign))
@@ -181,7 +188,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
     from mesh.cli.routes import gateway_view
     from mesh.client import Caller, RouteDestination
     from mesh.routes import Gone, Match, NotAllowed, Refusal, parse_target
-    from mesh.streams import Streams
+    from mesh.streams import TAKES_STREAMS, Streams
     from mesh.subjects import new_id
 
     # A person writes a path as it reads: blanks and letters of any script, which HTTP wants encoded.
@@ -192,7 +199,8 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
     if isinstance(parsed, Refusal):
         raise Missing(parsed.detail)
     async with gateway_view(bus) as view:
-        caller = Caller(bus, view.watcher, Streams(bus))
+        streams = Streams(bus)
+        caller = Caller(bus, view.watcher, streams)
         await view.synchronise()
         match = view.directory.table.match(method, parsed.segments)
         if isinstance(match, NotAllowed):
@@ -206,10 +214,14 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
         routed = min((b.route.timeout_ms for b in entry.bindings.values() if b.route.timeout_ms), default=0) / 1000
         identifier = new_id().encode()
         first = [(b"mesh-request", f"{method} {target}".encode()), (b"mesh-id", identifier)]
-        common = _lines([*first, (b"x-request-id", identifier), *pairs])
+        common = _lines([*first, (b"x-request-id", identifier), *pairs]) + TAKES_STREAMS
         timeout = options.timeout or routed or DEFAULT_S
-        answer = await caller.call(RouteDestination(entry.service, entry.bindings, match.values), common, body, timeout)
-    return show(answer.reply, head=method == "HEAD", include=options.include, as_json=options.as_json)
+        try:
+            destination = RouteDestination(entry.service, entry.bindings, match.values)
+            answer = await caller.call(destination, common, body, timeout)
+            return await show(answer, head=method == "HEAD", include=options.include, as_json=options.as_json)
+        finally:
+            await streams.aclose()
 
 
 def _fill(method: str, target: str, values: dict[str, Any], options: Options) -> tuple[str, bytes, Pairs]:

@@ -16,7 +16,7 @@ from mesh.client.caller import Caller
 from mesh.client.destinations import NamedEndpoint
 from mesh.errors import BadReply, MeshError, from_problem
 from mesh.registry import Change
-from mesh.streams import FIRST_CREDIT, Streams
+from mesh.streams import TAKES_STREAMS, Streams
 from mesh.watcher import Watcher
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -72,8 +72,7 @@ class Calls:
         ``timeout`` is until it begins, in seconds. An answer that is no stream is one piece. Raises as `call` does,
         and `StreamBroken` or another error where it ends before its end. The endpoint is told when nobody reads on.
         """
-        takes = b"Mesh-Credit: %d\r\n" % FIRST_CREDIT
-        answer = await self._send(service, endpoint, _encode(arguments), timeout, carried + takes)
+        answer = await self._send(service, endpoint, _encode(arguments), timeout, carried + TAKES_STREAMS)
         what = f"{service}.{endpoint}"
         if answer.stream is None:
             yield read_answer(answer, returns, what)

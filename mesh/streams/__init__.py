@@ -1,9 +1,9 @@
 """Streams over the bus: bodies of any size, events, WebSockets, in chunks with credit, so that nobody buffers much."""
 
 from mesh.streams import frames
-from mesh.streams.flow import CHUNK, FIRST_CREDIT
+from mesh.streams.flow import CHUNK, TAKES_STREAMS
 from mesh.streams.frames import Frame
 from mesh.streams.hub import Streams
 from mesh.streams.stream import Stream
 
-__all__ = ["CHUNK", "FIRST_CREDIT", "Frame", "Stream", "Streams", "frames"]
+__all__ = ["CHUNK", "TAKES_STREAMS", "Frame", "Stream", "Streams", "frames"]

@@ -16,6 +16,8 @@ WINDOW: Final = 256 * 1024
 """Credit that a stream has when nothing is on its way."""
 FIRST_CREDIT: Final = 64 * 1024
 """Credit that every request gives for its response, which may turn out to be a stream."""
+TAKES_STREAMS: Final = b"Mesh-Credit: %d\r\n" % FIRST_CREDIT
+"""The header line of a request that gives it."""
 SMALLEST_WINDOW: Final = 16 * 1024
 """Credit of a stream while many others share a connection."""
 POOL: Final = 32 * 1024 * 1024

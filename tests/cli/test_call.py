@@ -1,6 +1,7 @@
 """`mesh call`: endpoints and routes over the bus."""
 
 import asyncio
+import signal
 import time
 
 import pytest
@@ -93,3 +94,62 @@ async def test_call_on_a_terminal(shell, mesh):
     assert "5 bytes" not in (shown := await on_terminal(shell, "call", "GET", "/users/avatar.bin", "-i"))
     assert "6 bytes that are no text" in shown
     assert "x-note: evil\\x9b2J" in shown
+
+
+def streams() -> Service:
+    service = Service("streams")
+    service.closed = asyncio.Event()
+
+    @service.get("/ticks")
+    async def ticks():
+        try:
+            yield b"first\n"
+            await asyncio.Event().wait()
+        finally:
+            service.closed.set()
+
+    @service.get("/numbers")
+    async def numbers(broken: bool = False):
+        yield b"one\n"
+        if broken:
+            raise RuntimeError("a bug")
+        yield b"two\n"
+
+    @service.get("/texts")
+    async def texts(octets: bool = False):
+        yield "evil\x1b[2J\tä".encode()[:-1]
+        yield b"\xff\n" if octets else "ä".encode()[1:] + b"\nlast"
+
+    return service
+
+
+async def test_call_shows_a_stream_as_it_comes(shell, mesh):
+    service = streams()
+    await mesh.start(service)
+    for arguments in (["GET", "/ticks", "-i"], ["streams", "ticks"]):
+        service.closed.clear()
+        running = await shell.start("call", *arguments, "--timeout", "5")
+        await running.line("^first$")
+        assert not service.closed.is_set()
+        assert await running.end(signal.SIGINT) == 130
+        await asyncio.wait_for(service.closed.wait(), 10)  # the service was told
+        assert (b"200 OK" in running.errors) == ("-i" in arguments)
+
+
+async def test_call_of_a_stream_that_ends(shell, mesh):
+    await mesh.start(streams())
+    assert (await shell("call", "GET", "/numbers")).out == "one\ntwo\n"
+    done = await shell("call", "streams", "numbers", "--json")
+    assert (done.code, done.json["status"], done.json["body"]) == (0, 200, "one\ntwo\n")
+    assert (await shell("call", "HEAD", "/numbers", "-i")).out == ""
+    done = await shell("call", "GET", "/numbers", "broken=true")
+    assert (done.code, done.out) == (1, "one\n")
+    assert done.err.startswith("error: ")
+
+
+async def test_a_stream_on_a_terminal(shell, mesh):
+    await mesh.start(streams())
+    assert "evil\\x1b[2J\tä\nlast\n" in await on_terminal(shell, "call", "GET", "/texts")
+    shown = await on_terminal(shell, "call", "GET", "/texts", "octets=true")
+    assert "evil\\x1b[2J\t\n" in shown
+    assert "no text" in shown
