@@ -1,5 +1,6 @@
 """Fixtures that all tests share: the ones that users import, and the size of failure tests."""
 
+import gc
 import signal
 
 import pytest
@@ -21,6 +22,13 @@ def pytest_addoption(parser):
         help="size of the failure and load tests: short is part of every run, full is what docs/reliability.md reports",
     )
     parser.addoption("--soak", type=float, default=0, metavar="SECONDS", help="how long chaos/test_soak.py goes on")
+
+
+def pytest_collection_finish():
+    # Not to be looked through again: on a busy machine a full collection takes seconds, for which the event loop
+    # stands still, and NATS gives up whoever says nothing for three.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

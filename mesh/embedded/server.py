@@ -54,7 +54,7 @@ class NatsServer:
 
     ``port`` 0 takes any free one; a restart keeps it. ``store`` keeps JetStream's data; without it they live in a
     temporary folder until `aclose`. ``extra_config`` is text in the server's own configuration language. The server
-    pings clients every second and drops them after two without an answer, so that frozen peers show quickly.
+    pings clients every second and drops them after ``ping_max`` without an answer, so that frozen peers show quickly.
     Attributes ``url``, ``port`` and ``pid`` are valid from `start` on; errors are `ServerError`.
     It is bound to no event loop: start and stop may run in different ones, one after the other.
     """
@@ -72,6 +72,7 @@ class NatsServer:
         tls: Tls | None = None,
         cluster: Cluster | None = None,
         max_payload: int | None = None,
+        ping_max: int = 2,
         monitoring: bool = False,
         extra_config: str = "",
         program: Path | None = None,
@@ -90,6 +91,7 @@ class NatsServer:
         self._login = (user, password)
         self._tls = tls
         self._max_payload = max_payload
+        self._ping_max = ping_max
         self._monitoring = monitoring
         self._extra_config = extra_config
         self._program = program
@@ -235,7 +237,7 @@ class NatsServer:
         yield f"listen: {quote(f'{_bracketed(self.host)}:{self.port or -1}')}"
         yield f"ports_file_dir: {quote(str(self._path))}"
         yield 'ping_interval: "1s"'
-        yield "ping_max: 2"
+        yield f"ping_max: {self._ping_max}"
         if self._name:
             yield f"server_name: {quote(self._name)}"
         if self._max_payload is not None:

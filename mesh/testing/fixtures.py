@@ -1,7 +1,8 @@
 """Fixtures for pytest: ``pytest_plugins = ["mesh.testing.fixtures"]`` in a ``conftest.py`` makes them known.
 
 ``nats_url``
-    A NATS server with JetStream for the whole session, which no test disturbs.
+    A NATS server with JetStream for the whole session, which no test disturbs. A process that stands still, at a
+    breakpoint or on a busy machine, keeps its connection for ten minutes.
 ``prefix``
     A mesh prefix of the test's own on that server.
 ``nats``
@@ -26,14 +27,14 @@ import pytest_asyncio
 from mesh.client import MeshClient
 from mesh.embedded import NatsServer
 from mesh.testing.clock import PausedClock
-from mesh.testing.mesh import Mesh
+from mesh.testing.mesh import PATIENCE_S, Mesh
 
 _prefixes = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
 def nats_url() -> Iterator[str]:
-    server = NatsServer()
+    server = NatsServer(ping_max=PATIENCE_S)
     asyncio.run(server.start())
     yield server.url
     asyncio.run(server.aclose())

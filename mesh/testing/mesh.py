@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SYNC_MARGIN_S = 0.02
 """Everything is in one process here, so answers to the gateway's first question come at once."""
+PATIENCE_S = 600
+"""For how long NATS keeps the connection of a process that stands still, as at a breakpoint."""
 QUICK = {"heartbeat_ms": 250, "linger_ms": 20, "drain_s": 5.0}
 """Service settings that keep tests short; everything else is as in production."""
 
@@ -76,7 +78,7 @@ class Mesh:
         from gateway.server import Gateway
 
         if not self.bus_settings.servers[0]:
-            self.nats = NatsServer()
+            self.nats = NatsServer(ping_max=PATIENCE_S)
             await self.nats.start()
             self.bus_settings = replace(self.bus_settings, servers=(self.nats.url,))
         try:

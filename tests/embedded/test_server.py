@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 
+import httpx
 import pytest
 
 from mesh.embedded import Cluster, NatsServer, ServerError, ServerNotFound, find_nats_server, free_port
@@ -26,12 +27,14 @@ async def info(server):
 
 
 async def test_it_accepts_connections_as_soon_as_it_is_started():
-    async with NatsServer(max_payload=12_345, name="n1", monitoring=True) as server:
+    async with NatsServer(max_payload=12_345, name="n1", monitoring=True, ping_max=7) as server:
         said = await info(server)
         assert (said["port"], said["max_payload"], said["server_name"]) == (server.port, 12_345, "n1")
         assert said["jetstream"] is True
         assert server.url == f"nats://127.0.0.1:{server.port}"
-        assert server.monitor_url.startswith("http://127.0.0.1:")
+        async with httpx.AsyncClient() as http:
+            varz = (await http.get(f"{server.monitor_url}/varz")).json()
+        assert (varz["ping_interval"], varz["ping_max"]) == (1e9, 7)
         assert "Server is ready" in server.log()
         assert server.running
         pid, folder = server.pid, server.log_path.parent

@@ -1,7 +1,6 @@
 """A client of NATS that sends what no client should: gateway, services and `mesh-tail` work on, and show the truth."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import re
@@ -13,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mesh import Service
-from mesh.errors import MeshError
 from mesh.messages import Announcement, Endpoint, Route, encode, revision_of
 from mesh.testing import Mesh
 from tests.conditions import eventually
@@ -346,31 +344,17 @@ hits = st.builds(pub, fuzz_subjects, payloads, st.sampled_from(REPLIES)) | st.bu
 )
 
 
-async def in_use(bus):
-    """Return when the connection is good for a message to and fro."""
-    async with asyncio.timeout(10):
-        while True:
-            with contextlib.suppress(MeshError):
-                return await bus.flush()
-            await eventually(lambda: bus.connected)
-
-
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(commands=st.lists(hits, min_size=5, max_size=40))
 @pytest.mark.parametrize("mesh", ["auto"], indirect=True)  # plain nats-py needs seconds to recover from some
 async def test_generated_garbage(mesh, attack, commands):
-    # Commands are drawn while the event loop stands still, the first ones for long: a server gives up who does so for
-    # three seconds, and that is not what is tried here.
     bus = mesh.gateway.bus
-    for connection in (bus, mesh.instances[0].bus):
-        await in_use(connection)
-    before = bus.statistics()["reconnects"]
     await attack(*commands)
     await bus.flush()
     assert (await mesh.http.get("/alive", timeout=1)).json() == "yes"
-    assert bus.statistics()["reconnects"] == before
+    assert bus.statistics()["reconnects"] == 0
 
 
 async def test_tail_ends_well_after_all_that(mesh, tail, attack):
