@@ -25,9 +25,13 @@ def two(env):  # noqa: F811
 async def planes(process, number):
     """Addresses of the operator's planes of as many workers."""
     pattern = re.compile(r"operator's plane is at (http://[\d.:]+)")
-    async with asyncio.timeout(20):
-        while len(found := [m[1] for line in process.lines if (m := pattern.search(line))]) < number:
-            await process.line("operator's plane is at", after=len(process.lines) - 1)
+    found = []
+
+    def all_there():
+        found[:] = [m[1] for line in process.lines if (m := pattern.search(line))]
+        return len(found) >= number
+
+    await eventually(all_there, 20)
     return found
 
 
