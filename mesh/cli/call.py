@@ -157,14 +157,14 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
 async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, options: Options, timeout: float) -> Answer:
     """The answer of a foreign NATS micro service with that name, or the error that says what there is instead."""
     from mesh.client import Answer
-    from mesh.micros.survey import survey
+    from mesh.micros import subjects_of, survey
 
     async with View(bus) as view:
         _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
         foreign = [m for m in micros if m.kind(bus.subjects.prefix)]
         own = view.instances(Target(service))
         names = {e.name for i in own for e in i.content.endpoints}
-        subjects = {e.name: e.subject for m in foreign if m.name == service for e in m.endpoints}
+        subjects = subjects_of(m for m in foreign if m.name == service)
         if endpoint in subjects and endpoint not in names:
             block = b"NATS/1.0\r\n%b\r\n" % _lines(options.headers)
             address = bus.address(subjects[endpoint])

@@ -14,7 +14,8 @@ from mesh.bus import Bus
 from mesh.client.call import Answer, Repeatable
 from mesh.client.caller import Caller
 from mesh.client.destinations import NamedEndpoint
-from mesh.errors import BadReply, MeshError, from_problem
+from mesh.client.foreign import ForeignEndpoints
+from mesh.errors import BadReply, MeshError, NoInstances, NoResponders, from_problem
 from mesh.registry import Change
 from mesh.streams import TAKES_STREAMS, Streams
 from mesh.watcher import Watcher
@@ -33,6 +34,7 @@ class Calls:
         self._streams = streams
         self._watcher: Watcher | None = None
         self._caller: Caller | None = None
+        self._foreign = ForeignEndpoints(bus)
         self._repeatable: dict[tuple[str, str], Repeatable | None] = {}
 
     async def aclose(self) -> None:
@@ -118,7 +120,16 @@ class Calls:
         if key not in self._repeatable:
             self._repeatable[key] = self._declared(self._watcher, service, endpoint)
         destination = NamedEndpoint(service, endpoint, self._bus.subjects.request(service, endpoint))
-        return await self._caller.call(destination, carried, payload, timeout, self._repeatable[key])
+        deadline = self._bus.now() + timeout
+        try:
+            return await self._caller.call(destination, carried, payload, timeout, self._repeatable[key])
+        except (NoInstances, NoResponders):
+            if self._watcher.registry.instances(service):
+                raise
+            reply = await self._foreign.call(service, endpoint, carried, payload, deadline)
+            if reply is None:
+                raise
+            return Answer(reply, "", 1)
 
     @staticmethod
     def _declared(watcher: Watcher, service: str, endpoint: str) -> Repeatable | None:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -24,6 +25,16 @@ HEARTBEAT_MS = 30_000
 """For the record only: nobody beats."""
 MAX_ENDPOINTS = 1000
 _SUBJECT = re.compile(r"[^\s.*>\x00-\x20\x7f]+(\.[^\s.*>\x00-\x20\x7f]+)*")
+
+
+def subjects_of(micros: Iterable[Micro]) -> dict[str, str]:
+    """Where the endpoints of these instances listen, by name; without those that no request may be sent to."""
+    return {e.name: e.subject for micro in micros for e in micro.endpoints if _takes_requests(e.subject)}
+
+
+def _takes_requests(subject: str) -> bool:
+    # One with wildcards names no place to send to, one below `$` or an inbox is not a service's.
+    return _SUBJECT.fullmatch(subject) is not None and not subject.startswith(("$", "_"))
 
 
 def announcement_of(micro: Micro, problems: list[str]) -> Announcement | None:
@@ -69,8 +80,7 @@ def _route(asked: Asked) -> Route:
     """Raises ValueError with what is wrong."""
     given = asked.metadata
     subject = asked.subject
-    # A subject with wildcards names no place to send to, one below `$` or an inbox is not a service's.
-    if not _SUBJECT.fullmatch(subject) or subject.startswith(("$", "_")):
+    if not _takes_requests(subject):
         raise ValueError(f"the subject {subject[:80]!r} is none to send requests to")
     try:
         parse_template(given["http.path"])

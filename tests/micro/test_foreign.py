@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.micro.request import ServiceError
 
-from mesh import Service
+from mesh import Context, MeshClient, Service
+from mesh.config import BusSettings
 from mesh.embedded import NatsServer
+from mesh.errors import NoInstances, NoResponders, NotFound
 from mesh.messages import Route
 from mesh.micros.routes import announcement_of
 from mesh.micros.survey import Asked, Micro
@@ -32,14 +34,18 @@ async def jokes(request):
     await request.respond(json.dumps(document).encode(), headers={"content-type": "application/json"})
 
 
+async def refuse(request):
+    raise ServiceError("404", "no joke today")
+
+
 @asynccontextmanager
-async def foreign(url, *endpoints, name="joker", version="1.0.0"):
+async def foreign(url, *endpoints, name="joker", version="1.0.0", group="jokes", handler=jokes):
     """A micro service of nats-py: (name, metadata) for each endpoint."""
     client = await nats.connect(url)
     service = await nats.micro.add_service(client, name=name, version=version)
-    group = service.add_group(name="jokes")
+    group = service.add_group(name=group)
     for endpoint, metadata in endpoints:
-        await group.add_endpoint(name=endpoint, handler=jokes, metadata=metadata)
+        await group.add_endpoint(name=endpoint, handler=handler, metadata=metadata)
     await client.flush()
     try:
         yield client
@@ -87,6 +93,71 @@ async def test_metadata_makes_routes(mesh, nats_url):
     gone = await served(mesh, "/jokes/7", 503)
     assert gone.json()["reason"] in ("no_instances", "no_responders")
     await eventually(lambda: not mesh.gateway.watcher.registry.instances("joker"))
+
+
+@pytest.fixture
+async def client(nats_url, prefix):
+    async with MeshClient(BusSettings(servers=(nats_url,), prefix=prefix)) as client:
+        yield client
+
+
+async def test_calls_by_name_find_them(client, mesh, nats_url):
+    with pytest.raises(NoResponders):
+        await client.call("joker", "plain")
+    async with foreign(nats_url, ("plain", {})):
+        assert (await client.call("joker", "plain", question="why"))["body"] == '{"question":"why"}'
+        pieces = [piece async for piece in client.stream("joker", "plain")]
+        assert json.loads(pieces[0])["body"] == "{}"
+        with pytest.raises(NotFound, match="no endpoint 'other'"):
+            await client.call("joker", "other")
+        teller = Service("teller")
+
+        @teller.get("/told")
+        async def told(ctx: Context) -> dict[str, str | None]:
+            return await ctx.call("joker", "plain", returns=dict[str, str | None])
+
+        await mesh.start(teller)
+        assert (await mesh.http.get("/told")).json()["body"] == "{}"
+    # It has gone, and somebody else of that name listens elsewhere.
+    with pytest.raises((NoInstances, NoResponders)):
+        await client.call("joker", "plain")
+    async with foreign(nats_url, ("plain", {}), group="puns"):
+        assert (await client.call("joker", "plain"))["body"] == "{}"
+
+
+async def test_a_foreign_error_is_a_callers_error(client, nats_url):
+    async with foreign(nats_url, ("plain", {}), handler=refuse):
+        with pytest.raises(NotFound) as caught:
+            await client.call("joker", "plain")
+    assert (caught.value.status, caught.value.detail) == (404, "no joke today")
+
+
+async def test_a_name_that_the_mesh_has_is_never_looked_for_elsewhere(client, mesh, nats_url):
+    native = Service("joker")
+
+    @native.endpoint()
+    async def plain() -> str:
+        return "native"
+
+    async with foreign(nats_url, ("plain", {})):
+        await mesh.start(native)
+        assert [await client.call("joker", "plain") for _ in range(5)] == ["native"] * 5
+
+
+@pytest.mark.parametrize("subject", ["$JS.API.STREAM.NAMES", "_INBOX.x", "a.*", "a b", ""])
+async def test_a_call_goes_to_no_subject_that_is_not_a_services(client, nats_url, subject):
+    """Whoever answers for a name says where requests go: not into NATS itself."""
+    info = {"name": "joker", "id": "X1", "version": "1.0.0", "endpoints": [{"name": "plain", "subject": subject}]}
+    hostile = await nats.connect(nats_url)
+
+    async def answer(message):
+        await message.respond(json.dumps(info).encode())
+
+    await hostile.subscribe("$SRV.INFO.joker", cb=answer)
+    await hostile.flush()
+    with pytest.raises((NoInstances, NoResponders)):
+        await client.call("joker", "plain")
+    await hostile.close()
 
 
 async def test_who_dies_is_gone_with_the_first_request_that_finds_nobody(nats_url, prefix):
