@@ -72,7 +72,9 @@ class SocketExchange:
             return
         try:
             if kind == "websocket.accept":
-                await ws.accept(message.get("subprotocol") or "")
+                pairs = message.get("headers", ())
+                given = [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in pairs]
+                await ws.accept(message.get("subprotocol") or "", given)
             elif kind == "websocket.send":
                 text = message.get("text")
                 await ws.send(bytes(message["bytes"]) if text is None else text)

@@ -181,6 +181,10 @@ def invalid(place: str, error: Exception) -> Invalid:
     return Invalid(f"{entry['field']}: {entry['message']}", errors=[entry])
 
 
+Headers = Mapping[str, str] | list[tuple[str, str]]
+"""Headers as people write them; a list for repeated names."""
+
+
 class Response:
     """A response in full: status, headers (repeats allowed), body.
 
@@ -194,14 +198,13 @@ class Response:
         self,
         body: Any = None,
         status: int = 200,
-        headers: Mapping[str, str] | list[tuple[str, str]] | None = None,
+        headers: Headers | None = None,
         content_type: str = "",
     ) -> None:
         if not 100 <= status <= 599:
             raise ValueError(f"status {status} is not between 100 and 599")
         self.status = status
-        given = headers.items() if isinstance(headers, Mapping) else headers or ()
-        self.pairs: list[tuple[bytes, bytes]] = [(_name(name), value.encode("latin-1")) for name, value in given]
+        self.pairs = header_pairs(headers)
         if isinstance(body, bytes | bytearray | memoryview):
             self.body, kind = bytes(body), "application/octet-stream"
         elif isinstance(body, str):
@@ -225,6 +228,12 @@ class Response:
         for key, setting in attributes.items():
             jar[name][key.replace("_", "-")] = setting
         self.add_header("set-cookie", jar[name].OutputString())
+
+
+def header_pairs(given: Headers | None) -> headers.Pairs:
+    """Headers as they cross the bus."""
+    items = given.items() if isinstance(given, Mapping) else given or ()
+    return [(_name(name), value.encode("latin-1")) for name, value in items]
 
 
 def _name(name: str) -> bytes:

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from mesh import headers
 from mesh.bus import Bus
 from mesh.errors import MeshError
-from mesh.service.http import Request, decode_json
+from mesh.headers import crosses, encode
+from mesh.service.http import Headers, Request, decode_json, header_pairs
 from mesh.streams import Stream, frames
 from mesh.streams.closing import INTERNAL, NO_STATUS, NORMAL, TOO_BIG, close_payload, is_sendable, read_close
 
@@ -21,6 +21,10 @@ MAX_REASON = 123
 """Bytes of the longest reason: a close frame has 125, two are the code's."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+def _is_applications(name: bytes) -> bool:
+    return crosses(name) and not name.startswith(b"sec-websocket-")
 
 
 class WebSocketClosed(Exception):
@@ -68,17 +72,16 @@ class WebSocket:
         """Whether it is over."""
         return self._closed is not None
 
-    async def accept(self, subprotocol: str = "") -> None:
-        """Accept the connection, with one of `subprotocols` where the client offers any.
+    async def accept(self, subprotocol: str = "", headers: Headers | None = None) -> None:
+        """Accept the connection, with one of `subprotocols` where the client offers any, and headers such as cookies.
 
-        Raises ValueError for another one, RuntimeError when it has been accepted already.
+        Raises ValueError for another one and for headers that HTTP does not allow, RuntimeError when it has been
+        accepted already. What HTTP and WebSocket need themselves is the gateway's: it is left out.
         """
         if self.accepted:
             raise RuntimeError("the connection has been accepted already")
         if subprotocol and subprotocol not in self.subprotocols:
             raise ValueError(f"the client does not offer the subprotocol {subprotocol!r}, but {self.subprotocols}")
-        self.accepted = True
-        self.subprotocol = subprotocol
         pairs = [
             (b"Mesh-Status", b"101"),
             (b"Mesh-Stream", self.stream.own),
@@ -86,7 +89,10 @@ class WebSocket:
         ]
         if subprotocol:
             pairs.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
-        self._bus.reply(self._reply, b"", headers.encode(pairs))
+        block = encode([*pairs, *(pair for pair in header_pairs(headers) if _is_applications(pair[0]))])
+        self.accepted = True
+        self.subprotocol = subprotocol
+        self._bus.reply(self._reply, b"", block)
 
     async def receive(self) -> str | bytes:
         """The next message: text or bytes. Raises `WebSocketClosed` when there are no more."""

@@ -285,7 +285,8 @@ async def ws(socket: WebSocket, room: str):
     if room == "closed":
         await socket.close(1008)
         return
-    await socket.accept(subprotocol="v1" if "v1" in socket.scope["subprotocols"] else None)
+    chosen = "v1" if "v1" in socket.scope["subprotocols"] else None
+    await socket.accept(chosen, [(b"x-room", room.encode()), (b"set-cookie", b"a=1"), (b"set-cookie", b"b=2")])
     await socket.send_json({"room": room, "query": socket.query_params.get("q"), "scheme": socket.url.scheme})
     try:
         while True:

@@ -198,6 +198,8 @@ def ws(mesh, path):
 async def test_a_websocket_from_handshake_to_close(shop):
     async with connect(ws(shop, "/ws/lobby?q=1"), subprotocols=["v0", "v1"]) as socket:
         assert socket.subprotocol == "v1"
+        given = socket.response.headers
+        assert (given["x-room"], given.get_all("set-cookie")) == ("lobby", ["a=1", "b=2"])
         assert json.loads(await socket.recv()) == {"room": "lobby", "query": "1", "scheme": "ws"}
         await socket.send("text")
         assert await socket.recv() == "TEXT"

@@ -26,7 +26,8 @@ def make() -> Service:
     @service.websocket("/rooms/{room}")
     async def room(ws: WebSocket, room: str, ctx: Context, loud: bool = False) -> None:
         chosen = "v2" if "v2" in ws.subprotocols else ""
-        await ws.accept(chosen)
+        forged = [("connection", "close"), ("sec-websocket-accept", "x"), ("mesh-status", "200")]
+        await ws.accept(chosen, [("set-cookie", "a=1"), ("set-cookie", "b=ü"), ("X-Room", room), *forged])
         await ws.send({"room": room, "loud": loud, "id": ctx.request_id})
         service.open += 1
         try:
@@ -104,7 +105,12 @@ async def test_parameters_and_subprotocols(mesh):
     async with connect(at(mesh, "/rooms/blue?loud=true"), subprotocols=["v1", "v2"]) as ws:
         assert ws.subprotocol == "v2"
         assert '"room":"blue","loud":true' in await ws.recv()
-        assert ws.response.headers["x-request-id"]
+        given = ws.response.headers
+        assert given["x-request-id"]
+        assert (given.get_all("set-cookie"), given["x-room"]) == (["a=1", "b=ü"], "blue")
+        assert given["connection"].lower() == "upgrade"
+        assert "x" not in given.get_all("sec-websocket-accept")
+        assert "mesh-status" not in given
     async with connect(at(mesh, "/rooms/blue"), subprotocols=["v1"]) as ws:
         assert ws.subprotocol is None
 
@@ -272,7 +278,12 @@ async def test_wrong_codes_and_subprotocols_are_mistakes_of_the_handler(nats_url
 
     @service.websocket("/a")
     async def handler(ws: WebSocket) -> None:
-        for attempt in (lambda: ws.accept("unasked"), lambda: ws.close(1005), lambda: ws.close(999)):
+        for attempt in (
+            lambda: ws.accept("unasked"),
+            lambda: ws.accept(headers={"x": "a\r\nb: c"}),
+            lambda: ws.close(1005),
+            lambda: ws.close(999),
+        ):
             try:
                 await attempt()
             except ValueError as error:
@@ -288,4 +299,4 @@ async def test_wrong_codes_and_subprotocols_are_mistakes_of_the_handler(nats_url
             with pytest.raises(ConnectionClosed) as caught:
                 await ws.recv()
             assert caught.value.rcvd.code == 1000
-        assert len(raised) == 4
+        assert len(raised) == 5
