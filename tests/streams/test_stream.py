@@ -12,8 +12,8 @@ from mesh.bus import Bus
 from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.errors import BadReply, BusUnavailable, Conflict, InstanceLost, StreamBroken
-from mesh.streams import FIRST_CREDIT, Streams, frames
-from mesh.streams.flow import SMALLEST_WINDOW
+from mesh.streams import Streams, frames
+from mesh.streams.flow import FIRST_CREDIT, SMALLEST_WINDOW
 from tests.conditions import eventually
 
 
