@@ -165,10 +165,12 @@ async def test_health_is_asked_here_and_told_by_heartbeats(nats_url, prefix):
         mesh = await stack.enter_async_context(Mesh(service, nats_url=nats_url, prefix=prefix))
         assert (await mesh.http.get("/hello")).text == "hello"
         well[0] = False
-        await eventually(lambda: mesh.instances[0].announcer.state == "unready")
+        (known,) = mesh.gateway.watcher.registry.instances("other")
+        await eventually(lambda: known.state == "unready")
         assert (await mesh.http.get("/health")).json()["services"]["other"]["ready"] == 0
         well[0] = True
-        await eventually(lambda: mesh.instances[0].announcer.state == "ready")
+        await eventually(lambda: known.state == "ready")
+        assert (await mesh.http.get("/health")).json()["services"]["other"]["ready"] == 1
 
 
 async def test_a_service_that_is_away_is_503_and_comes_back(nats_url, prefix):
