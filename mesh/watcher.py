@@ -46,7 +46,7 @@ class Watcher:
         self._doubters: list[Callable[[str], None]] = []
         self._subscriptions: list[Subscription] = []
         self._watched: dict[str, float] = {}  # service -> event-loop time at which it counts as synchronised
-        self._sync_due: float | None = None
+        self._synchronising: asyncio.TimerHandle | None = None
         self._ticking: asyncio.Task[None] | None = None
 
     # -- facts
@@ -132,6 +132,8 @@ class Watcher:
             self._ticking.cancel()
             await asyncio.gather(self._ticking, return_exceptions=True)
             self._ticking = None
+        if self._synchronising is not None:
+            self._synchronising.cancel()
         subscriptions, self._subscriptions = self._subscriptions, []
         await self._bus.unsubscribe(*subscriptions)
 
@@ -175,9 +177,10 @@ class Watcher:
                 self.registry.restart(self._now)
             if not self._liveness.stale:
                 self._handle(self.registry.expire(self._now))
-            if self._sync_due is not None and self._time() >= self._sync_due and self._bus.connected:
-                self._sync_due = None
-                self.synchronised.set()
+
+    def _synchronise(self) -> None:
+        if self._bus.connected:  # otherwise everybody is asked again with the next connection
+            self.synchronised.set()
 
     # -- asking
 
@@ -185,7 +188,10 @@ class Watcher:
         if self._everything:
             self._discover(self._bus.subjects.discover(), self._window_ms)
             if not self.synchronised.is_set():
-                self._sync_due = self._time() + self._window_ms / 1000 + self._margin_s
+                if self._synchronising is not None:
+                    self._synchronising.cancel()
+                wait = self._window_ms / 1000 + self._margin_s
+                self._synchronising = asyncio.get_running_loop().call_later(wait, self._synchronise)
         for service in self._watched:
             self._ask_service(service)
 

@@ -124,6 +124,7 @@ class Departure:
     async def over(self, timeout: float) -> None:
         """Return when all have left, or after ``timeout`` seconds."""
         try:
-            await asyncio.wait_for(self._gone.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._gone.wait()
         except TimeoutError:
             pass

@@ -180,7 +180,8 @@ async def _ask_gateways(bus: Bus, target: Target, timeout: float, found: Found) 
     patience = timeout
     while not (known and known <= seen) and not (target.instance and target.instance in seen):
         try:
-            id, version = await asyncio.wait_for(arrived.get(), patience)
+            async with asyncio.timeout(patience):
+                id, version = await arrived.get()
         except TimeoutError:
             break
         if id not in seen:

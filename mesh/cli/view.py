@@ -147,7 +147,8 @@ class View:
         from mesh.errors import BusUnavailable
 
         try:
-            await asyncio.wait_for(self.watcher.synchronised.wait(), 10)
+            async with asyncio.timeout(10):
+                await self.watcher.synchronised.wait()
         except TimeoutError:
             raise BusUnavailable(self.bus.last_error or "NATS did not stay connected") from None
         self.directory.settle()

@@ -84,7 +84,8 @@ async def survey(
     async with bus.gather(bus.address(subject), b"") as replies:
         while True:
             try:
-                reply = await asyncio.wait_for(replies.get(), patience)
+                async with asyncio.timeout(patience):
+                    reply = await replies.get()
             except TimeoutError:
                 break
             if not reply.payload and reply.block.startswith(NO_RESPONDERS):

@@ -87,7 +87,8 @@ class Mesh:
             await self.gateway.listen()
             self.http = httpx.AsyncClient(base_url=self.url, timeout=10)
             await self.gateway.bus.wait_connected(5)
-            await asyncio.wait_for(self.gateway.watcher.synchronised.wait(), 10)
+            async with asyncio.timeout(10):
+                await self.gateway.watcher.synchronised.wait()
             for service in self._services:
                 await self.start(service)
         except BaseException:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from nats.micro.request import ServiceError
 
 from mesh import Context, MeshClient, Service
+from mesh.bus import Reply
 from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.errors import NoInstances, NoResponders, NotFound
 from mesh.messages import Route
 from mesh.micros.routes import announcement_of
-from mesh.micros.survey import Asked, Micro
+from mesh.micros.survey import Asked, Micro, survey
 from mesh.registry import Registry
 from mesh.testing import Mesh
 from tests.conditions import eventually
@@ -158,6 +159,28 @@ async def test_a_call_goes_to_no_subject_that_is_not_a_services(client, nats_url
     with pytest.raises((NoInstances, NoResponders)):
         await client.call("joker", "plain")
     await hostile.close()
+
+
+async def test_a_survey_ends_when_it_is_cancelled_with_an_answer_just_there():
+    """Python 3.11's wait_for forgets such a cancellation, and a gateway would never end."""
+
+    class OneAnswer:
+        replies = asyncio.Queue()
+
+        def address(self, subject):
+            return subject.encode()
+
+        @asynccontextmanager
+        async def gather(self, address, payload):
+            yield self.replies
+
+    asking = asyncio.create_task(survey(OneAnswer(), "PING", first=60, quiet=60))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    OneAnswer.replies.put_nowait(Reply(b"", b"{}"))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(asking), 5)
 
 
 async def test_who_dies_is_gone_with_the_first_request_that_finds_nobody(nats_url, prefix):
