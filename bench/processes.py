@@ -45,7 +45,8 @@ async def process(*command: str, log: Path, env: Mapping[str, str] | None = None
         if child.returncode is None:
             child.terminate()
         try:
-            await asyncio.wait_for(child.wait(), 15)
+            async with asyncio.timeout(15):
+                await child.wait()
         except TimeoutError:
             child.kill()
             await child.wait()
