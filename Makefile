@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt
 UV := $(shell command -v uv 2>/dev/null)
+# Hundreds of processes are started here, and each would compile what it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up examples test chaos soak bench check requirements clean
@@ -20,7 +22,7 @@ setup: $(STAMP) ## Create .venv and install everything, pinned and hashed.
 
 define install_with_uv
 { $(BIN)/python -c '$(SUITABLE)' 2>/dev/null || { rm -rf $(VENV); $(UV) venv --quiet --python '$(or $(PYTHON),>=3.11)' $(VENV); }; } && \
-$(UV) pip install --quiet --python $(BIN)/python --require-hashes $(addprefix -r ,$(REQUIREMENTS)) && \
+$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(addprefix -r ,$(REQUIREMENTS)) && \
 $(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 endef
 
