@@ -156,6 +156,9 @@ class Workers:
             watching.cancel()
             await self._end_all()
             self._sockets.close_but(None)
+            for number in (signal.SIGTERM, signal.SIGINT):  # one more would only change the exit code
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
 
     async def _supervise(self) -> int:
         while True:

@@ -120,7 +120,8 @@ async def test_rolling_restarts_lose_nothing_from_either_side_of_a_cluster(tmp_p
 
 async def test_twice_the_load_costs_little_of_what_is_done(tmp_path, full, figures, grace_s):
     """Ten places and 50 ms of work: 200 a second can be done."""
-    seconds, warm = (15, 5) if full else (4, 2)
+    seconds, warm = (15, 5) if full else (4, 3)
+    window = 1.0 if full else 2.0  # a busy machine has good moments and bad ones
 
     def work(id):
         return "GET", f"/task/{id}?ms=50"
@@ -129,7 +130,7 @@ async def test_twice_the_load_costs_little_of_what_is_done(tmp_path, full, figur
         async with world.load(200, request=work) as load:
             await load.run_for(warm)
             at_capacity = await load.stop()
-        most = peak((o.ended for o in at_capacity.successes()), 1.0)
+        most = peak((o.ended for o in at_capacity.successes()), window)
         async with world.load(400, request=work) as load:
             await load.run_for(seconds)
             ended = time.monotonic()

@@ -210,7 +210,7 @@ async def test_stopping_fails_readiness_first_then_connections_then_the_listener
             with pytest.raises(httpx.ConnectError):
                 await other.get("/work")
         assert (await slow).status_code == 200
-        assert await process.end() == 0
+        assert await asyncio.wait_for(process.child.wait(), 20) == 0
 
 
 async def test_drained_over_the_bus_it_ends_and_is_not_started_again(tmp_path, env):
