@@ -112,8 +112,7 @@ class Admission:
         await self._directory.caught_up()
 
     def _policy(self, route: Entry, method: str) -> _Policy:
-        timeout_ms = min((b.route.timeout_ms for b in route.bindings.values() if b.route.timeout_ms), default=0)
-        timeout = (timeout_ms or self._settings.timeout_ms) / 1000
+        timeout = (route.timeout_ms or self._settings.timeout_ms) / 1000
         return _Policy((method, route.template), timeout, repeatable(route, method))
 
     def options(self, exchange: Exchange, pairs: Pairs) -> tuple[int, Pairs, bytes] | None:

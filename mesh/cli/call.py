@@ -211,11 +211,10 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
             near = view.directory.table.nearest(path)
             raise Missing(f"no service announces {path}." + (f" Near: {', '.join(near)}." if near else ""))
         entry = match.entry
-        routed = min((b.route.timeout_ms for b in entry.bindings.values() if b.route.timeout_ms), default=0) / 1000
         identifier = new_id().encode()
         first = [(b"mesh-request", f"{method} {target}".encode()), (b"mesh-id", identifier)]
         common = _lines([*first, (b"x-request-id", identifier), *pairs]) + TAKES_STREAMS
-        timeout = options.timeout or routed or DEFAULT_S
+        timeout = options.timeout or entry.timeout_ms / 1000 or DEFAULT_S
         try:
             destination = RouteDestination(entry.service, entry.bindings, match.values)
             answer = await caller.call(destination, common, body, timeout)

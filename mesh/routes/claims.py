@@ -60,6 +60,11 @@ class Entry:
     template: str
     bindings: Mapping[str, Binding]
 
+    @property
+    def timeout_ms(self) -> int:
+        """The shortest that a revision announces, 0 where none does."""
+        return min((b.route.timeout_ms for b in self.bindings.values() if b.route.timeout_ms), default=0)
+
 
 class Bar(NamedTuple):
     """Why a claim never serves: the path is ``winner``'s."""
