@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ _LONGEST_LINE = 65_536
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
 # What a process left in its pipe is read for that long after its end; more only comes from a child of its own.
 _LAST_LINES_S = 1.0
+_NO_OUTGOING = range(16_384, 32_768)
+"""Ports that neither Linux, macOS nor Windows takes for outgoing connections."""
 
 OnExit = Callable[[str, int], None]
 """Called with a name and an exit code (negative: the signal's number) when a process ended by itself."""
@@ -204,12 +207,14 @@ class Supervisor:
 
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
-    """``preferred`` if it can be listened on at ``host``, else one that the system chose.
+    """``preferred`` if it can be listened on at ``host``, else one at random.
 
-    It is free when this returns, and not reserved: whoever listens first has it.
+    It is free when this returns, and not reserved: whoever listens first has it. One that the system chose might be
+    somebody's outgoing connection by then; those at random are below the range that it takes such ports from.
     """
     family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
-    for port in (preferred, 0):
+    at_random = [_NO_OUTGOING.start + secrets.randbelow(len(_NO_OUTGOING)) for _ in range(50)]
+    for port in (*filter(None, [preferred]), *at_random, 0):
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             # As servers do: connections of an earlier process that linger in TIME_WAIT are no obstacle.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -217,12 +217,17 @@ class World:
     async def ready(self, count: int, timeout: float = 20.0) -> float:
         """Return when exactly ``count`` instances of the service are ready; gives the seconds it took."""
         began = time.monotonic()
+        known: list[dict[str, Any]] = []
 
         async def counted() -> bool:
-            known = await self.known()
+            known[:] = await self.known()
             return len(known) == sum(i["state"] == "ready" and not i["suspect"] for i in known) == count
 
-        await until(counted, timeout)
+        try:
+            await until(counted, timeout)
+        except TimeoutError:
+            said = [line for instance in self.instances for line in instance.process.lines]
+            raise TimeoutError(f"not {count} ready instances after {timeout:g} s, but {known}; {said}") from None
         return time.monotonic() - began
 
     # -- the cluster

@@ -219,4 +219,5 @@ def test_free_port():
         other = free_port(port)
         assert other not in (0, port)
     assert free_port(port) == port
-    assert free_port() > 0
+    # A connection of somebody else's must not get it before a server listens there.
+    assert all(port in range(16_384, 32_768) for port in (other, free_port()))
