@@ -16,12 +16,12 @@ OK = b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n"
 
 @asynccontextmanager
 async def three_nodes():
-    ports = [free_port(0) for _ in range(3)]
-    routes = tuple(f"nats://127.0.0.1:{port}" for port in ports)
+    nodes, routes = [], []
     async with AsyncExitStack() as stack:
-        nodes = [NatsServer(name=f"n{i}", cluster=Cluster("trio", port, routes)) for i, port in enumerate(ports)]
-        for node in nodes:
-            await stack.enter_async_context(node)
+        for i in range(3):  # each connects to those before it, see tests/chaos/world.py
+            cluster = Cluster("trio", free_port(0), tuple(routes))
+            nodes.append(await stack.enter_async_context(NatsServer(name=f"n{i}", jetstream=False, cluster=cluster)))
+            routes.append(f"nats://127.0.0.1:{cluster.port}")
         yield nodes
         for node in nodes:
             await node.kill()  # one that has said goodbye would take ten seconds more
