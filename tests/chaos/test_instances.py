@@ -151,7 +151,8 @@ async def test_twice_the_load_costs_little_of_what_is_done(tmp_path, full, figur
         )
         assert goodput >= 0.8 * most
         overloaded = [o for o in refused if o.reason == "overloaded"]
-        assert len(overloaded) > 0.2 * len(report)  # the queue takes some at first
+        # The queue takes what comes in the first two seconds, of four in the short form.
+        assert len(overloaded) > (0.2 if full else 0.1) * len(report)
         assert all(o.status == 503 and o.executed == "no" and int(o.retry_after) >= 1 for o in overloaded)
         # The rest was let in on a forecast that proved wrong by a little.
         assert {o.reason for o in refused} <= {"overloaded", "deadline_exceeded"}
