@@ -118,6 +118,10 @@ async def test_rolling_restarts_lose_nothing_from_either_side_of_a_cluster(tmp_p
             assert len(report) > rate / 2 * restarts / 2
 
 
+def turned_away(report):
+    return [outcome for outcome in report.failures() if outcome.reason == "overloaded"]
+
+
 async def test_twice_the_load_costs_little_of_what_is_done(tmp_path, full, figures, grace_s):
     """Ten places and 50 ms of work: 200 a second can be done."""
     seconds, warm = (15, 5) if full else (4, 3)
@@ -133,6 +137,11 @@ async def test_twice_the_load_costs_little_of_what_is_done(tmp_path, full, figur
         most = peak((o.ended for o in at_capacity.successes()), window)
         async with world.load(400, request=work) as load:
             await load.run_for(seconds)
+            # Beside other tests the generator may be late, and the load less than twice for a while.
+            for _ in range(0 if full else 15):
+                if len(turned_away(load.report)) > 0.25 * len(load.report):
+                    break
+                await load.run_for(1)
             ended = time.monotonic()
             report = await load.stop()
         began = load.began + 1
@@ -150,9 +159,8 @@ async def test_twice_the_load_costs_little_of_what_is_done(tmp_path, full, figur
             served_p99_ms=round(sorted(o.seconds for o in done)[int(len(done) * 0.99)] * 1000),
         )
         assert goodput >= 0.8 * most
-        overloaded = [o for o in refused if o.reason == "overloaded"]
-        # The queue takes what comes in the first two seconds, of four in the short form.
-        assert len(overloaded) > (0.2 if full else 0.1) * len(report)
+        overloaded = turned_away(report)
+        assert len(overloaded) > 0.2 * len(report)  # the queue takes some at first
         assert all(o.status == 503 and o.executed == "no" and int(o.retry_after) >= 1 for o in overloaded)
         # The rest was let in on a forecast that proved wrong by a little.
         assert {o.reason for o in refused} <= {"overloaded", "deadline_exceeded"}
