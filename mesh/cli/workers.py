@@ -23,7 +23,7 @@ REPLACED = signal.SIGUSR1
 READY_S = 30.0
 """Seconds that a new worker has to become ready before the old one is kept."""
 LONGEST_PAUSE_S = 5.0
-WATCH_S = 1.0
+WATCH_S = 0.5
 
 Address = tuple[str, int]
 
@@ -275,11 +275,11 @@ class Workers:
     # -- configuration
 
     async def _watch(self) -> None:
-        known = _stamp(self._file)
+        known = now = _stamp(self._file)
         while True:
             await asyncio.sleep(WATCH_S)
-            now = _stamp(self._file)
-            if now != known:
+            before, now = now, _stamp(self._file)
+            if now != known and now == before:  # nobody is in the middle of writing it
                 known = now
                 _log.info("%s changed", self._file)
                 self._reload.set()

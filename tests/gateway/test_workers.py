@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+import mesh.cli.workers
 from tests.conditions import eventually
 from tests.gateway.test_handover import Clients, a_mesh, anew, env, workers  # noqa: F401
 from tests.processes import run
@@ -68,6 +69,23 @@ async def test_each_of_two_takes_its_share_of_a_thousand_connections(tmp_path, t
                     pass
         figures("connections of each of two workers", taken=taken)
         assert all(0.3 * CONNECTIONS <= share <= 0.7 * CONNECTIONS + 2 for share in taken), taken
+
+
+async def test_a_configuration_that_is_being_written_is_not_read(monkeypatch, tmp_path):
+    """An editor empties the file first: for a moment it is a valid one, with every setting as it is by default."""
+    seen, looks = [(1, 10), (2, 0), (3, 12), (3, 12)], []
+
+    def stamp(file):
+        looks.append(file)
+        return seen[min(len(looks), len(seen)) - 1]
+
+    monkeypatch.setattr(mesh.cli.workers, "_stamp", stamp)
+    monkeypatch.setattr(mesh.cli.workers, "WATCH_S", 0)
+    workers = mesh.cli.workers.Workers(lambda *_: [], lambda: None, lambda *_: None, tmp_path / "mesh.toml")
+    watching = asyncio.create_task(workers._watch())
+    await asyncio.wait_for(workers._reload.wait(), 5)
+    watching.cancel()
+    assert len(looks) >= 4
 
 
 async def test_both_answer_and_count_for_themselves(tmp_path, two):
