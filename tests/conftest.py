@@ -1,10 +1,10 @@
 """Fixtures that all tests share: the ones that users import, and the size of failure tests."""
 
-import gc
 import signal
 
 import pytest
 
+from mesh.service.run import settle
 from tests import figures as measured
 
 pytest_plugins = ["mesh.testing.fixtures"]
@@ -27,8 +27,7 @@ def pytest_addoption(parser):
 def pytest_collection_finish():
     # Not to be looked through again: on a busy machine a full collection takes seconds, for which the event loop
     # stands still, and NATS gives up whoever says nothing for three.
-    gc.collect()
-    gc.freeze()
+    settle()
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,7 @@ async def _ask_services(bus: Bus, target: Target, timeout: float, found: Found) 
         return bool(target.service) and bool(known) and known <= ids
 
     for micro in await survey(bus, "PING", target.service, first=timeout, quiet=QUIET_S, complete=complete):
-        if target.service or not micro.kind(bus.subjects.prefix) or "mesh.prefix" not in micro.metadata:
+        if target.service or not micro.kind(bus.subjects.prefix) or micro.foreign:
             _note(found, micro.name, micro.id, micro.version, micro.elapsed_ms, target)
 
 
@@ -205,7 +205,7 @@ async def _silence(bus: Bus, target: Target) -> str:
         _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))
         if view.instances(target):
             return f"{target} has announced itself and does not answer"
-        names = [f"{m.name}" for m in micros if "mesh.prefix" not in m.metadata]
+        names = [f"{m.name}" for m in micros if m.foreign]
         return str(view.missing(target, names))
 
 

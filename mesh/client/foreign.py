@@ -5,7 +5,7 @@ from __future__ import annotations
 from mesh.bus import Bus, Reply
 from mesh.client.call import block_of
 from mesh.errors import DeadlineExceeded, NoResponders, NotFound
-from mesh.micros import FIRST_S, PREFIX, Micro, subjects_of, survey
+from mesh.micros import FIRST_S, Micro, subjects_of, survey
 
 KEEP_S = 60.0
 """For how long an answer counts; a service may be replaced by one whose endpoints listen elsewhere."""
@@ -41,13 +41,13 @@ class ForeignEndpoints:
             raise
 
     async def _ask(self, service: str, deadline: float) -> dict[str, str]:
-        def foreign(micros: list[Micro]) -> bool:
-            return any(PREFIX not in micro.metadata for micro in micros)
+        def found(micros: list[Micro]) -> bool:
+            return any(micro.foreign for micro in micros)
 
         # One answer will do: instances of one service are taken to have the same endpoints.
         patience = min(FIRST_S, max(0.0, deadline - self._bus.now()))
-        micros = await survey(self._bus, "INFO", service, first=patience, complete=foreign)
-        subjects = subjects_of(micro for micro in micros if PREFIX not in micro.metadata)
+        micros = await survey(self._bus, "INFO", service, first=patience, complete=found)
+        subjects = subjects_of(micro for micro in micros if micro.foreign)
         if subjects:
             self._known[service] = self._bus.now() + KEEP_S, subjects
         else:

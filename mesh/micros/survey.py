@@ -55,6 +55,11 @@ class Micro:
     endpoints: list[Asked] = field(default_factory=list)
     elapsed_ms: float = 0.0
 
+    @property
+    def foreign(self) -> bool:
+        """Whether it is an instance of no mesh."""
+        return PREFIX not in self.metadata
+
     def kind(self, prefix: str) -> str:
         """Empty for an instance of the mesh with that prefix, else what to call it."""
         other = self.metadata.get(PREFIX)

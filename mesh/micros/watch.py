@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from mesh.bus import Bus
 from mesh.errors import MeshError
 from mesh.micros.routes import announcement_of
-from mesh.micros.survey import PREFIX, Micro, read, survey
+from mesh.micros.survey import Micro, read, survey
 from mesh.watcher import Watcher
 
 EVERY_S = 10.0
@@ -75,10 +75,10 @@ class ForeignWatch:
 
     async def round(self, *, anew: bool = False) -> None:
         """Ask who is there, and take in what changed; ``anew`` asks everybody for everything. Raises `MeshError`."""
-        there = {(micro.name, micro.id) for micro in await survey(self._bus, "PING") if PREFIX not in micro.metadata}
+        there = {(micro.name, micro.id) for micro in await survey(self._bus, "PING") if micro.foreign}
         wanted = there if anew else there - self._known
         for _, micro in await self._ask("INFO", wanted):
-            if micro is not None and PREFIX not in micro.metadata:
+            if micro is not None and micro.foreign:
                 self._take(micro)
         # Answers get lost, and a process may have been slow: only who stays silent when asked itself is gone.
         for key, micro in await self._ask("PING", self._known - there):

@@ -17,6 +17,7 @@ import pytest
 import gateway
 import mesh as library
 from mesh import Service
+from mesh.service.run import settle
 from mesh.testing import Mesh
 from tests.conditions import eventually
 from tests.gateway.memory import Client
@@ -70,8 +71,7 @@ class Counted:
 @pytest.fixture
 def young_heap():
     """Nothing but what comes from now on is looked through by the collector: a short pause."""
-    gc.collect()
-    gc.freeze()
+    settle()
 
 
 @pytest.fixture
