@@ -72,7 +72,7 @@ def _current(page: Path) -> str:
 
 def schema() -> list[str]:
     """Control messages as JSON Schema 2020-12."""
-    kinds = (messages.Announcement, messages.Heartbeat, messages.Discover, messages.Cancel)
+    kinds = (messages.Announcement, messages.Heartbeat, messages.Discover, messages.Cancel, messages.Conflicts)
     _, definitions = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

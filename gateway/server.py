@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from gateway import health, ops
 from gateway.access import AccessLog
+from gateway.conflicts import ConflictNotices
 from gateway.connection import public_protocol
 from gateway.core import Core
 from gateway.forward import Forwarder
@@ -53,7 +54,10 @@ class Gateway:
         self.settings = settings
         self.bus = Bus(bus, service="gateway", instance=self.id)
         self.watcher = Watcher(self.bus, window_ms=settings.window_ms, margin_s=sync_margin_s)
-        self.directory = Directory(self.watcher, owners=settings.owners, reserved=health.RESERVED)
+        self.conflicts = ConflictNotices(self.bus)
+        self.directory = Directory(
+            self.watcher, owners=settings.owners, reserved=health.RESERVED, on_conflicts=self.conflicts.changed
+        )
         self.streams = Streams(self.bus)
         self.caller = Caller(self.bus, self.watcher, self.streams)
         self.foreign = ForeignWatch(self.bus, self.watcher, settings.foreign_s)
@@ -106,6 +110,7 @@ class Gateway:
                 self._sockets[0].close()
                 raise
         self.bus.open()
+        self.watcher.on_change(self.conflicts.joined)
         await self.watcher.start()
         self.foreign.start()
         subjects = self.bus.subjects

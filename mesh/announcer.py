@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from mesh import messages
 from mesh.bus import Bus, Subscription
+from mesh.claims import Claims, now_ms
 from mesh.errors import MeshError
 from mesh.messages import Announcement, Endpoint, Heartbeat, Route, State
 
@@ -61,6 +62,7 @@ class Announcer:
         self._heartbeat_ms = heartbeat_ms
         self._load = load
         self._seq = 0
+        self._claims = Claims(bus, self._current, self.announce)
         self._set_content(endpoints, routes)
         subjects = bus.subjects
         self._announce_to = bus.address(subjects.announce(bus.service, bus.instance))
@@ -77,9 +79,11 @@ class Announcer:
     def _set_content(self, endpoints: tuple[Endpoint, ...], routes: tuple[Route, ...]) -> None:
         self._endpoints, self._routes = endpoints, routes
         self._revision = messages.revision_of(self._bus.service, self._version, endpoints, routes)
+        self._claims.moments.claim(routes, now_ms())
 
     async def start(self, state: State = "ready") -> None:
-        """Listen for discover messages, announce ``state``, and beat from now on.
+        """Listen for discover messages, announce ``state``, and beat from now on. Where another instance of the service
+        lives, its claims to the routes are asked for before.
 
         The caller has flushed its own subscriptions before: whoever hears the announcement may call at once.
         """
@@ -91,6 +95,8 @@ class Announcer:
         ):
             self._subscriptions.append(await bus.subscribe(subject, self._asked))
         bus.on_connection(self._reconnected)
+        if self._routes:
+            await self._claims.start()
         self.declare(state)
         self._beating = asyncio.create_task(self._beat(), name="heartbeat")
 
@@ -107,7 +113,10 @@ class Announcer:
     def announce(self) -> None:
         """Publish the complete state."""
         self._seq += 1
-        announcement = Announcement(
+        self._publish(self._announce_to, messages.encode(self._current()))
+
+    def _current(self) -> Announcement:
+        return Announcement(
             name=self._bus.service,
             id=self._bus.instance,
             version=self._version,
@@ -121,8 +130,8 @@ class Announcer:
             started=self.started,
             heartbeat_ms=self._heartbeat_ms,
             bundles=self._bus.settings.bundles,
+            claimed=self._claims.moments.announced,
         )
-        self._publish(self._announce_to, messages.encode(announcement))
 
     async def aclose(self, *, stopped: bool = True) -> None:
         """Announce ``stopped`` (final) and stop beating."""
@@ -135,6 +144,7 @@ class Announcer:
             self._beating = None
         if stopped and self.state != "stopped":
             self.declare("stopped")
+        await self._claims.aclose()
         subscriptions, self._subscriptions = self._subscriptions, []
         await self._bus.unsubscribe(*subscriptions)
 

@@ -8,14 +8,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from time import perf_counter
 
 from mesh.coalesce import Coalesced
+from mesh.conflicts import sentence
+from mesh.messages import Conflict
 from mesh.registry import Change
-from mesh.routes import Conflict, RouteTable, Steps
+from mesh.routes import RouteTable, Steps
 from mesh.watcher import Watcher
 
 _log = logging.getLogger("mesh.directory")
 SLICE_S = 0.002
 _NOBODY = ""  # for work that is nobody's in particular: names are never empty
-_CONTENT = frozenset({"joined", "changed", "lost", "left"})
+_CONTENT = frozenset({"joined", "changed", "claimed", "lost", "left"})
 
 
 class Directory:
@@ -24,7 +26,8 @@ class Directory:
     The first change is taken in at once, what follows it together, ten times a second at most, and in slices that
     hold up no request: a service with thousands of routes takes as many turns of the event loop as it needs.
 
-    ``on_conflict(conflict, True)`` is called when two services begin to claim one route, ``False`` when that ends.
+    ``on_conflicts(begun, over)`` is called with the routes that two services begin to claim, and with those that one of
+    them claims no more.
     """
 
     def __init__(
@@ -33,11 +36,11 @@ class Directory:
         *,
         owners: Mapping[str, str] | None = None,
         reserved: Collection[str] = (),
-        on_conflict: Callable[[Conflict, bool], None] | None = None,
+        on_conflicts: Callable[[Sequence[Conflict], Sequence[Conflict]], None] | None = None,
     ) -> None:
         self.table = RouteTable(owners or {}, reserved)
         self._watcher = watcher
-        self._on_conflict = on_conflict
+        self._on_conflicts = on_conflicts
         self._conflicts: set[Conflict] = set()
         self._news = Coalesced(self._rebuild)
         self._due: set[str] = set()
@@ -102,7 +105,7 @@ class Directory:
         due, self._due = self._due, set()
         table = yield from self.table.expiring(now)
         for service in sorted(due - {_NOBODY}):
-            table = yield from table.replacing(service, registry.contents(service), now)
+            table = yield from table.replacing(service, registry.announced(service), now)
             yield
         if table is not self.table:
             self.table = table
@@ -111,23 +114,14 @@ class Directory:
     def _compare(self, table: RouteTable) -> None:
         """Say which conflicts begin and end."""
         conflicts = set(table.conflicts)
-        for conflict in sorted(conflicts - self._conflicts, key=_order):
-            _log.warning(
-                "route conflict: %s %s is served by %s and claimed by %s too",
-                conflict.method,
-                conflict.path,
-                conflict.winner,
-                ", ".join(conflict.losers),
-            )
-            self._tell(conflict, True)
-        for conflict in sorted(self._conflicts - conflicts, key=_order):
-            _log.info("route conflict over: %s %s", conflict.method, conflict.path)
-            self._tell(conflict, False)
+        begun, over = sorted(conflicts - self._conflicts, key=_order), sorted(self._conflicts - conflicts, key=_order)
         self._conflicts = conflicts
-
-    def _tell(self, conflict: Conflict, begins: bool) -> None:
-        if self._on_conflict is not None:
-            self._on_conflict(conflict, begins)
+        for conflict in begun:
+            _log.warning("route conflict: %s", sentence(conflict))
+        for conflict in over:
+            _log.info("route conflict over: %s %s", conflict.method, conflict.path)
+        if self._on_conflicts is not None and (begun or over):
+            self._on_conflicts(begun, over)
 
 
 def _order(conflict: Conflict) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from mesh.subjects import QUEUE
 
 State = Literal["starting", "ready", "unready", "draining", "stopped"]
+Why = Literal["earlier", "owner", "reserved"]
 
 MAX_ANNOUNCEMENT: Final = 512 * 1024
 """Bytes an encoded announcement may have."""
@@ -27,6 +28,9 @@ MAX_HEARTBEAT_MS: Final = 30_000
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Revision = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22}$")]
 Count = Annotated[int, Meta(ge=0)]
+NEVER: Final = 2**53
+"""A moment after all others, in Unix milliseconds: of what has none."""
+Moment = Annotated[int, Meta(ge=0, le=NEVER)]
 
 
 class BadMessage(ValueError):
@@ -76,6 +80,30 @@ class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mes
     heartbeat_ms: Annotated[int, Meta(ge=MIN_HEARTBEAT_MS, le=MAX_HEARTBEAT_MS)]
     bundles: bool = False
     """Whether the instance takes several requests in one message; stays as it is while it lives."""
+    claimed: tuple[Moment, ...] = ()
+    """Since when the service claims its routes, in Unix milliseconds: one moment for all, or one for each in the order
+    of ``routes``. Without any, ``started`` counts."""
+
+
+class Conflict(Struct, frozen=True):
+    """A route that others than its winner announce; ``losers`` do not get it.
+
+    ``why``: the winner has the ``earlier`` claim, the prefix has an ``owner`` (who need not claim the path), or the
+    path is ``reserved`` for the gateway. ``path`` is the smallest spelling among the claimants.
+    """
+
+    method: str
+    path: str
+    winner: str
+    losers: tuple[str, ...]
+    why: Why
+
+
+class Conflicts(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.conflicts"):
+    """What a gateway tells the services that claim one route: conflicts that are there, and those that are over."""
+
+    begun: tuple[Conflict, ...] = ()
+    over: tuple[Conflict, ...] = ()
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.heartbeat"):
@@ -109,9 +137,10 @@ _encoder = msgspec.json.Encoder()
 _control = msgspec.json.Decoder(Control)
 _discover = msgspec.json.Decoder(Discover)
 _cancel = msgspec.json.Decoder(Cancel)
+_conflicts = msgspec.json.Decoder(Conflicts)
 
 
-def encode(message: Announcement | Heartbeat | Discover | Cancel) -> bytes:
+def encode(message: Announcement | Heartbeat | Discover | Cancel | Conflicts) -> bytes:
     """JSON bytes of a control message; raises `BadMessage` over the size limit of its type."""
     data = _encoder.encode(message)
     limit = MAX_HEARTBEAT if isinstance(message, Heartbeat) else MAX_ANNOUNCEMENT
@@ -145,7 +174,18 @@ def decode(data: bytes, service: str, instance: str) -> Control:
         for route in message.routes:
             if route.endpoint not in names:
                 raise BadMessage(f"route {route.method} {route.path} leads to no endpoint {route.endpoint!r}")
+        if len(message.claimed) not in (0, 1, len(message.routes)):
+            raise BadMessage(f"{len(message.claimed)} moments in claimed for {len(message.routes)} routes")
     return message
+
+
+def decode_sibling(data: bytes, service: str) -> Announcement | None:
+    """The announcement of some instance of ``service``, or None where ``data`` is not one."""
+    try:
+        message: Control = _control.decode(data)
+        return decode(data, service, message.id) if isinstance(message, Announcement) else None  # type: ignore[return-value]
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, BadMessage):
+        return None
 
 
 def decode_discover(data: bytes) -> Discover:
@@ -164,6 +204,14 @@ def decode_cancel(data: bytes) -> Cancel | None:
         return None
 
 
+def decode_conflicts(data: bytes) -> Conflicts | None:
+    """A message about conflicts, or None where ``data`` is not one."""
+    try:
+        return _conflicts.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+
+
 def revision_of(name: str, version: str, endpoints: tuple[Endpoint, ...], routes: tuple[Route, ...]) -> str:
     """22 base64url characters that are equal for equal name, version, endpoints and routes."""
     content = _encoder.encode((name, version, endpoints, routes))
@@ -174,15 +222,20 @@ __all__ = [
     "Announcement",
     "BadMessage",
     "Cancel",
+    "Conflict",
+    "Conflicts",
     "Control",
     "Discover",
     "Endpoint",
     "Heartbeat",
     "Route",
     "State",
+    "Why",
     "decode",
     "decode_cancel",
+    "decode_conflicts",
     "decode_discover",
+    "decode_sibling",
     "encode",
     "revision_of",
 ]

@@ -81,6 +81,10 @@ class Subjects:
     def discover(self, service: str = "", instance: str = "") -> str:
         return ".".join(filter(None, (self.prefix, "discover", service, instance)))
 
+    def claims(self, service: str) -> str:
+        """Where one of a service's instances tells since when the service claims its routes."""
+        return f"{self.prefix}.claims.{service}"
+
     def request(self, service: str, endpoint: str) -> str:
         return f"{self.prefix}.req.{service}.{endpoint}"
 

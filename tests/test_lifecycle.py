@@ -139,7 +139,7 @@ async def anything_in_flight(http, tasks):
     return not any(task.done() for task in tasks)
 
 
-async def test_two_gateways_decide_alike_and_tail_shows_it(tmp_path, env):
+async def test_the_earlier_claim_keeps_a_route_at_every_gateway_and_everybody_is_told(tmp_path, env):
     for name in ("beta", "alpha"):
         (tmp_path / f"{name}.py").write_text(
             f'from mesh import Service\nservice = Service("{name}")\n\n@service.get("/same/{{{name}}}")\n'
@@ -157,18 +157,37 @@ async def test_two_gateways_decide_alike_and_tail_shows_it(tmp_path, env):
             assert (await http.get("/same/x")).json() == "beta"
         async with run("run", "alpha.py", cwd=tmp_path, env=env) as alpha:
             conflict = json.loads(await tail.line('"kind":"conflict"'))
-            assert (conflict["winner"], conflict["losers"], conflict["method"]) == ("alpha", ["beta"], "GET")
+            assert (conflict["winner"], conflict["losers"], conflict["method"]) == ("beta", ["alpha"], "GET")
+            # Both terminals say so, the loser's with what to do.
+            lost = await alpha.line("GET /same/{alpha} is served by beta")
+            assert '[gateway.owners] \\"/same\\" = \\"alpha\\"' in lost
+            await beta.line("GET /same/{alpha} is claimed by alpha too; this service keeps it")
+            for http in (first, second):
+                assert {(await http.get("/same/x")).json() for _ in range(20)} == {"beta"}
+            # A rolling restart of the winner: the new instance takes its claim over, for gateways to come as well.
+            async with run("run", "beta.py", cwd=tmp_path, env=env) as newer:
+                await newer.line("GET /same/{alpha} is claimed by alpha too")
+                assert await beta.end() == 0
+                async with gateway_on(tmp_path, env) as (_, third):
+                    await answers(third, "/same/x", 200)
+                    for http in (first, second, third):
+                        assert {(await http.get("/same/x")).json() for _ in range(20)} == {"beta"}
+                assert await newer.end() == 0
+            # The winner has left altogether: the other serves at last, and keeps the route from then on.
+            await tail.line('"kind":"conflict over"')
+            await alpha.line("GET /same/{alpha}: the conflict is over")
             for http in (first, second):
                 await says(http, "/same/x", "alpha")
-                assert {(await http.get("/same/x")).json() for _ in range(20)} == {"alpha"}
-            assert await alpha.end() == 0
-        await tail.line('"kind":"left".*"service":"alpha"')
-        await tail.line('"kind":"conflict over"')
-        for http in (first, second):
-            await says(http, "/same/x", "beta")
-        beta.child.kill()
-        suspect = tail.lines.index(await tail.line('"kind":"suspect".*"service":"beta"'))
-        await tail.line('"kind":"lost".*"service":"beta"', after=suspect)
+            async with run("run", "beta.py", cwd=tmp_path, env=env) as back:
+                await back.line("GET /same/{alpha} is served by alpha")
+                for http in (first, second):
+                    assert {(await http.get("/same/x")).json() for _ in range(20)} == {"alpha"}
+                assert await alpha.end() == 0
+                for http in (first, second):
+                    await says(http, "/same/x", "beta")
+                back.child.kill()
+                suspect = tail.lines.index(await tail.line('"kind":"suspect".*"service":"beta"'))
+                await tail.line('"kind":"lost".*"service":"beta"', after=suspect)
         assert await tail.end(signal.SIGINT) == 0
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mesh.cli.view import HELP, Target, View, as_list, execute, number, plain
+from mesh.conflicts import sentence
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
@@ -53,20 +54,18 @@ async def _routes(bus: Bus, service: str, as_json: bool) -> int:
             raise view.missing(Target(service))
         table = view.directory.table
         rows = [_row(view, entry) for entry in table.entries() if service in ("", entry.service)]
-        conflicts = [plain(c) for c in table.conflicts if service in ("", c.winner, *c.losers)]
+        conflicts = [c for c in table.conflicts if service in ("", c.winner, *c.losers)]
         rejected = [plain(r) for r in table.rejected if service in ("", r.service)]
     terminal = Terminal()
     if as_json:
-        terminal.json({"routes": rows, "conflicts": conflicts, "rejected": rejected})
+        terminal.json({"routes": rows, "conflicts": [plain(c) for c in conflicts], "rejected": rejected})
         return 0
     cells = [
         (r["method"], r["path"], r["service"], as_list(r["versions"]), str(r["instances"]), _flags(r)) for r in rows
     ]
     terminal.table(HEAD, cells)
-    for c in conflicts:
-        why = {"name": "the smaller name", "owner": "owner of the prefix", "reserved": "the gateway's own path"}
-        text = f"conflict: {c['method']} {c['path']} is {c['winner']}'s ({why[c['why']]}), claimed by "
-        terminal.line(terminal.paint(clean(text + ", ".join(c["losers"]) + " too"), "red"))
+    for conflict in conflicts:
+        terminal.line(terminal.paint(clean(f"conflict: {sentence(conflict)}"), "red"))
     for r in rejected:
         text = f"rejected: {r['method']} {r['path']} of {r['service']}: {r['why']}"
         terminal.line(terminal.paint(clean(text), "red"))

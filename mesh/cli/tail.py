@@ -18,11 +18,12 @@ from mesh.cli.settings import load
 from mesh.cli.terminal import Terminal, clean, json_text
 from mesh.cli.view import HELP, HINT, detach, quiet
 from mesh.config import BusSettings
+from mesh.conflicts import sentence
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable
+from mesh.messages import Conflict
 from mesh.micros import ForeignWatch
 from mesh.registry import Change, Instance
-from mesh.routes import Conflict
 from mesh.watcher import Watcher
 
 MARKS = {
@@ -110,7 +111,7 @@ class Tail:
                 return
             watcher = Watcher(bus)
             watcher.on_change(self._changes)
-            directory = Directory(watcher, on_conflict=self._conflict)
+            directory = Directory(watcher, on_conflicts=self._conflicts)
             await watcher.start()
             foreign = ForeignWatch(bus, watcher, self._foreign_s)
             foreign.start()
@@ -152,7 +153,7 @@ class Tail:
                 routes=routes_of(instance),
             )
         for conflict in directory.conflicts:
-            self._conflict(conflict, True, always=True)
+            self._conflict("conflict", conflict)
         if self._text:
             services = len({i.service for i in instances})
             note = f"{len(instances)} instances of {services} services"
@@ -162,7 +163,7 @@ class Tail:
         if not self._live:
             return
         for change in changes:
-            if not self._wanted(change.service):
+            if not self._wanted(change.service) or change.kind == "claimed":
                 continue
             facts: dict[str, Any] = {
                 "service": change.service,
@@ -180,12 +181,16 @@ class Tail:
                 facts["reason"] = change.reason
             self._print(change.kind, **facts)
 
-    def _conflict(self, conflict: Conflict, begins: bool, always: bool = False) -> None:
-        if self._live or always:
-            parties = {conflict.winner, *conflict.losers}
-            if not self._services or parties & self._services:
-                kind = "conflict" if begins else "conflict over"
-                self._print(kind, **msgspec.to_builtins(conflict))
+    def _conflicts(self, begun: Sequence[Conflict], over: Sequence[Conflict]) -> None:
+        if self._live:
+            for conflict in begun:
+                self._conflict("conflict", conflict)
+            for conflict in over:
+                self._conflict("conflict over", conflict)
+
+    def _conflict(self, kind: str, conflict: Conflict) -> None:
+        if not self._services or {conflict.winner, *conflict.losers} & self._services:
+            self._print(kind, **msgspec.to_builtins(conflict))
 
     def _connection(self, connected: bool) -> None:
         self._print("connected" if connected else "disconnected")
@@ -237,8 +242,7 @@ def _describe(kind: str, facts: dict[str, Any]) -> str:
     if kind in ("connected", "disconnected"):
         return "to NATS" if kind == "connected" else "from NATS; the last known state stays until it is back"
     if "winner" in facts:
-        losers = ", ".join(facts["losers"])
-        return clean(f"{facts['method']} {facts['path']} is served by {facts['winner']}, claimed by {losers} too")
+        return clean(sentence(msgspec.convert(facts, Conflict)))
     words = [f"{facts['service']}.{facts['instance']}", facts["version"]]
     if kind == "state":
         words.append(f"{facts['previous']} -> {facts['state']}")

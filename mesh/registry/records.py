@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from datetime import datetime
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from mesh.messages import Announcement, Endpoint, Route, State
+from mesh.messages import NEVER, Announcement, Endpoint, Route, State
 from mesh.registry.questions import Question
 
-Kind = Literal["joined", "changed", "state", "suspect", "recovered", "lost", "left"]
+Kind = Literal["joined", "changed", "claimed", "state", "suspect", "recovered", "lost", "left"]
 
 
 class Content(Struct, frozen=True):
@@ -22,12 +24,22 @@ class Content(Struct, frozen=True):
     routes: tuple[Route, ...]
 
 
+class Announced(NamedTuple):
+    """The routes of one content, and since when their service claims them, in Unix milliseconds: one moment for all of
+    them, or one for each."""
+
+    revision: str
+    routes: tuple[Route, ...]
+    claimed: tuple[int, ...]
+
+
 class Change(Struct, frozen=True, kw_only=True):
     """One thing that became different in the registry; JSON-ready through ``msgspec.to_builtins``.
 
     ``joined``, ``left`` (said ``stopped``) and ``lost`` (fell silent) come and go; ``changed`` is new content,
-    ``state`` a new declared state, ``suspect`` and ``recovered`` what the receiver concludes. A message that does
-    several things gives several changes, each of which takes up where the one before ended.
+    ``claimed`` other moments of its claims, ``state`` a new declared state, ``suspect`` and ``recovered`` what the
+    receiver concludes. A message that does several things gives several changes, each of which takes up where the one
+    before ended.
     """
 
     kind: Kind
@@ -60,6 +72,7 @@ class Instance:
         "announced",
         "bundles",
         "capacity",
+        "claimed",
         "content",
         "description",
         "due",
@@ -96,6 +109,8 @@ class Instance:
 
         # With every announcement.
         self.content = content
+        self.claimed = moments_of(announcement.claimed, self.started)
+        """Since when the service claims its routes, in Unix milliseconds: one for all of them, or one for each."""
         self.announced = announcement.seq
         """``seq`` of the announcement that ``content`` is from."""
 
@@ -142,6 +157,25 @@ class Instance:
     def __repr__(self) -> str:
         marks = "".join([" suspect" if self.suspect else "", "" if self.live else " gone"])
         return f"<Instance {self.service}.{self.id} {self.version} {self.state} seq={self.seq}{marks}>"
+
+
+def moments_of(claimed: tuple[int, ...], started: str) -> tuple[int, ...]:
+    """The moments of an instance's claims; one that announces none claims its routes since it ``started``."""
+    if claimed:
+        return claimed[:1] if len(set(claimed)) == 1 else claimed
+    try:
+        return (min(NEVER, max(0, round(datetime.fromisoformat(started).timestamp() * 1000))),)
+    except (ValueError, OverflowError):
+        return (NEVER,)
+
+
+def earliest(claims: Collection[tuple[int, ...]]) -> tuple[int, ...]:
+    """Of several instances' moments (one for all routes, or one for each) the earliest of each route."""
+    if len(claims) == 1:
+        return next(iter(claims))
+    for_all = min((claim[0] for claim in claims if len(claim) == 1), default=NEVER)
+    for_each = [claim for claim in claims if len(claim) > 1]
+    return tuple(min(for_all, *moments) for moments in zip(*for_each, strict=False)) or (for_all,)
 
 
 def labels(content: Content) -> set[str]:

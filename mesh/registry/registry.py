@@ -21,7 +21,7 @@ from typing import Final
 from mesh.messages import MAX_HEARTBEAT_MS, Announcement, Control, Heartbeat, State
 from mesh.registry.contents import same
 from mesh.registry.questions import Question
-from mesh.registry.records import Ask, Change, Content, Instance, Kind, labels
+from mesh.registry.records import Ask, Change, Content, Instance, Kind, labels, moments_of
 from mesh.registry.table import Table
 from mesh.registry.tombstones import Key, Tombstones
 
@@ -152,6 +152,11 @@ class Registry(Table):
             old, new = labels(before), labels(instance.content)
             added, removed = tuple(sorted(new - old)), tuple(sorted(old - new))
             outcome.append(self._change(instance, "changed", added=added, removed=removed))
+        claimed = moments_of(message.claimed, instance.started)
+        if claimed != instance.claimed:
+            instance.claimed = claimed
+            if before is None:
+                outcome.append(self._change(instance, "claimed"))
         if message.seq > instance.seq:
             self._heard(instance, message, now, outcome)
         else:

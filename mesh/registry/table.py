@@ -7,7 +7,7 @@ from typing import Any
 
 from mesh.messages import State
 from mesh.registry.contents import Contents
-from mesh.registry.records import Content, Instance, labels
+from mesh.registry.records import Announced, Content, Instance, earliest, labels
 
 
 class Table:
@@ -44,6 +44,13 @@ class Table:
         for instance in self._live.get(service, {}).values():
             distinct[id(instance.content)] = instance.content
         return list(distinct.values())
+
+    def announced(self, service: str) -> list[Announced]:
+        """The same with the claims to the routes: of several instances, the earliest moment of each route."""
+        moments: dict[int, tuple[Content, set[tuple[int, ...]]]] = {}
+        for instance in self._live.get(service, {}).values():
+            moments.setdefault(id(instance.content), (instance.content, set()))[1].add(instance.claimed)
+        return [Announced(c.revision, c.routes, earliest(claims)) for c, claims in moments.values()]
 
     def view(self) -> dict[tuple[str, str], tuple[Content, State, int]]:
         """Content, state and highest ``seq`` of every instance: what two receivers agree on in the end."""

@@ -1,7 +1,6 @@
 """Routes: from a request's target to the service, endpoint and values that answer it. No I/O, no clock."""
 
 from mesh.routes.claims import Binding, Content, Entry, Rejected
-from mesh.routes.leaf import Conflict
 from mesh.routes.steps import Steps
 from mesh.routes.table import REMEMBERED, Gone, Match, NoRoute, NotAllowed, RouteTable
 from mesh.routes.target import MAX_TARGET, Refusal, Target, parse_target
@@ -12,7 +11,6 @@ __all__ = [
     "REMEMBERED",
     "BadTemplate",
     "Binding",
-    "Conflict",
     "Content",
     "Entry",
     "Gone",

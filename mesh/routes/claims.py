@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
-from mesh.messages import Route
+from mesh.messages import NEVER, Route, Why
 from mesh.routes.steps import ROUTES, Steps
 from mesh.routes.template import BadTemplate, Shape, Template, parse_template, prefix_segments
 
 GATEWAY = "gateway"
-Why = Literal["name", "owner", "reserved"]
 
 
 class Key(NamedTuple):
@@ -31,6 +30,10 @@ class Content(Protocol):
 
     @property
     def routes(self) -> tuple[Route, ...]: ...
+
+    @property
+    def claimed(self) -> tuple[int, ...]:
+        """Since when its service claims the routes, in Unix milliseconds: one for all, or one for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +77,10 @@ class Bar(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """An entry and its standing: live until ``due`` says until when it is remembered, barred or not."""
+    """An entry and its standing: claimed since that moment, live or remembered until ``due``, barred or not."""
 
     entry: Entry
+    since: int
     bar: Bar | None = None
     due: float | None = None
 
@@ -134,14 +138,20 @@ class Rules:
         return None
 
 
+class Parsed(NamedTuple):
+    """One route of a revision, and its place among the revision's routes."""
+
+    template: Template
+    binding: Binding
+    place: int
+
+
 class Reading:
     """The routes of one revision, parsed; read once for as long as the revision lives."""
 
     __slots__ = ("parsed", "rejected", "routes")
 
-    def __init__(
-        self, routes: tuple[Route, ...], parsed: dict[Key, tuple[Template, Binding]], rejected: Iterable[Rejected]
-    ) -> None:
+    def __init__(self, routes: tuple[Route, ...], parsed: dict[Key, Parsed], rejected: Iterable[Rejected]) -> None:
         self.routes = routes
         self.parsed = parsed
         self.rejected = tuple(rejected)
@@ -149,10 +159,10 @@ class Reading:
 
 def read(service: str, routes: tuple[Route, ...]) -> Steps[Reading]:
     """Parse the routes of one revision."""
-    parsed: dict[Key, tuple[Template, Binding]] = {}
+    parsed: dict[Key, Parsed] = {}
     rejected = []
-    for number, route in enumerate(routes, 1):
-        if number % ROUTES == 0:
+    for place, route in enumerate(routes):
+        if place % ROUTES == ROUTES - 1:
             yield
         try:
             template = parse_template(route.path)
@@ -161,10 +171,10 @@ def read(service: str, routes: tuple[Route, ...]) -> Steps[Reading]:
             continue
         key = Key(template.shape, route.method)
         if key in parsed:
-            why = f"the same route as {parsed[key][0].text!r}, announced before it"
+            why = f"the same route as {parsed[key].template.text!r}, announced before it"
             rejected.append(Rejected(service, route.method, route.path, why))
             continue
-        parsed[key] = template, Binding(route, route.endpoint, template.names)
+        parsed[key] = Parsed(template, Binding(route, route.endpoint, template.names), place)
     return Reading(routes, parsed, rejected)
 
 
@@ -174,48 +184,57 @@ class Holding:
 
     readings: Mapping[str, Reading]
     claims: Mapping[Key, Claim]
+    claimed: Mapping[str, tuple[int, ...]]
     due: float | None = None
 
-    def is_of(self, contents: Mapping[str, tuple[Route, ...]]) -> bool:
+    def is_of(self, contents: Mapping[str, Content]) -> bool:
         """Whether this is live and of exactly these contents."""
         if self.due is not None or self.readings.keys() != contents.keys():
             return False
-        return all(reading.routes == contents[revision] for revision, reading in self.readings.items())
+        return all(
+            reading.routes == contents[revision].routes and self.claimed[revision] == contents[revision].claimed
+            for revision, reading in self.readings.items()
+        )
 
     def remember(self, due: float) -> Holding:
         """The same routes without an instance. A barred claim never served, so nobody misses it."""
-        return Holding({}, {key: claim._replace(due=due) for key, claim in self.claims.items() if not claim.bar}, due)
+        claims = {key: claim._replace(due=due) for key, claim in self.claims.items() if not claim.bar}
+        return Holding({}, claims, {}, due)
 
 
-NOTHING = Holding({}, {})
+NOTHING = Holding({}, {}, {})
 
 
-def hold(service: str, contents: Mapping[str, tuple[Route, ...]], rules: Rules, before: Holding) -> Steps[Holding]:
+def hold(service: str, contents: Mapping[str, Content], rules: Rules, before: Holding) -> Steps[Holding]:
     """What the service claims with these contents; readings and entries that did not change are kept."""
     readings: dict[str, Reading] = {}
-    merged: dict[Key, tuple[str, dict[str, Binding]]] = {}
-    for revision, routes in contents.items():
+    merged: dict[Key, tuple[str, dict[str, Binding], int]] = {}
+    for revision, content in contents.items():
         reading = before.readings.get(revision)
-        if reading is None or reading.routes != routes:
-            reading = yield from read(service, routes)
+        if reading is None or reading.routes != content.routes:
+            reading = yield from read(service, content.routes)
         readings[revision] = reading
-        for key, (template, binding) in reading.parsed.items():
-            text, bindings = merged.get(key) or (template.text, {})
+        claimed = content.claimed
+        for_all = claimed[0] if len(claimed) == 1 else None if claimed else NEVER
+        for key, (template, binding, place) in reading.parsed.items():
+            text, bindings, since = merged.get(key) or (template.text, {}, NEVER)
             bindings[revision] = binding
-            merged[key] = min(text, template.text), bindings
+            merged[key] = min(text, template.text), bindings, min(since, claimed[place] if for_all is None else for_all)
         yield
     claims: dict[Key, Claim] = {}
-    for number, (key, (text, bindings)) in enumerate(merged.items(), 1):
+    for number, (key, (text, bindings, since)) in enumerate(merged.items(), 1):
         if number % (4 * ROUTES) == 0:
             yield
         old = before.claims.get(key)
-        if old is not None and old.entry.template == text and old.entry.bindings == bindings:
-            claims[key] = old if old.due is None else old._replace(due=None)
+        if old is None or old.entry.template != text or old.entry.bindings != bindings:
+            claims[key] = Claim(Entry(service, key.method, text, bindings), since, rules.bar(service, key.shape))
+        elif old.due is None and old.since == since:
+            claims[key] = old
         else:
-            claims[key] = Claim(Entry(service, key.method, text, bindings), rules.bar(service, key.shape))
-    return Holding(readings, claims)
+            claims[key] = old._replace(since=since, due=None)
+    return Holding(readings, claims, {revision: content.claimed for revision, content in contents.items()})
 
 
-def by_revision(contents: Iterable[Content]) -> dict[str, tuple[Route, ...]]:
-    """The contents' routes by revision, in an order that does not depend on the caller's."""
-    return {content.revision: content.routes for content in sorted(contents, key=lambda content: content.revision)}
+def by_revision(contents: Iterable[Content]) -> dict[str, Content]:
+    """The contents by revision, in an order that does not depend on the caller's."""
+    return {content.revision: content for content in sorted(contents, key=lambda content: content.revision)}

@@ -4,24 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from msgspec import Struct
-
-from mesh.routes.claims import Bar, Claim, Entry, Why
+from mesh.messages import Conflict
+from mesh.routes.claims import Bar, Claim, Entry
 from mesh.routes.template import Shape, capture
-
-
-class Conflict(Struct, frozen=True):
-    """A route that others than its winner announce; ``losers`` do not get it.
-
-    ``why``: the smaller ``name`` won, the prefix has an ``owner`` (who need not claim the path), or the path is
-    ``reserved`` for the gateway. ``path`` is the smallest spelling among the claimants.
-    """
-
-    method: str
-    path: str
-    winner: str
-    losers: tuple[str, ...]
-    why: Why
 
 
 class Leaf:
@@ -40,8 +25,7 @@ class Leaf:
         self.live: dict[str, Entry] = {}
         self.gone: dict[str, Entry] = {}
         for method, by_service in claims.items():
-            for service in sorted(by_service):
-                entry, bar, due = by_service[service]
+            for entry, _, bar, due in sorted(by_service.values(), key=_seniority):
                 if bar is None:
                     (self.live if due is None else self.gone).setdefault(method, entry)
         self.serves = with_head(self.live)
@@ -66,11 +50,16 @@ class Leaf:
         if bar is None:
             if len(claims) < 2:
                 return None
-            bar = Bar(self.live[method].service, "name")
+            bar = Bar(self.live[method].service, "earlier")
         winner, why = bar
-        losers = (entry.service for entry, barred, _ in claims if barred or entry.service != winner)
-        path = min(entry.template for entry, _, _ in claims)
+        losers = (claim.entry.service for claim in claims if claim.bar or claim.entry.service != winner)
+        path = min(claim.entry.template for claim in claims)
         return Conflict(method, path, winner, tuple(sorted(losers)), why)
+
+
+def _seniority(claim: Claim) -> tuple[int, str]:
+    """The earlier claim first; the smaller name where clocks show the same moment."""
+    return claim.since, claim.entry.service
 
 
 def with_head(entries: dict[str, Entry]) -> dict[str, Entry]:

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from mesh.messages import Conflict
 from mesh.routes.claims import NOTHING, Content, Entry, Holding, Key, Rejected, Rules, by_revision, hold
-from mesh.routes.leaf import Conflict, with_head
+from mesh.routes.leaf import with_head
 from mesh.routes.nearest import nearest
 from mesh.routes.steps import ROUTES, Steps, finish
 from mesh.routes.trie import Edit, Node, leaves, matching

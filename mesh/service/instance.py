@@ -13,6 +13,7 @@ from mesh.bus import Bus, Subscription
 from mesh.client import Calls
 from mesh.config import BusSettings, ServiceSettings
 from mesh.errors import MeshError
+from mesh.service.conflicts import ConflictLog
 from mesh.service.dependencies import Resources
 from mesh.service.dispatch import Dispatcher
 from mesh.service.endpoints import Statistics
@@ -69,6 +70,7 @@ class ServiceInstance:
             load=lambda: Load(self.dispatcher.inflight, self.dispatcher.capacity),
         )
         self.micro = MicroResponder(self.bus, service, self.announced, self.endpoints, self.announcer.started)
+        self.conflicts = ConflictLog(service.name)
         self._settings = settings
         self._requests: list[Subscription] = []
         self._control: list[Subscription] = []
@@ -213,3 +215,5 @@ class ServiceInstance:
                 self.dispatcher.cancel(cancel.reply.encode())
         elif verb == b"drain":
             self.stop_requested.set()
+        elif verb == b"conflicts":
+            self.conflicts.take(payload)

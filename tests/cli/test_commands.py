@@ -217,14 +217,14 @@ async def test_routes_with_flags_conflicts_and_rejected(shell, mesh):
     owned = (await shell("routes", "--json", MESH_OWNERS="/users=users")).json
     await bus.aclose()
     rows = {(r["method"], r["path"]): r for r in document["routes"]}
-    assert rows["GET", "/users/{id}"]["service"] == "rival"
+    assert rows["GET", "/users/{user_id}"]["service"] == "users"
     assert rows["POST", "/users"]["deprecated"] is True
     conflicts = {c["path"]: c for c in document["conflicts"]}
-    assert conflicts["/users/{id}"]["losers"] == ["users"]
+    assert (conflicts["/users/{id}"]["losers"], conflicts["/users/{id}"]["why"]) == (["rival"], "earlier")
     assert (conflicts["/health/x"]["winner"], conflicts["/health/x"]["why"]) == ("gateway", "reserved")
     assert [r["service"] for r in document["rejected"]] == ["hostile"]
     assert re.search(r"^POST +/users +users +1\.0\.0 +1 +deprecated$", text, re.MULTILINE)
-    assert "conflict: GET /users/{id} is rival's (the smaller name), claimed by users too" in text
+    assert "conflict: GET /users/{id} is served by users (the earlier claim), claimed by rival too" in text
     assert "rejected: GET" in text
     assert {r["service"] for r in of_users["routes"]} == {"users"}
     assert [c["path"] for c in of_users["conflicts"]] == ["/users/{id}"]

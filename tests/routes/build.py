@@ -11,12 +11,14 @@ from mesh.routes import Gone, Match, NoRoute, NotAllowed, RouteTable
 class Announced(NamedTuple):
     revision: str
     routes: tuple[Route, ...]
+    claimed: tuple[int, ...] = (0,)
 
 
-def content(*routes: str, revision: str = "one", endpoint: str = "run") -> Announced:
+def content(*routes: str, revision: str = "one", endpoint: str = "run", claimed: tuple[int, ...] = (0,)) -> Announced:
     """A content whose routes are written as ``"GET /users/{id}"``."""
     split = (route.split(" ", 1) for route in routes)
-    return Announced(revision, tuple(Route(method=method, path=path, endpoint=endpoint) for method, path in split))
+    declared = tuple(Route(method=method, path=path, endpoint=endpoint) for method, path in split)
+    return Announced(revision, declared, claimed)
 
 
 def table_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesh.messages import NEVER
 from mesh.routes import RouteTable, parse_template
 from tests.routes.build import Announced, content, dump, plain
 
@@ -17,8 +18,21 @@ PATHS = st.lists(st.sampled_from(["a", "b", "c", "{x}", "{y}"]), max_size=3, uni
 )
 METHODS = st.sampled_from(["GET", "HEAD", "POST", "*"])
 ROUTES = st.lists(st.builds("{} {}".format, METHODS, PATHS), max_size=6, unique=True)
-CONTENTS = st.lists(ROUTES, min_size=1, max_size=2).map(
-    lambda lists: [content(*routes, revision=f"{index} {routes}") for index, routes in enumerate(lists)]
+MOMENTS = st.integers(0, 3)
+CLAIMED = ROUTES.flatmap(
+    lambda routes: st.tuples(
+        st.just(routes),
+        st.one_of(
+            st.just(()),
+            MOMENTS.map(lambda moment: (moment,)),
+            st.tuples(*[MOMENTS] * len(routes)) if routes else st.just(()),
+        ),
+    )
+)
+CONTENTS = st.lists(CLAIMED, min_size=1, max_size=2).map(
+    lambda lists: [
+        content(*routes, revision=f"{index} {routes}", claimed=claimed) for index, (routes, claimed) in enumerate(lists)
+    ]
 )
 SERVICES = st.dictionaries(st.sampled_from(["s0", "s1", "s2", "s3"]), CONTENTS, max_size=4)
 SEGMENTS = st.lists(st.sampled_from(["a", "b", "c", "other", ""]), min_size=1, max_size=5).map(tuple)
@@ -77,6 +91,17 @@ def naive(services: dict[str, list[Announced]], gone: set[str], method: str, seg
     """The rules in their plainest form: every route that matches, the best first. Without owners or reserved paths."""
     found = []
     known: set[str] = set()
+    since: dict[object, int] = {}
+    for service, contents in services.items():
+        for announced in contents:
+            taken: set[object] = set()
+            for place, route in enumerate(announced.routes):
+                key = (service, parse_template(route.path).shape, route.method)
+                if key not in taken:  # what comes twice is rejected
+                    taken.add(key)
+                    moments = announced.claimed or (NEVER,)
+                    moment = moments[place if len(moments) > 1 else 0]
+                    since[key] = min(moment, since.get(key, NEVER))
     for service, contents in services.items():
         for route in (route for announced in contents for route in announced.routes):
             template = parse_template(route.path)
@@ -92,9 +117,10 @@ def naive(services: dict[str, list[Announced]], gone: set[str], method: str, seg
                 rank = [0 if segment is not None else 1 for segment in template.segments] + [2] * template.tail
                 values = [value for segment, value in pairs if segment is None]
                 values += ["/".join(segments[size:])] * template.tail
-                found.append((service in gone, rank, accepted.index(route.method), service, values))
+                moment = since[service, template.shape, route.method]
+                found.append((service in gone, rank, accepted.index(route.method), moment, service, values))
     if found:
-        away, _, accepted_as, service, values = min(found)
+        away, _, accepted_as, _, service, values = min(found)
         served = ([method, "GET", "*"] if method == "HEAD" else [method, "*"])[accepted_as]
         return f"gone {service}" if away else service, served, *values
     if known:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.routes import REMEMBERED, BadTemplate, Conflict, Match, RouteTable
+from mesh.messages import Conflict
+from mesh.routes import REMEMBERED, BadTemplate, Match, RouteTable
 from tests.routes.build import content, dump, outcome, table_of
 
 
@@ -93,21 +94,58 @@ def test_remembered_routes_come_after_live_ones_and_before_405() -> None:
     assert outcome(away, "POST /any") == ("gone a * /any",)
 
 
-def test_the_smaller_name_wins_and_the_other_serves_when_it_leaves() -> None:
+def test_the_smaller_name_wins_at_the_same_moment_and_the_other_serves_when_it_leaves() -> None:
     table = table_of({"b": ["GET /x/{b}"], "a": ["GET /x/{a}"], "c": ["GET /x/{c}", "POST /x/{c}"]})
     assert outcome(table, "GET /x/1") == ("a GET /x/{a}", "1")
     assert outcome(table, "POST /x/1") == ("c POST /x/{c}", "1")
-    assert table.conflicts == (Conflict("GET", "/x/{a}", "a", ("b", "c"), "name"),)
+    assert table.conflicts == (Conflict("GET", "/x/{a}", "a", ("b", "c"), "earlier"),)
     assert len(table) == 2
     table = table.replace("a", [], 1.0)
     assert outcome(table, "GET /x/1") == ("b GET /x/{b}", "1")
-    assert table.conflicts == (Conflict("GET", "/x/{b}", "b", ("c",), "name"),)
+    assert table.conflicts == (Conflict("GET", "/x/{b}", "b", ("c",), "earlier"),)
     table = table.replace("b", [content("GET /other")], 1.0)
     assert outcome(table, "GET /x/1") == ("c GET /x/{c}", "1")
     assert table.conflicts == ()
     table = table.replace("c", [], 2.0)
     assert outcome(table, "GET /x/1") == ("gone a GET /x/{a}", "1")
     assert table.conflicts == ()
+
+
+def test_the_earlier_claim_keeps_a_route_whoever_is_heard_first() -> None:
+    early, late = content("GET /x/{b}", claimed=(10,)), content("GET /x/{a}", "GET /only", claimed=(20,))
+    for order in (("b", early), ("a", late)), (("a", late), ("b", early)):
+        table = RouteTable()
+        for service, announced in order:
+            table = table.replace(service, [announced], 0.0)
+        assert outcome(table, "GET /x/1") == ("b GET /x/{b}", "1")
+        assert outcome(table, "GET /only") == ("a GET /only",)
+        assert table.conflicts == (Conflict("GET", "/x/{a}", "b", ("a",), "earlier"),)
+
+
+def test_each_route_has_its_own_claim() -> None:
+    """A service that was there first takes nothing with a route that it adds later."""
+    table = table_of({})
+    table = table.replace("b", [content("GET /x", claimed=(15,))], 0.0)
+    table = table.replace("a", [content("GET /a", "GET /x", claimed=(10, 20))], 0.0)
+    assert outcome(table, "GET /x") == ("b GET /x",)
+    # An earlier moment that a sibling knew of arrives with another announcement of the same content.
+    table = table.replace("a", [content("GET /a", "GET /x", claimed=(10, 12))], 0.0)
+    assert outcome(table, "GET /x") == ("a GET /x",)
+
+
+def test_of_two_revisions_the_earlier_claim_is_the_services() -> None:
+    old, new = (
+        content("GET /x/{old}", revision="1", claimed=(10,)),
+        content("GET /x/{new}", revision="2", claimed=(30,)),
+    )
+    table = RouteTable().replace("a", [content("GET /x/{a}", claimed=(20,))], 0.0)
+    assert outcome(table.replace("b", [new], 0.0), "GET /x/1") == ("a GET /x/{a}", "1")
+    assert outcome(table.replace("b", [new, old], 0.0), "GET /x/1") == ("b GET /x/{new}", "1")
+
+
+def test_a_claim_without_a_moment_comes_last() -> None:
+    table = table_of({"b": ["GET /x"]}).replace("a", [content("GET /x", claimed=())], 0.0)
+    assert outcome(table, "GET /x") == ("b GET /x",)
 
 
 def test_an_owner_rejects_others_even_where_it_claims_nothing() -> None:

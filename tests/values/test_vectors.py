@@ -76,7 +76,8 @@ def test_targets(vector):
 def test_routes(vector):
     table = RouteTable()
     for service, routes in vector["announced"].items():
-        table = table.replace(service, [content(*routes)], 0.0)
+        claimed = tuple(vector.get("claimed", {}).get(service, (0,)))
+        table = table.replace(service, [content(*routes, claimed=claimed)], 0.0)
     for request in vector["requests"]:
         found = table.match(request["method"], parse_target(request["path"].encode()).segments)
         if "route" in request:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mesh.cli.doctor.findings import Finding, fail, ok, some, warn
 from mesh.cli.view import View, age, state_of
+from mesh.conflicts import advice, sentence
 from mesh.micros.survey import PREFIX, Micro
 
 LAG_MS = 100
@@ -77,14 +78,7 @@ def announced(mesh: Mesh) -> list[Finding]:
 
 def conflicts(mesh: Mesh) -> list[Finding]:
     """No route is claimed twice."""
-    found = [
-        warn(
-            "routes",
-            f"{c.method} {c.path} is {c.winner}'s, claimed by {', '.join(c.losers)} too",
-            "rename one of them, or say in [gateway] owners whose it is",
-        )
-        for c in mesh.view.directory.table.conflicts
-    ]
+    found = [warn("routes", sentence(conflict), advice(conflict)) for conflict in mesh.view.directory.table.conflicts]
     return found or [ok("routes", f"{len(mesh.view.directory.table)} routes, no conflict")]
 
 

@@ -1,0 +1,30 @@
+"""What a contested route means, in words: for logs, terminals and commands alike."""
+
+from __future__ import annotations
+
+from mesh.messages import Conflict
+
+WHY = {"earlier": "the earlier claim", "owner": "owner of the prefix", "reserved": "the gateway's own path"}
+
+
+def sentence(conflict: Conflict) -> str:
+    """Who serves the route, why, and which services claim it too."""
+    route, why = f"{conflict.method} {conflict.path}", WHY[conflict.why]
+    return f"{route} is served by {conflict.winner} ({why}), claimed by {', '.join(conflict.losers)} too"
+
+
+def told(conflict: Conflict, service: str) -> str:
+    """The same to one of the services that claim it, with what to do."""
+    route, why = f"{conflict.method} {conflict.path}", WHY[conflict.why]
+    if service == conflict.winner:
+        return f"{route} is claimed by {', '.join(conflict.losers)} too; this service keeps it ({why})"
+    lost = f"{route} is served by {conflict.winner} ({why}), so this service gets none of its requests"
+    return f"{lost}; {advice(conflict, service)}"
+
+
+def advice(conflict: Conflict, service: str = "SERVICE") -> str:
+    """What a service that does not get the route can do."""
+    if conflict.why == "reserved":
+        return "announce another path"
+    prefix = conflict.path.partition("{")[0].rstrip("/") or "/"
+    return f'announce another path, or say in mesh.toml whose it is: [gateway.owners] "{prefix}" = "{service}"'
