@@ -79,9 +79,7 @@ forged = st.builds(
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.tuples(forged, st.sampled_from((0.0, 0.1, 9.0))), max_size=30), st.randoms(use_true_random=False))
-def test_everybody_who_knew_an_instance_knows_it_again(
-    told: list[tuple[Control, float]], rng: random.Random
-) -> None:
+def test_everybody_who_knew_an_instance_knows_it_again(told: list[tuple[Control, float]], rng: random.Random) -> None:
     """Whatever is forged, and in whatever order it is heard: the instance's next announcement above it ends it all."""
     for _ in range(2):
         registry, now = Registry(rng=random.Random(1)), 0.0
