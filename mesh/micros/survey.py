@@ -24,7 +24,7 @@ QUIET_S = 0.15
 FIRST_S = 0.5
 """How long the first answer may take."""
 LONGEST_S = 3.0
-"""A survey is over after so long at the latest, whoever goes on answering."""
+"""A survey is over so long after the first answer was due at the latest, whoever goes on answering."""
 MOST = 16_384
 """Instances that a survey lists at most; more answers end it."""
 _LARGEST = 1e18
@@ -89,13 +89,13 @@ async def survey(
     """The answers to ``$SRV.<verb>`` of one service or of all, by name and id.
 
     Ends when ``complete`` says so of what has come, when nobody listens, after ``first`` seconds without any
-    answer, ``quiet`` seconds after the last one, and in any case `LONGEST_S` after the question.
+    answer, ``quiet`` seconds after the last one, and in any case after ``first`` + `LONGEST_S`.
     """
     subject = ".".join(filter(None, ("$SRV", verb, service)))
     found: dict[tuple[str, str], Micro] = {}
     loop = asyncio.get_running_loop()
-    latest = loop.time() + LONGEST_S
-    until = min(latest, loop.time() + first)
+    until = loop.time() + first
+    latest = until + LONGEST_S
     began = time.perf_counter()
     async with bus.gather(bus.address(subject), b"") as replies:
         while True:

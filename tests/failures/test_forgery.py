@@ -48,7 +48,9 @@ async def forge(mesh):
             known = {"name": "patient", "id": instance.id, "revision": instance.announcer.revision, "state": "ready"}
             if kind is Announcement:
                 known |= {"version": "0.0.1", "started": "", "heartbeat_ms": 30_000}
-            subject = (bus.subjects.announce if kind is Announcement else bus.subjects.heartbeat)("patient", instance.id)
+            subject = (bus.subjects.announce if kind is Announcement else bus.subjects.heartbeat)(
+                "patient", instance.id
+            )
             bus.publish(bus.address(subject), encode(kind(seq=seq, **{**known, **facts})))
 
         yield publish
