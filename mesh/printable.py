@@ -16,7 +16,7 @@ def clean(text: str) -> str:
 
 
 def clean_lines(text: str, indent: str = "    ") -> str:
-    """``text`` cleaned, of several lines; all but the first are indented, so that none looks like a record of its own."""
+    """``text`` of several lines, cleaned; all but the first are indented, so that none looks like a record."""
     if text.isprintable():
         return text
     return f"\n{indent}".join(clean(line) for line in text.split("\n"))

@@ -1,8 +1,8 @@
 """Long-lived tasks that cannot end without anybody noticing.
 
-A task that asyncio runs keeps its exception to itself until somebody asks for it: a watcher, a heartbeat or a supervisor
-that died so is noticed by what no longer happens, perhaps hours later. So every task that lives as long as its owner
-is started here. Either it can begin anew (`keep`), or its process cannot do without it (`vital`).
+A task of asyncio keeps its exception to itself until somebody asks for it: a watcher, a heartbeat or a supervisor that
+died so is noticed by what no longer happens, perhaps hours later. So every task that lives as long as its owner is
+started here. Either it can begin anew (`keep`), or its process cannot do without it (`vital`).
 """
 
 from __future__ import annotations
