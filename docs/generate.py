@@ -81,7 +81,8 @@ def schema() -> list[str]:
         "oneOf": [{"$ref": f"#/$defs/{kind.__name__}"} for kind in kinds],
         "$defs": definitions,
     }
-    return json.dumps(document, indent=1).splitlines()
+    # In JSON Schema's regular expressions (ECMA-262) `$` is the end and nothing else; `\\Z` they do not have.
+    return json.dumps(document, indent=1).replace("\\\\Z", "$").splitlines()
 
 
 # -- reference.md

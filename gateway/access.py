@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 import msgspec
 
+from mesh.printable import clean, escaped_json
+
 
 class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What happened to one request. Durations in milliseconds."""
@@ -71,7 +73,10 @@ class AccessLog:
             self._millisecond = millisecond
             self._time = self._format(*divmod(millisecond, 1000))
         entry.time = self._time
-        self._lines.append(_readable(entry) if self._text else _encode(entry))
+        line = _readable(entry) if self._text else _encode(entry)
+        if not line.isascii():  # a template may have any character that a path may have
+            line = (clean if self._text else escaped_json)(line.decode()).encode()
+        self._lines.append(line)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self.FLUSH_S, self.flush)
 

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
 
 from gateway.sockets import BACKLOG
+from mesh.tasks import vital
 
 KEEP_ALIVE_S = 75
 """Idle seconds that a connection is kept; longer than the 60 s of usual load balancers, so that they close first."""
@@ -31,9 +32,20 @@ _log = logging.getLogger("mesh.gateway")
 
 
 class Listener(uvicorn.Server):
-    """A uvicorn server which leaves signals to its process. ``http`` makes its connections."""
+    """A uvicorn server which leaves signals to its process. ``http`` makes its connections.
 
-    def __init__(self, app: Any, sockets: Sequence[socket.socket], grace_s: float, http: Any = None) -> None:
+    ``failed()`` is called should it fail after it has started: nobody accepts connections any more.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        sockets: Sequence[socket.socket],
+        grace_s: float,
+        http: Any = None,
+        *,
+        failed: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -52,6 +64,7 @@ class Listener(uvicorn.Server):
         self.sockets = list(sockets)
         self.port = int(self.sockets[0].getsockname()[1])
         self._ending = asyncio.Event()
+        self._failed = failed
         self._running: asyncio.Task[None] | None = None
         self._checking: asyncio.TimerHandle | None = None
 
@@ -88,7 +101,7 @@ class Listener(uvicorn.Server):
             await asyncio.sleep(POLL_S)
 
     async def start(self) -> None:
-        self._running = asyncio.create_task(self.serve(sockets=self.sockets), name="listener")
+        self._running = vital(self.serve(sockets=self.sockets), "listener", self._failed)
         while not self.started:
             if self._running.done():
                 await self._running
@@ -104,7 +117,10 @@ class Listener(uvicorn.Server):
         for connection in list(self.server_state.connections):
             check = getattr(connection, "check", None)
             if check is not None:
-                check(now)
+                try:
+                    check(now)
+                except Exception:  # the others keep their deadlines
+                    _log.exception("a connection's deadline could not be checked")
         self._checking = loop.call_later(CHECK_S, self._check)
 
     def stop_accepting(self, *, for_all: bool) -> None:

@@ -11,21 +11,35 @@ from typing import Any
 
 import msgspec
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from gateway import process
 from gateway.health import Health, describe
 from gateway.metrics import RequestMetrics, family
 from mesh.bus import Bus
 from mesh.directory import Directory
+from mesh.printable import json_text
 from mesh.watcher import Watcher
+
+
+class Shown(JSONResponse):
+    """JSON that people look at on terminals: what services call themselves must not steer one."""
+
+    def render(self, content: Any) -> bytes:
+        return json_text(content).encode()
 
 
 def build(
     bus: Bus, watcher: Watcher, directory: Directory, health: Health, metrics: RequestMetrics, facts: dict[str, Any]
 ) -> FastAPI:
     """The application; every handler reads live state and changes nothing."""
-    app = FastAPI(title="mesh gateway, operator's plane", version=facts["version"], docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="mesh gateway, operator's plane",
+        version=facts["version"],
+        docs_url=None,
+        redoc_url=None,
+        default_response_class=Shown,
+    )
     registry = watcher.registry
 
     @app.get("/")

@@ -28,6 +28,7 @@ from mesh.directory import Directory
 from mesh.micros import ForeignWatch
 from mesh.streams import Streams
 from mesh.subjects import new_id
+from mesh.tasks import keep
 from mesh.version import VERSION
 from mesh.watcher import SYNC_MARGIN_S, Watcher
 
@@ -63,6 +64,8 @@ class Gateway:
         self.foreign = ForeignWatch(self.bus, self.watcher, settings.foreign_s)
         self.metrics = RequestMetrics()
         self.stop_requested = asyncio.Event()
+        self.failed = False
+        """Whether the stop was asked for because a listener failed: then the process ends with an exit code."""
         started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         facts = {"name": "gateway", "id": self.id, "version": VERSION, "started": started}
         self.health = health.Health(self.bus, self.watcher, self.directory, facts)
@@ -118,8 +121,8 @@ class Gateway:
             self._control.append(await self.bus.subscribe(subject, self._asked_to_drain))
         await self.announcer.start("starting")
         self._tasks = [
-            asyncio.create_task(self._become_ready(), name="readiness"),
-            asyncio.create_task(self._expire(), name="route memory"),
+            keep(self._become_ready, "readiness"),
+            keep(self._expire, "route memory"),
         ]
 
     async def listen(self) -> None:
@@ -128,7 +131,7 @@ class Gateway:
         self.metrics.connections = lambda: len(self._listeners[0].server_state.connections)
         *clients, operator = self._sockets
         for app, sockets, http in ((self.forwarder, clients, public), (self._ops_app, [operator], None)):
-            listener = Listener(app, sockets, self.settings.drain_s, http)
+            listener = Listener(app, sockets, self.settings.drain_s, http, failed=self._listener_failed)
             self._listeners.append(listener)
             await listener.start()
         _log.info("gateway %s listens on %s:%d", self.id, self.settings.host, self.port)
@@ -187,6 +190,10 @@ class Gateway:
     # -- parts
 
     def _asked_to_drain(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+        self.stop_requested.set()
+
+    def _listener_failed(self) -> None:
+        self.failed = True
         self.stop_requested.set()
 
     async def _become_ready(self) -> None:

@@ -13,15 +13,22 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from mesh import messages
+from mesh.announced import OwnWords, contradicts
 from mesh.bus import Bus, Subscription
 from mesh.claims import Claims, now_ms
 from mesh.errors import MeshError
-from mesh.messages import Announcement, Endpoint, Heartbeat, Route, State
+from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Endpoint, Heartbeat, Route, State
+from mesh.tasks import keep
 
 JITTER = 0.2
 """Part of the heartbeat interval by which it varies, so that instances started together drift apart."""
 ANSWER_GAP_S = 0.1
 """Least time between two answers to discover messages, whoever asks how often."""
+
+TOO_LARGE = (
+    "Give it fewer routes, or shorter summaries and metadata, make several services of it, or raise max_payload of"
+    " nats-server where that is the limit"
+)
 
 _log = logging.getLogger("mesh.announcer")
 
@@ -38,6 +45,9 @@ class Announcer:
 
     ``load`` is asked at every heartbeat. All of ``description``, ``metadata`` and ``heartbeat_ms`` stay as they are
     while the instance lives; endpoints, routes and state may change.
+
+    It hears its own subjects too: NATS lets everybody publish there whom no permission keeps from it. Whatever somebody
+    else says in this instance's name is followed by its own word with a higher ``seq``.
     """
 
     def __init__(
@@ -71,6 +81,11 @@ class Announcer:
         self._beating: asyncio.Task[None] | None = None
         self._answer: asyncio.TimerHandle | None = None
         self._answered = -ANSWER_GAP_S
+        self._own = OwnWords()
+        self.contradicted = 0
+        """Messages that somebody else published in the name of this instance."""
+        self.problem = ""
+        """Why this instance cannot be announced; empty when it can. Meanwhile its heartbeats say ``unready``."""
 
     @property
     def revision(self) -> str:
@@ -94,11 +109,13 @@ class Announcer:
             subjects.discover(bus.service, bus.instance),
         ):
             self._subscriptions.append(await bus.subscribe(subject, self._asked))
+        for address in (self._announce_to, self._heartbeat_to):
+            self._subscriptions.append(await bus.subscribe(address.decode(), self._overheard))
         bus.on_connection(self._reconnected)
         if self._routes:
             await self._claims.start()
         self.declare(state)
-        self._beating = asyncio.create_task(self._beat(), name="heartbeat")
+        self._beating = keep(self._beat, "heartbeat")
 
     def declare(self, state: State) -> None:
         """Set the state and announce it. While disconnected it is announced with the next connection."""
@@ -111,9 +128,19 @@ class Announcer:
         self.announce()
 
     def announce(self) -> None:
-        """Publish the complete state."""
-        self._seq += 1
-        self._publish(self._announce_to, messages.encode(self._current()))
+        """Publish the complete state; where it is too large for that, say so in the log."""
+        self._next()
+        try:
+            data = messages.encode(self._current())
+            if len(data) > self._bus.max_payload:
+                raise BadMessage(f"announcement of {len(data)} bytes; NATS takes {self._bus.max_payload} (max_payload)")
+        except BadMessage as error:
+            if self.problem != str(error):  # once, however often somebody asks
+                self.problem = str(error)
+                _log.error("this instance cannot be announced, so it gets no requests: %s. %s", error, TOO_LARGE)
+            return
+        self.problem = ""
+        self._publish(self._announce_to, data)
 
     def _current(self) -> Announcement:
         return Announcement(
@@ -150,7 +177,12 @@ class Announcer:
 
     # -- the rest
 
+    def _next(self) -> int:
+        self._seq = min(MAX_COUNT, self._seq + 1)
+        return self._seq
+
     def _publish(self, address: bytes, data: bytes) -> None:
+        self._own.add(data)
         try:
             self._bus.publish(address, data)
         except MeshError as error:  # heals itself: the next connection announces
@@ -172,6 +204,39 @@ class Announcer:
         self._answered = asyncio.get_running_loop().time()
         self.announce()
 
+    def _overheard(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+        """A message on our own subjects: our own one, as a rule."""
+        if payload in self._own or self.state == "stopped":
+            return
+        try:
+            message = messages.decode(payload, self._bus.service, self._bus.instance)
+        except BadMessage:  # nobody takes it in
+            return
+        self.contradicted += 1
+        count = self.contradicted
+        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: never a flood
+            _log.warning(
+                "somebody else speaks for this instance (%d messages so far): state %s, seq %d, while it is %s at %d."
+                " Is it a copy of this process, or an attack? NATS permissions can forbid the latter",
+                count,
+                message.state,
+                message.seq,
+                self.state,
+                self._seq,
+            )
+        if message.seq - self._seq <= MAX_LEAP:  # a greater leap is believed by nobody who knows us
+            self._seq = max(self._seq, message.seq)
+        if contradicts(message, self._current()):
+            self._correct()
+
+    def _correct(self) -> None:
+        """Announce soon, though not more often than anybody who asks could have it."""
+        if self._answer is not None:
+            self._answer.cancel()
+        loop = asyncio.get_running_loop()
+        delay = self._answered + ANSWER_GAP_S - loop.time()
+        self._answer = loop.call_later(max(0.0, delay), self._respond)
+
     def _reconnected(self, connected: bool) -> None:
         if connected and self._beating is not None:
             self.announce()
@@ -185,14 +250,13 @@ class Announcer:
             self.lag_ms = max(0, round((loop.time() - due) * 1000))
             if not self._bus.connected:
                 continue
-            self._seq += 1
             load = self._load()
             heartbeat = Heartbeat(
                 name=self._bus.service,
                 id=self._bus.instance,
-                seq=self._seq,
+                seq=self._next(),
                 revision=self._revision,
-                state=self.state,
+                state="unready" if self.problem and self.state == "ready" else self.state,
                 inflight=load.inflight,
                 capacity=load.capacity,
                 lag_ms=self.lag_ms,

@@ -17,6 +17,7 @@ from mesh.errors import MeshError, NoResponders
 from mesh.messages import Announcement, Route
 from mesh.routes import BadTemplate, parse_template
 from mesh.subjects import QUEUE
+from mesh.tasks import keep
 
 ASK_S = 0.25
 """How long one sibling may take for its answer: it may stand still."""
@@ -90,7 +91,7 @@ class Claims:
         if self._bus.connected and await self._ask():
             await self._answer()
         else:
-            self._asking = asyncio.create_task(self._ask_later(), name="claims")
+            self._asking = keep(self._ask_later, "claims")
 
     async def aclose(self) -> None:
         if self._asking is not None:

@@ -44,6 +44,8 @@ class Directory:
         self._conflicts: set[Conflict] = set()
         self._news = Coalesced(self._rebuild)
         self._due: set[str] = set()
+        self._building: set[str] = set()
+        self._reading = _NOBODY
         self._steps: Steps[None] | None = None
         watcher.on_change(self._changed)
 
@@ -98,15 +100,25 @@ class Directory:
             next(self._steps)
         except StopIteration:
             self._steps = self._build() if self._due else None
+        except Exception:
+            # Of this service the table keeps what it had. All the others are due again: their work was on the table
+            # that is not finished.
+            _log.exception("the routes of %r could not be taken in", self._reading)
+            if self._reading != _NOBODY:
+                self._due |= self._building - {self._reading}
+            self._steps = self._build() if self._due else None
 
     def _build(self) -> Steps[None]:
         """A table with what is due, swapped in when it is complete."""
         registry, now = self._watcher.registry, self._watcher.now
         due, self._due = self._due, set()
+        self._building, self._reading = due, _NOBODY
         table = yield from self.table.expiring(now)
         for service in sorted(due - {_NOBODY}):
+            self._reading = service
             table = yield from table.replacing(service, registry.announced(service), now)
             yield
+        self._building, self._reading = set(), _NOBODY
         if table is not self.table:
             self.table = table
             self._compare(table)

@@ -1,6 +1,7 @@
 """Logging: standard `logging` underneath, JSON lines or readable text, request id and trace in every line.
 
-Nothing that a request carried (bodies, header values, query strings) is ever put into a record by the mesh.
+Nothing that a request carried (bodies, header values, query strings) is ever put into a record by the mesh. What
+others named (services, subjects, templates) is; the formatters take out of it whatever would steer a terminal.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import msgspec
+
+from mesh.printable import clean, clean_lines, escaped_json
 
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -49,7 +52,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return _encode(line).decode()
+        return escaped_json(_encode(line).decode())
 
 
 class TextFormatter(logging.Formatter):
@@ -68,11 +71,12 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
-        extra = "".join(f" {key}={value}" for key, value in fields(record).items())
-        text = f"{clock} {record.levelname.lower():<7} {record.name}: {record.getMessage()}{extra}"
+        extra = "".join(f" {clean(key)}={clean(str(value))}" for key, value in fields(record).items())
+        message = clean_lines(record.getMessage())
+        text = f"{clock} {record.levelname.lower():<7} {clean(record.name)}: {message}{extra}"
         start = self._COLOURS.get(record.levelname, "") if self._colour else ""
         text = f"{start}{text}\x1b[0m" if start else text
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return f"{text}\n    {clean_lines(self.formatException(record.exc_info))}" if record.exc_info else text
 
 
 def configure(level: str = "INFO", format: str = "auto") -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from mesh.subjects import QUEUE
+from mesh.subjects import GATEWAY, QUEUE, RESERVED
 
 State = Literal["starting", "ready", "unready", "draining", "stopped"]
 Why = Literal["earlier", "owner", "reserved"]
@@ -24,13 +24,22 @@ MAX_HEARTBEAT: Final = 384
 """Bytes an encoded heartbeat may have."""
 MIN_HEARTBEAT_MS: Final = 250
 MAX_HEARTBEAT_MS: Final = 30_000
+MAX_TIMEOUT_MS: Final = 3_600_000
+MAX_COUNT: Final = 2**53 - 1
+"""The largest ``seq`` and count: every JSON implementation reads it exactly, and a float holds it."""
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Revision = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22}$")]
-Count = Annotated[int, Meta(ge=0)]
-NEVER: Final = 2**53
+MAX_LEAP: Final = 2**32
+"""How far above the highest ``seq`` seen the next one may be. No instance says so much unheard; but one message of
+somebody else with the highest ``seq`` there is would silence the instance for ever."""
+NEVER: Final = MAX_COUNT
 """A moment after all others, in Unix milliseconds: of what has none."""
-Moment = Annotated[int, Meta(ge=0, le=NEVER)]
+
+# `\Z` and not `$`, which in Python matches before a final line feed too: these texts become parts of subjects.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Revision = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22}\Z")]
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Moment = Count
+Timeout = Annotated[int, Meta(ge=0, le=MAX_TIMEOUT_MS)]
 
 
 class BadMessage(ValueError):
@@ -49,14 +58,14 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An HTTP route that leads to an endpoint. ``timeout_ms`` 0 means the caller's default."""
 
-    method: Annotated[str, Meta(pattern=r"^([A-Z][A-Z-]{0,31}|\*)$")]
+    method: Annotated[str, Meta(pattern=r"^([A-Z][A-Z-]{0,31}|\*)\Z")]
     path: Annotated[str, Meta(min_length=1, max_length=2048)]
     endpoint: Name
     summary: str = ""
     tags: tuple[str, ...] = ()
     auth: str = ""
-    timeout_ms: Count = 0
-    try_timeout_ms: Count = 0
+    timeout_ms: Timeout = 0
+    try_timeout_ms: Timeout = 0
     idempotent: bool = False
     deprecated: bool = False
     stream: Annotated[str, Meta(max_length=32)] = ""
@@ -154,7 +163,7 @@ def decode(data: bytes, service: str, instance: str) -> Control:
     """The announcement or heartbeat in ``data``, received on the subject of that service and instance.
 
     Raises `BadMessage` for anything else: JSON that is no such message, one that speaks for another
-    instance than its subject, one over its size limit, a route without its endpoint.
+    instance than its subject, one over its size limit, a route without its endpoint, a reserved name with routes.
     """
     if len(data) > MAX_ANNOUNCEMENT:
         raise BadMessage(f"{len(data)} bytes; at most {MAX_ANNOUNCEMENT} are allowed")
@@ -168,6 +177,9 @@ def decode(data: bytes, service: str, instance: str) -> Control:
         if len(data) > MAX_HEARTBEAT:
             raise BadMessage(f"heartbeat of {len(data)} bytes; at most {MAX_HEARTBEAT} are allowed")
     else:
+        if message.name in RESERVED and (message.name != GATEWAY or message.endpoints or message.routes):
+            # It could win routes of services: names decide between those.
+            raise BadMessage(f"the name {message.name!r} is reserved, and has no endpoints and routes")
         names = {endpoint.name for endpoint in message.endpoints}
         if len(names) != len(message.endpoints):
             raise BadMessage("two endpoints have the same name")

@@ -13,12 +13,14 @@ from typing import NamedTuple
 from mesh.errors import BadSubject
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-RESERVED = frozenset({"gateway", "client"})
+GATEWAY = "gateway"
+RESERVED = frozenset({GATEWAY, "client"})
+"""Names that no service may have; a gateway announces itself, without endpoints."""
 QUEUE = "q"
 # The server closes a connection on a control line over 4,096 bytes (its default): subject, reply and sizes
 # share that line, so each of the two gets less than half of it.
 MAX_SUBJECT = 1900
-_UNSAFE = re.compile(r"[\x00-\x20\x7f]|^\.|\.$|\.\.")
+_UNSAFE = re.compile(r"[\x00-\x20\x7f]|^\.|\.\Z|\.\.")
 # A subject with other bytes than these disconnects whoever receives it.
 _REPLY = re.compile(rb"(?!\$)[!-~]{1,%d}" % MAX_SUBJECT)
 
@@ -57,6 +59,19 @@ def check_subject(subject: str, *, wildcards: bool = False) -> str:
     if not wildcards and ("*" in subject or ">" in subject):
         raise BadSubject(f"subject {subject!r} has a wildcard; only subscriptions may")
     return subject
+
+
+def takes_requests(subject: str, prefix: str) -> bool:
+    """Whether a request may be sent to an endpoint that somebody outside the mesh with ``prefix`` says listens there.
+
+    Who sends has the permissions of a gateway: a subject of the mesh itself would have it forge announcements or
+    stop services, one below ``$`` would have it use NATS's own interfaces. One with wildcards names no place.
+    """
+    try:
+        check_subject(subject)
+    except BadSubject:
+        return False
+    return not subject.startswith(("$", "_")) and subject.partition(".")[0] != prefix
 
 
 class Subjects:

@@ -15,6 +15,7 @@ from mesh.bus import Bus, Subscription
 from mesh.errors import MeshError
 from mesh.messages import Announcement, BadMessage, Discover
 from mesh.registry import Ask, Change, Liveness, Registry
+from mesh.tasks import keep
 
 TICK_S = 0.1
 SYNC_MARGIN_S = 0.5
@@ -106,7 +107,7 @@ class Watcher:
         await self._settle()
         if self._bus.connected:
             self._ask_all()
-        self._ticking = asyncio.create_task(self._tick(), name="watcher")
+        self._ticking = keep(self._tick, "watcher")
 
     async def watch(self, service: str) -> None:
         """Watch one service more."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Self
 
 from nats.aio.client import Client
@@ -29,6 +30,7 @@ from mesh.config import BusSettings
 from mesh.errors import BusUnavailable, Forbidden, MeshError, TooLarge
 from mesh.settings import redact
 from mesh.subjects import Subjects, check_subject, new_id
+from mesh.tasks import keep
 
 BLINK_S = 0.045
 """How long after a loss a request waits for the next connection before it is refused."""
@@ -404,7 +406,7 @@ class Bus:
         if self._lane is None:
             if self._echoing is not None:
                 self._echoing.cancel()
-            self._echoing = asyncio.create_task(plain.echo(self.requests, self.publish, self._heard))
+            self._echoing = keep(partial(plain.echo, self.requests, self.publish, self._heard), "nats echo")
         self._tell(True)
 
     def _heard(self) -> None:

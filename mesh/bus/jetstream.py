@@ -21,6 +21,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 from mesh.bus.bus import Bus
 from mesh.bus.plain import Repeats, header_block
 from mesh.errors import MeshError, Unavailable
+from mesh.tasks import keep
 
 KEPT_S = 7 * 24 * 3600.0
 """Seconds for which events and dead letters are kept."""
@@ -134,7 +135,7 @@ class DurableEvents:
         self._said = ""
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._keep(), name=f"durable {self._consumer}")
+        self._task = keep(self._keep, f"durable {self._consumer}")
 
     async def aclose(self) -> None:
         """Fetch no more, finish what was fetched."""

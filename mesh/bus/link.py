@@ -24,6 +24,7 @@ from mesh.bus.aiohttp import provide
 from mesh.bus.errors import explain, forbidden_subject
 from mesh.bus.lane import LaneTransport, check_contract
 from mesh.config import BusSettings
+from mesh.tasks import keep
 
 SILENCE_S = 4.0
 """Seconds without a byte after which the connection is replaced; the server's and our pings come each second."""
@@ -86,8 +87,8 @@ class Link:
     def start(self) -> None:
         """Begin connecting in the background; the owner hears ``up`` and ``down``."""
         self._tasks = [
-            asyncio.create_task(self._supervise(), name="nats link"),
-            asyncio.create_task(self._watch_silence(), name="nats silence watch"),
+            keep(self._supervise, "nats link"),
+            keep(self._watch_silence, "nats silence watch"),
         ]
 
     async def aclose(self) -> None:
@@ -157,6 +158,7 @@ class Link:
 
     async def _supervise(self) -> None:
         pause = 0.0
+        await self._discard()  # what an earlier run may have left behind when it failed
         while not self._closing:
             if pause:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))

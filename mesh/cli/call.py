@@ -164,7 +164,7 @@ async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, opti
         foreign = [m for m in micros if m.kind(bus.subjects.prefix)]
         own = view.instances(Target(service))
         names = {e.name for i in own for e in i.content.endpoints}
-        subjects = subjects_of(m for m in foreign if m.name == service)
+        subjects = subjects_of((m for m in foreign if m.name == service), bus.subjects.prefix)
         if endpoint in subjects and endpoint not in names:
             block = b"NATS/1.0\r\n%b\r\n" % _lines(options.headers)
             address = bus.address(subjects[endpoint])

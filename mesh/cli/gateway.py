@@ -51,8 +51,8 @@ def command(worker: str | None, succeeds: bool, **flags: Any) -> None:
     if worker:
         text = logging_settings.log_format == "text" or (logging_settings.log_format == "auto" and sys.stderr.isatty())
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_serve(bus, settings, text, [int(fd) for fd in worker.split(",")], succeeds))
-        return
+            served = runner.run(_serve(bus, settings, text, [int(fd) for fd in worker.split(",")], succeeds))
+        sys.exit(0 if served else 1)
     try:
         code = asyncio.run(_supervise(flags))
     except OSError as error:
@@ -83,8 +83,11 @@ def _option(name: str) -> str:
 
 async def _serve(
     bus: BusSettings, settings: GatewaySettings, text: bool, descriptors: Sequence[int], succeeds: bool
-) -> None:
-    """A worker: serve the parent's sockets until SIGTERM, or until SIGUSR1 says that another worker does."""
+) -> bool:
+    """A worker: serve the parent's sockets until SIGTERM, or until SIGUSR1 says that another worker does.
+
+    False where it stopped because it could not go on.
+    """
     from gateway.server import Gateway
     from gateway.sockets import inherited
     from mesh.cli.workers import REPLACED
@@ -118,6 +121,7 @@ async def _serve(
             await gateway.stop_requested.wait()
     finally:
         await gateway.drain(hurry, replaced=replaced.is_set())
+    return not gateway.failed
 
 
 async def _either(*events: asyncio.Event) -> None:

@@ -157,6 +157,7 @@ async def _ask_services(bus: Bus, target: Target, timeout: float, found: Found) 
 async def _ask_gateways(bus: Bus, target: Target, timeout: float, found: Found) -> None:
     """Gateways do not answer ``$SRV``: asked to announce themselves, they do so at once."""
     from mesh import messages
+    from mesh.micros.survey import LONGEST_S
 
     arrived: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
@@ -177,17 +178,19 @@ async def _ask_gateways(bus: Bus, target: Target, timeout: float, found: Found) 
     bus.publish(bus.address(bus.subjects.discover(GATEWAY)), messages.encode(messages.Discover(window_ms=0)))
     known = {id for service, id in found if service == GATEWAY}
     seen: set[str] = set()
-    patience = timeout
+    loop = asyncio.get_running_loop()
+    until = loop.time() + timeout
+    latest = until + LONGEST_S  # whoever goes on announcing
     while not (known and known <= seen) and not (target.instance and target.instance in seen):
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout_at(until):
                 id, version = await arrived.get()
         except TimeoutError:
             break
         if id not in seen:
             seen.add(id)
             _note(found, GATEWAY, id, version, (time.perf_counter() - began) * 1000, target)
-        patience = QUIET_S
+        until = min(latest, loop.time() + QUIET_S)
     await bus.unsubscribe(subscription)
 
 

@@ -207,11 +207,12 @@ class Tail:
             if self._text:
                 self._emit(f"{_clock()} {self._terminal.paint(clean(text), 'cyan')} {clean(body)}")
             else:
+                shown: dict[str, Any] = {"time": _now(), "subject": text}
                 try:
-                    content: Any = msgspec.json.decode(payload)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    content = body
-                self._emit(json_text({"time": _now(), "subject": text, "message": content}))
+                    line = json_text({**shown, "message": msgspec.json.decode(payload)})
+                except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):  # no JSON, or beyond limits
+                    line = json_text({**shown, "message": body})
+                self._emit(line)
 
         for subject in (bus.subjects.announce_all, bus.subjects.heartbeat_all):
             await bus.subscribe(subject, show)

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-import msgspec
+from mesh.printable import clean, json_text
 
 COLOURS = {"green": 32, "yellow": 33, "red": 31, "blue": 34, "cyan": 36, "dim": 2, "bold": 1}
 
 
-def clean(text: str) -> str:
-    """``text`` without control characters, bidirectional overrides and the like: they are shown as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def json_text(value: Any) -> str:
-    """``value`` as one line of JSON; what `clean` would escape is escaped here in JSON's own way."""
-    text = msgspec.json.encode(value).decode()
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+__all__ = ["COLOURS", "Terminal", "clean", "json_text"]
 
 
 class Terminal:

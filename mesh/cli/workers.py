@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mesh.embedded.leash import leashed
+from mesh.tasks import keep
 
 REPLACED = signal.SIGUSR1
 """Tells a worker that another one accepts in its place."""
@@ -147,7 +148,7 @@ class Workers:
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop)
-        watching = asyncio.create_task(self._watch(), name="configuration watch")
+        watching = keep(self._watch, "configuration watch")
         try:
             for place in range(self._serving.workers):
                 self._current.append(await self._start(self._serving, place))

@@ -207,6 +207,8 @@ class Caller:
             balancer.heard(instance)
 
     def _fail(self, service: str, instance: str) -> None:
+        if self._watcher.registry.get(service, instance) is not None:
+            return  # it is back: somebody else had said that it stopped
         prefix = self._bus.subjects.to(service, instance, "").encode()
         self._bus.requests.fail_prefix(prefix, lambda: InstanceLost(f"{service}.{instance} died while it had the call"))
         self._streams.fail_prefix(self._bus.subjects.stream(service, instance, "").encode())

@@ -47,7 +47,7 @@ class ForeignEndpoints:
         # One answer will do: instances of one service are taken to have the same endpoints.
         patience = min(FIRST_S, max(0.0, deadline - self._bus.now()))
         micros = await survey(self._bus, "INFO", service, first=patience, complete=found)
-        subjects = subjects_of(micro for micro in micros if micro.foreign)
+        subjects = subjects_of((micro for micro in micros if micro.foreign), self._bus.subjects.prefix)
         if subjects:
             self._known[service] = self._bus.now() + KEEP_S, subjects
         else:

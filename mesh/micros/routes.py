@@ -11,40 +11,36 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 import msgspec
 
-from mesh.messages import Announcement, Endpoint, Route, revision_of
+from mesh.messages import MAX_TIMEOUT_MS, Announcement, Endpoint, Route, revision_of
 from mesh.micros.survey import Asked, Micro
 from mesh.routes import BadTemplate, parse_template
-from mesh.subjects import is_name
+from mesh.subjects import RESERVED, is_name, takes_requests
 
 HEARTBEAT_MS = 30_000
 """For the record only: nobody beats."""
 MAX_ENDPOINTS = 1000
-_SUBJECT = re.compile(r"[^\s.*>\x00-\x20\x7f]+(\.[^\s.*>\x00-\x20\x7f]+)*")
 
 
-def subjects_of(micros: Iterable[Micro]) -> dict[str, str]:
+def subjects_of(micros: Iterable[Micro], prefix: str) -> dict[str, str]:
     """Where the endpoints of these instances listen, by name; without those that no request may be sent to."""
-    return {e.name: e.subject for micro in micros for e in micro.endpoints if _takes_requests(e.subject)}
+    return {e.name: e.subject for micro in micros for e in micro.endpoints if takes_requests(e.subject, prefix)}
 
 
-def _takes_requests(subject: str) -> bool:
-    # One with wildcards names no place to send to, one below `$` or an inbox is not a service's.
-    return _SUBJECT.fullmatch(subject) is not None and not subject.startswith(("$", "_"))
-
-
-def announcement_of(micro: Micro, problems: list[str]) -> Announcement | None:
-    """What the service would announce if it were one of the mesh; None where its name or id is none.
+def announcement_of(micro: Micro, prefix: str, problems: list[str]) -> Announcement | None:
+    """What the service would announce if it were one of the mesh with ``prefix``; None where it can have no such name.
 
     A route's endpoint is the endpoint's whole subject: that is where its requests go. ``problems`` takes a sentence for
     everything that was left out.
     """
     if not is_name(micro.name) or not is_name(micro.id):
         problems.append(f"{micro.name[:80]!r} {micro.id[:80]!r} is no name and id")
+        return None
+    if micro.name in RESERVED:
+        problems.append(f"the name {micro.name!r} is reserved for the mesh itself")
         return None
     endpoints: dict[str, Endpoint] = {}
     routes: list[Route] = []
@@ -56,7 +52,7 @@ def announcement_of(micro: Micro, problems: list[str]) -> Announcement | None:
         )
         if asked.metadata.get("http.path"):
             try:
-                routes.append(_route(asked))
+                routes.append(_route(asked, prefix))
             except ValueError as error:
                 problems.append(f"{micro.name}, endpoint {asked.name!r}: {error}")
     declared, served = tuple(endpoints.values()), tuple(routes)
@@ -76,19 +72,20 @@ def announcement_of(micro: Micro, problems: list[str]) -> Announcement | None:
     )
 
 
-def _route(asked: Asked) -> Route:
+def _route(asked: Asked, prefix: str) -> Route:
     """Raises ValueError with what is wrong."""
     given = asked.metadata
     subject = asked.subject
-    if not _takes_requests(subject):
+    if not takes_requests(subject, prefix):
         raise ValueError(f"the subject {subject[:80]!r} is none to send requests to")
     try:
         parse_template(given["http.path"])
     except BadTemplate as error:
         raise ValueError(f"http.path {given['http.path'][:80]!r}: {error}") from error
     timeout = given.get("http.timeout_ms", "0")
-    if not timeout.isdecimal() or int(timeout) > 3_600_000:
-        raise ValueError(f"http.timeout_ms {timeout[:20]!r} is not a number up to 3600000")
+    # Not more digits than the largest has: Python refuses to read thousands of them with a ValueError of its own.
+    if not (timeout.isascii() and timeout.isdecimal()) or len(timeout) > 7 or int(timeout) > MAX_TIMEOUT_MS:
+        raise ValueError(f"http.timeout_ms {timeout[:20]!r} is not a number up to {MAX_TIMEOUT_MS}")
     fields = {
         "method": given.get("http.method", "GET").upper(),
         "path": given["http.path"],

@@ -23,7 +23,16 @@ QUIET_S = 0.15
 """A survey is over when nobody has answered for so long; the answers come within milliseconds of each other."""
 FIRST_S = 0.5
 """How long the first answer may take."""
+LONGEST_S = 3.0
+"""A survey is over so long after the first answer was due at the latest, whoever goes on answering."""
+MOST = 16_384
+"""Instances that a survey lists at most; more answers end it."""
+_LARGEST = 1e18
+"""No figure counts above it: 30 years in nanoseconds, and an integer everywhere."""
 PREFIX = "mesh.prefix"
+"""The metadata key with which an instance of a mesh says so."""
+CONTRADICTED = "mesh.contradicted"
+"""The one with which it says how many messages somebody else has published in its name; only where there are any."""
 
 
 @dataclass(slots=True)
@@ -80,16 +89,18 @@ async def survey(
     """The answers to ``$SRV.<verb>`` of one service or of all, by name and id.
 
     Ends when ``complete`` says so of what has come, when nobody listens, after ``first`` seconds without any
-    answer, or ``quiet`` seconds after the last one.
+    answer, ``quiet`` seconds after the last one, and in any case after ``first`` + `LONGEST_S`.
     """
     subject = ".".join(filter(None, ("$SRV", verb, service)))
     found: dict[tuple[str, str], Micro] = {}
-    patience = first
+    loop = asyncio.get_running_loop()
+    until = loop.time() + first
+    latest = until + LONGEST_S
     began = time.perf_counter()
     async with bus.gather(bus.address(subject), b"") as replies:
         while True:
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout_at(until):
                     reply = await replies.get()
             except TimeoutError:
                 break
@@ -100,8 +111,8 @@ async def survey(
                 continue
             micro.elapsed_ms = (time.perf_counter() - began) * 1000
             found.setdefault((micro.name, micro.id), micro)
-            patience = quiet
-            if complete is not None and complete(list(found.values())):
+            until = min(latest, loop.time() + quiet)
+            if len(found) >= MOST or (complete is not None and complete(list(found.values()))):
                 break
     return [found[key] for key in sorted(found)]
 
@@ -155,4 +166,7 @@ def _texts(value: Any) -> dict[str, str]:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A number that can be shown and calculated with; JSON has ones that are beyond any float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if 0 <= value <= _LARGEST else None

@@ -5,9 +5,13 @@ The rules of wire protocol 1:
 - Content is ordered by ``seq`` among announcements, state and load by ``seq`` among all messages. So a late
   announcement may still bring content, but only a message above the highest ``seq`` shows that the instance lives.
 - A heartbeat that speaks of content the registry does not have makes it ask that one instance, until it has it.
+- A ``seq`` that leaps ahead is not believed: nothing that the instance says could come after it.
 - Silence makes an instance suspect, then lost. A lost one leaves a tombstone with its ``seq``: only more revives.
-- ``stopped`` is the last word, whatever its ``seq`` and whenever it arrives: no other order could be agreed upon by
-  two receivers who heard the same messages differently.
+- ``stopped`` ends an instance whatever its ``seq`` and whenever it arrives: what somebody else said in its name with a
+  higher one must not hide it. It leaves a tombstone with the highest ``seq`` seen. No instance that stopped ever says
+  more; so if more is heard, ``stopped`` was not its own word, and it is taken in again.
+- A foreign service never has the name of one of the mesh: not while an instance of that lives, nor for as long as a
+  tombstone would remember one. Foreign ones that were there before go when one of the mesh comes.
 
 Times are liveness time in seconds (`mesh.registry.Liveness`) and never go back.
 """
@@ -18,7 +22,7 @@ import random
 from heapq import heappop, heappush
 from typing import Final
 
-from mesh.messages import MAX_HEARTBEAT_MS, Announcement, Control, Heartbeat, State
+from mesh.messages import MAX_HEARTBEAT_MS, MAX_LEAP, Announcement, Control, Heartbeat, State
 from mesh.registry.contents import same
 from mesh.registry.questions import Question
 from mesh.registry.records import Ask, Change, Content, Instance, Kind, labels, moments_of
@@ -36,6 +40,7 @@ FORGET_S: Final = LOST_AFTER * MAX_HEARTBEAT_MS / 1000
 """Silence after which an instance that never announced is forgotten: the longest that any may keep."""
 
 FOREIGN: Final = "NATS micro service"
+NOT_STOPPED: Final = "it lives, though somebody said in its name that it had stopped"
 
 Outcome = list[Change | Ask]
 
@@ -60,11 +65,14 @@ class Registry(Table):
         self._rng = rng or random.Random()
         self._unknown: dict[Key, Question] = {}
         self._tombstones = Tombstones(tombstone_s, tombstone_limit)
+        self._native = Tombstones(tombstone_s, tombstone_limit)
+        """Services of the mesh whose last instance ended not long ago, as ``(service, "")``."""
         # Checks to make, soonest first. A heartbeat leaves its instance's check where it is: the check finds out
         # that it came too early and moves itself. An entry counts only while its item still names that time.
         self._checks: list[tuple[float, int, Instance | Question]] = []
         self._serial = 0
         self._late = self._duplicate = self._final = self._asks = self._refused = 0
+        self._contradicted = self._leaps = 0
 
     # -- facts
 
@@ -78,7 +86,9 @@ class Registry(Table):
         return {
             "late": self._late,
             "duplicate": self._duplicate,
+            "leaps": self._leaps,
             "after_stopped": self._final,
+            "lived_after_stopped": self._contradicted,
             "revision_clashes": self._contents.clashes,
             "asks": self._asks,
             "asks_refused": self._refused,
@@ -102,12 +112,14 @@ class Registry(Table):
     def _heartbeat(self, message: Heartbeat, now: float) -> Outcome:
         siblings = self._live.get(message.name)
         instance = None if siblings is None else siblings.get(message.id)
+        if instance is not None and instance.foreign:
+            instance = None  # it has no heartbeats, so that is somebody else
         if message.state == "stopped":
             return self._stopped(message, instance, now)
         if instance is None:
             return self._unknown_heartbeat(message, now)
-        if message.seq <= instance.seq:
-            self._drop(message.seq == instance.seq)
+        if not 0 < message.seq - instance.seq <= MAX_LEAP:
+            self._drop(message.seq - instance.seq)
             return []
         instance.inflight = message.inflight
         instance.capacity = message.capacity
@@ -124,8 +136,8 @@ class Registry(Table):
         question = self._unknown.get(key)
         if question is not None:
             latest = question.latest
-            if latest is not None and message.seq <= latest.seq:
-                self._drop(message.seq == latest.seq)
+            if latest is not None and not 0 < message.seq - latest.seq <= MAX_LEAP:
+                self._drop(message.seq - latest.seq)
             else:
                 question.latest = message
                 question.seen = now
@@ -138,12 +150,14 @@ class Registry(Table):
 
     def _announcement(self, message: Announcement, now: float) -> Outcome:
         instance = self.get(message.name, message.id)
+        if instance is not None and instance.foreign:
+            instance = None  # it announces nothing, so that is somebody else
         if message.state == "stopped":
             return self._stopped(message, instance, now)
         if instance is None:
             return self._join(message, now)
-        if message.seq <= instance.announced:
-            self._drop(message.seq == instance.announced)
+        if message.seq <= instance.announced or message.seq - instance.seq > MAX_LEAP:
+            self._drop(message.seq - instance.announced)
             return []
         outcome: Outcome = []
         before = self._renew(instance, message)
@@ -168,24 +182,28 @@ class Registry(Table):
         key = (message.name, message.id)
         if self._buried(key, message.seq):
             return []
+        outcome = self._oust(message.name)
         instance = Instance(message, self._contents.take(message), now)
         instance.suspect_s = SUSPECT_AFTER * message.heartbeat_ms / 1000
         instance.lost_s = LOST_AFTER * message.heartbeat_ms / 1000
         question = self._unknown.pop(key, None)
         instance.question = question
         if question is not None and question.latest is not None:
-            if question.latest.seq > message.seq:
+            if 0 < question.latest.seq - message.seq <= MAX_LEAP:
                 # The heartbeat overtook the announcement: its state is the newer one, and so is its time.
                 latest = question.latest
                 instance.seq, instance.state, instance.told = latest.seq, latest.state, latest.revision
                 instance.inflight, instance.capacity, instance.lag_ms = latest.inflight, latest.capacity, latest.lag_ms
                 instance.seen = question.seen
             question.latest = None
-        back = self._tombstones.get(key) is not None
+        stone = self._tombstones.get(key)
+        back = "" if stone is None else NOT_STOPPED if stone.final else "back after it was lost"
+        if stone is not None and stone.final:
+            self._contradicted += 1
         self._tombstones.remove(key)
         self._add(instance)
         self._check(instance, instance.seen + instance.suspect_s)
-        outcome: Outcome = [
+        outcome.append(
             Change(
                 kind="joined",
                 service=instance.service,
@@ -193,41 +211,46 @@ class Registry(Table):
                 version=instance.version,
                 state=instance.state,
                 added=tuple(sorted(labels(instance.content))),
-                reason="back after it was lost" if back else "",
+                reason=back,
             )
-        ]
+        )
         self._compare(instance, now, outcome)
         return outcome
 
     def _stopped(self, message: Control, instance: Instance | None, now: float) -> Outcome:
         key = (message.name, message.id)
         stone = self._tombstones.get(key)
-        if stone is not None and stone.final:
-            self._final += 1
-            return []
         question = self._unknown.pop(key, None)
+        known = -1 if stone is None else stone.seq
         if question is not None:
             question.open = False
-        seq = message.seq if instance is None else max(message.seq, instance.seq)
+            known = known if question.latest is None else max(known, question.latest.seq)
+        if instance is not None:
+            known = instance.seq
+        seq = _highest(known, message.seq)
         self._tombstones.set(key, seq, final=True, now=now)
         if instance is None:
+            self._final += stone is not None and stone.final
             return []
-        self._end(instance)
+        self._end(instance, now)
         previous, instance.state, instance.seq = instance.state, "stopped", seq
         return [self._change(instance, "left", previous, removed=tuple(sorted(labels(instance.content))))]
 
     # -- foreign services
 
     def adopt(self, message: Announcement, now: float) -> Outcome:
-        """A foreign micro service, described as if it had announced itself. Only `dismiss` ends it, never silence."""
+        """A foreign micro service, described as if it had announced itself. Only `dismiss` ends it, never silence.
+
+        One that may not have that name is left out, see `is_native`.
+        """
+        if self.is_native(message.name):
+            return []
         instance = self.get(message.name, message.id)
         if instance is None:
             instance = Instance(message, self._contents.take(message), now)
             instance.foreign = True
             self._add(instance)
             return [self._change(instance, "joined", added=tuple(sorted(labels(instance.content))), reason=FOREIGN)]
-        if not instance.foreign:
-            return []
         instance.seen = now
         before = self._renew(instance, message)
         if before is None:
@@ -236,14 +259,26 @@ class Registry(Table):
         added, removed = tuple(sorted(new - old)), tuple(sorted(old - new))
         return [self._change(instance, "changed", added=added, removed=removed, reason=FOREIGN)]
 
-    def dismiss(self, service: str, id: str) -> Outcome:
+    def dismiss(self, service: str, id: str, reason: str = "answers no more") -> Outcome:
         """A foreign micro service answers no more."""
         instance = self.get(service, id)
         if instance is None or not instance.foreign:
             return []
         self._end(instance)
         removed = tuple(sorted(labels(instance.content)))
-        return [self._change(instance, "left", removed=removed, reason="answers no more")]
+        return [self._change(instance, "left", removed=removed, reason=reason)]
+
+    def is_native(self, service: str) -> bool:
+        """Whether a service of the mesh has that name, so that no foreign one may: now, or until not long ago."""
+        siblings = self._live.get(service)
+        if siblings is not None:
+            return any(not instance.foreign for instance in siblings.values())
+        return self._native.get((service, "")) is not None
+
+    def _oust(self, service: str) -> Outcome:
+        """End the foreign services whose name an instance of the mesh has now."""
+        ids = [i.id for i in self.instances(service) if i.foreign]
+        return [change for id in ids for change in self.dismiss(service, id, "a service of the mesh has that name")]
 
     # -- what messages have in common
 
@@ -252,19 +287,22 @@ class Registry(Table):
         stone = self._tombstones.get(key)
         if stone is None:
             return False
+        if 0 < seq - stone.seq <= MAX_LEAP:
+            return False
         if stone.final:
             self._final += 1
-            return True
-        if seq <= stone.seq:
-            self._drop(seq == stone.seq)
-            return True
-        return False
-
-    def _drop(self, duplicate: bool) -> None:
-        if duplicate:
-            self._duplicate += 1
         else:
+            self._drop(seq - stone.seq)
+        return True
+
+    def _drop(self, ahead: int) -> None:
+        """Count a message that is dropped, ``ahead`` of what is known."""
+        if ahead == 0:
+            self._duplicate += 1
+        elif ahead < 0:
             self._late += 1
+        else:
+            self._leaps += 1
 
     def _heard(self, instance: Instance, message: Control, now: float, outcome: Outcome) -> None:
         """A message above the highest ``seq``: it lives, and this is its state."""
@@ -324,8 +362,11 @@ class Registry(Table):
             reason=reason,
         )
 
-    def _end(self, instance: Instance) -> None:
+    def _end(self, instance: Instance, now: float | None = None) -> None:
+        """Take it out; ``now`` for one of the mesh, whose name is kept for a while when it was the last."""
         self._remove(instance)
+        if now is not None and instance.service not in self._live:
+            self._native.set((instance.service, ""), 0, final=False, now=now)
         if instance.question is not None:
             instance.question.open = False
             instance.question = None
@@ -355,12 +396,13 @@ class Registry(Table):
             elif item.live:
                 self._expire_instance(item, now, outcome)
         self._tombstones.expire(now)
+        self._native.expire(now)
         return outcome
 
     def _expire_instance(self, instance: Instance, now: float, outcome: Outcome) -> None:
         lost_at = instance.seen + instance.lost_s
         if lost_at <= now:
-            self._end(instance)
+            self._end(instance, now)
             self._tombstones.set((instance.service, instance.id), instance.seq, final=False, now=now)
             removed = tuple(sorted(labels(instance.content)))
             outcome.append(self._change(instance, "lost", removed=removed, reason=_silent(instance, now)))
@@ -398,6 +440,11 @@ class Registry(Table):
         for question in questions:
             question.restart(now)
             self._check(question, question.next(now, self._rng))
+
+
+def _highest(known: int, seq: int) -> int:
+    """The higher ``seq``, except where it leaps ahead; ``known`` is -1 where nothing is known."""
+    return max(known, seq) if known < 0 or seq - known <= MAX_LEAP else known
 
 
 def _silent(instance: Instance, now: float) -> str:

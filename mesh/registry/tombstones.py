@@ -14,7 +14,7 @@ class Tombstone(NamedTuple):
     until: float
     """Liveness time in seconds."""
     seq: int
-    """The highest seen; a message above it revives, unless ``final``."""
+    """The highest seen; a message above it revives."""
     final: bool
     """Whether it said ``stopped``; otherwise it fell silent."""
 

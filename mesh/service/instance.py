@@ -69,7 +69,14 @@ class ServiceInstance:
             heartbeat_ms=settings.heartbeat_ms,
             load=lambda: Load(self.dispatcher.inflight, self.dispatcher.capacity),
         )
-        self.micro = MicroResponder(self.bus, service, self.announced, self.endpoints, self.announcer.started)
+        self.micro = MicroResponder(
+            self.bus,
+            service,
+            self.announced,
+            self.endpoints,
+            self.announcer.started,
+            lambda: self.announcer.contradicted,
+        )
         self.conflicts = ConflictLog(service.name)
         self._settings = settings
         self._requests: list[Subscription] = []

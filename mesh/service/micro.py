@@ -12,6 +12,7 @@ import msgspec
 
 from mesh.bus import Bus, Subscription
 from mesh.messages import Endpoint
+from mesh.micros.survey import CONTRADICTED, PREFIX
 from mesh.service.endpoints import Declared, Statistics
 from mesh.service.service import Service
 
@@ -21,7 +22,10 @@ TYPES = {verb: f"io.nats.micro.v1.{verb.lower()}_response" for verb in VERBS}
 
 
 class MicroResponder:
-    """Answers the discovery subjects of one instance. ``started`` is its RFC 3339 start time in UTC."""
+    """Answers the discovery subjects of one instance. ``started`` is its RFC 3339 start time in UTC.
+
+    ``contradicted()``: how many messages somebody else has published in its name, for whoever looks for them.
+    """
 
     def __init__(
         self,
@@ -30,14 +34,16 @@ class MicroResponder:
         announced: tuple[Endpoint, ...],
         endpoints: Mapping[str, Declared],
         started: str,
+        contradicted: Callable[[], int] = lambda: 0,
     ) -> None:
         self._bus = bus
         self._service = service
         # Says which mesh this is a native service of: other meshes need not take it for a foreign one.
-        self._metadata = {**service.metadata, "mesh.prefix": bus.subjects.prefix}
+        self._metadata = {**service.metadata, PREFIX: bus.subjects.prefix}
         self._announced = announced
         self._endpoints = endpoints
         self._started = started
+        self._contradicted = contradicted
         self._subscriptions: list[Subscription] = []
 
     async def start(self) -> None:
@@ -66,8 +72,12 @@ class MicroResponder:
             "name": service.name,
             "id": self._bus.instance,
             "version": service.version,
-            "metadata": self._metadata,
+            "metadata": self._told(),
         }
+
+    def _told(self) -> dict[str, str]:
+        count = self._contradicted()
+        return {**self._metadata, CONTRADICTED: str(count)} if count else self._metadata
 
     def ping(self) -> dict[str, Any]:
         return self._identity("PING")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import NamedTuple
+
+from mesh.tasks import keep
 
 _log = logging.getLogger("mesh.service")
 
@@ -36,9 +39,7 @@ class Readiness:
     async def start(self) -> None:
         """Run every check once, then each at its own pace."""
         await asyncio.gather(*(self._try(check) for check in self._checks))
-        self._tasks = [
-            asyncio.create_task(self._repeat(check), name=f"readiness {check.name}") for check in self._checks
-        ]
+        self._tasks = [keep(partial(self._repeat, check), f"readiness {check.name}") for check in self._checks]
 
     async def aclose(self) -> None:
         for task in self._tasks:

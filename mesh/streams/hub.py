@@ -14,6 +14,7 @@ from mesh.streams import frames
 from mesh.streams.flow import FIRST_CREDIT, Pool
 from mesh.streams.stream import Stream
 from mesh.subjects import new_id
+from mesh.tasks import keep
 
 PROBE_S = 1.0
 """Every so often one stream of each peer process sends a credit: NATS answers that nobody listens when it has died."""
@@ -96,7 +97,7 @@ class Streams:
     def _register(self, stream: Stream) -> Stream:
         self._open[stream.own] = stream
         if self._watching is None:
-            self._watching = asyncio.create_task(self._watch(), name="streams")
+            self._watching = keep(self._watch, "streams")
         return stream
 
     def forget(self, stream: Stream) -> None:

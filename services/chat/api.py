@@ -114,7 +114,7 @@ class Models(Struct):
 # -- rooms
 
 RoomName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$(?!\n)")]
-Name = Annotated[str, Meta(min_length=1, max_length=40, pattern="^[^\\u0000-\\u001f\\u007f]*$")]
+Name = Annotated[str, Meta(min_length=1, max_length=40, pattern="^[^\\u0000-\\u001f\\u007f]*$(?!\\n)")]
 Text = Annotated[str, Meta(min_length=1, max_length=2000, pattern="^[^\\u0000]*$")]
 """Any text; PostgreSQL cannot store NUL."""
 

@@ -8,6 +8,7 @@ from mesh import Service
 from mesh.bus import Bus
 from mesh.cli.doctor import mesh_checks
 from mesh.cli.doctor.bus_checks import ProbingBus, examine, version
+from mesh.cli.doctor.witness import Witness
 from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.messages import Announcement, Heartbeat, Route, encode, revision_of
@@ -209,6 +210,57 @@ async def test_who_answers_ping_and_does_not_announce(shell, mesh, prefix):
     assert "mute.m1" in by_check(done, "warn")["announcements"][0]
 
 
+def beat(seq, **facts):
+    return Heartbeat(name="pets", id="A1", seq=seq, **{"state": "ready", "revision": "r" * 22, **facts})
+
+
+def state_of_all(seq, **facts):
+    facts = {"state": "ready", "revision": "r" * 22, **facts}
+    return Announcement(name="pets", id="A1", version="1", started="", heartbeat_ms=2000, seq=seq, **facts)
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        ([state_of_all(1), beat(2), beat(2), beat(3), state_of_all(9), beat(8), beat(500), state_of_all(501)], None),
+        ([state_of_all(1), beat(2), state_of_all(4, state="stopped"), state_of_all(4, state="stopped")], None),
+        ([state_of_all(1), state_of_all(4, state="stopped"), beat(3)], None),  # the subjects have no common order
+        ([state_of_all(7), beat(8), beat(6)], "seq 6 came after 8"),
+        ([state_of_all(7), state_of_all(7, revision="x" * 22)], "seq 7 came after 7"),
+        ([state_of_all(7), beat(7, revision="x" * 22)], "two messages with seq 7"),
+        ([state_of_all(7), beat(8), beat(5000)], "seq jumped from 8 to 5000"),
+        ([state_of_all(7), beat(8, state="stopped"), beat(9)], "said 'stopped' and goes on"),
+    ],
+)
+def test_who_speaks_for_another_contradicts_him(messages, says):
+    witness = Witness()
+    for message in messages:
+        witness.hear(message)
+    assert witness.found == ({} if says is None else {("pets", "A1"): says})
+
+
+async def test_a_forgery_is_found_while_it_happens_and_after(shell, mesh):
+    instance = await mesh.start(greeter())
+    facts = {"name": "greeter", "id": instance.id, "revision": "x" * 22}
+    async with mesh.client() as bus:
+        address = bus.address(bus.subjects.heartbeat("greeter", instance.id))
+        seq = iter(range(10_000, 1_000_000, 10_000))
+
+        def forge(*_):
+            bus.publish(address, encode(Heartbeat(seq=next(seq), state="draining", **facts)))
+
+        await bus.subscribe(bus.subjects.heartbeat("greeter", instance.id), lambda *message: None)
+        await bus.subscribe(bus.subjects.discover(), forge)
+        await bus.subscribe(bus.subjects.announce("greeter", instance.id), lambda *m: next(seq) < 60_000 and forge())
+        await bus.flush()
+        during = await shell("doctor", "--json", "--for", "1")
+    after = await shell("doctor", "--json", "--for", "1")
+    assert during.code == 1
+    assert f"greeter.{instance.id} contradicts itself: " in by_check(during, "fail")["senders"][0]
+    assert (after.code, by_check(after, "fail")) == (0, {})
+    assert f"greeter.{instance.id} (" in by_check(after, "warn")["senders"][0]
+
+
 async def test_silence_is_seen(nats_url, prefix):
     """The check itself: who has sent no heartbeat while the doctor waited."""
     from mesh.cli.view import View
@@ -218,7 +270,7 @@ async def test_silence_is_seen(nats_url, prefix):
         async with View(bus) as view:
             await view.synchronise()
             await view.beats(0.1, "greeter")
-            (finding,) = mesh_checks.states(mesh_checks.Mesh(view, [], []))[:1]
+            (finding,) = mesh_checks.states(mesh_checks.Mesh(view, [], [], Witness()))[:1]
     assert finding.severity == "warn"
     assert "no heartbeat from" in finding.seen
 

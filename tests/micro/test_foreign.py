@@ -277,7 +277,7 @@ def micro(*endpoints, name="joker", id="A1"):
 def test_a_wrong_endpoint_is_left_out_and_told(metadata, subject, says):
     problems = []
     good = Asked("good", "jokes.good", metadata={"http.path": "/good"})
-    found = announcement_of(micro(Asked("one", subject, metadata=metadata), good), problems)
+    found = announcement_of(micro(Asked("one", subject, metadata=metadata), good), "mesh", problems)
     assert [route.path for route in found.routes] == ["/good"]
     assert len(problems) == 1
     assert "joker, endpoint 'one'" in problems[0]
@@ -286,14 +286,14 @@ def test_a_wrong_endpoint_is_left_out_and_told(metadata, subject, says):
 
 def test_what_an_endpoint_says_is_in_its_route():
     metadata = {"http.path": "/x", "http.summary": "An x", "http.auth": "key", "http.timeout_ms": "250"}
-    (route,) = announcement_of(micro(Asked("x", "x.y", metadata=metadata)), []).routes
+    (route,) = announcement_of(micro(Asked("x", "x.y", metadata=metadata)), "mesh", []).routes
     expected = Route(method="GET", path="/x", endpoint="x.y", summary="An x", auth="key", timeout_ms=250)
     assert route == expected
 
 
 def test_a_name_that_is_none_is_nobody():
     problems = []
-    assert announcement_of(micro(name="a b"), problems) is None
+    assert announcement_of(micro(name="a b"), "mesh", problems) is None
     assert problems
 
 
@@ -314,7 +314,7 @@ TEXT = st.text(max_size=20)
 )
 def test_any_metadata_is_survived(endpoints):
     registry = Registry()
-    found = announcement_of(micro(*endpoints), [])
+    found = announcement_of(micro(*endpoints), "mesh", [])
     assert found is not None
     first = registry.adopt(found, 0.0)
     assert [change.kind for change in first] == ["joined"]
@@ -327,8 +327,8 @@ def test_any_metadata_is_survived(endpoints):
 
 def test_what_changes_is_told():
     registry = Registry()
-    old = announcement_of(micro(Asked("a", "s.a", metadata={"http.path": "/a"})), [])
-    new = announcement_of(micro(Asked("a", "s.a", metadata={"http.path": "/b"})), [])
+    old = announcement_of(micro(Asked("a", "s.a", metadata={"http.path": "/a"})), "mesh", [])
+    new = announcement_of(micro(Asked("a", "s.a", metadata={"http.path": "/b"})), "mesh", [])
     registry.adopt(old, 0.0)
     (change,) = registry.adopt(new, 1.0)
     assert (change.kind, change.added, change.removed) == ("changed", ("GET /b",), ("GET /a",))

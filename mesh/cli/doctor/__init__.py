@@ -72,7 +72,9 @@ async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
 
     from mesh.cli.doctor import bus_checks, mesh_checks
     from mesh.cli.doctor.findings import ok
+    from mesh.cli.doctor.witness import Witness
     from mesh.cli.routes import gateway_view
+    from mesh.messages import BadMessage, decode
     from mesh.micros.survey import survey
     from mesh.settings import redact
 
@@ -84,11 +86,23 @@ async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
     async with bus_checks.ProbingBus(settings) as bus:
         where = redact(", ".join(settings.servers))
         findings = [ok("nats", f"connected to {where}, prefix {bus.subjects.prefix!r}")]
+        witness = Witness()
+
+        def hear(subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+            party = bus.subjects.party(subject)
+            if party is not None:
+                try:
+                    witness.hear(decode(payload, *party))
+                except BadMessage:
+                    pass  # the watcher counts those
+
+        for subject in (bus.subjects.announce_all, bus.subjects.heartbeat_all):
+            await bus.subscribe(subject, hear)
         async with gateway_view(bus) as view:
             findings += await bus_checks.examine(bus)
             _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))
             await view.beats(observe)
-            findings += mesh_checks.examine(mesh_checks.Mesh(view, micros, complaints.lines))
+            findings += mesh_checks.examine(mesh_checks.Mesh(view, micros, complaints.lines, witness))
     return findings
 
 

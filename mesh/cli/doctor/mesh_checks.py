@@ -6,21 +6,26 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from mesh.cli.doctor.findings import Finding, fail, ok, some, warn
+from mesh.cli.doctor.witness import Witness
 from mesh.cli.view import View, age, state_of
 from mesh.conflicts import advice, sentence
-from mesh.micros.survey import PREFIX, Micro
+from mesh.micros.survey import CONTRADICTED, PREFIX, Micro
+from mesh.subjects import GATEWAY
 
 LAG_MS = 100
 AHEAD_S = 5.0
-GATEWAY = "gateway"
 
 
 class Mesh(NamedTuple):
-    """What the checks look at. ``complaints`` are log lines about messages that were refused."""
+    """What the checks look at. ``complaints`` are log lines about messages that were refused.
+
+    ``witness`` has heard the announcements and heartbeats that the watcher heard.
+    """
 
     view: View
     micros: list[Micro]
     complaints: list[str]
+    witness: Witness
 
 
 def members(mesh: Mesh) -> list[Finding]:
@@ -133,6 +138,25 @@ def breakers(mesh: Mesh) -> list[Finding]:
     return [warn("protocol", f"{count} messages were refused{example}", "correct or stop who sends them")]
 
 
+def senders(mesh: Mesh) -> list[Finding]:
+    """Every instance speaks for itself, and nobody else for it."""
+    todo = "two processes with one id, or forgery: let NATS permissions allow everybody its own subjects only"
+    findings = [
+        fail("senders", f"{party.service}.{party.instance} contradicts itself: {what}", todo)
+        for party, what in sorted(mesh.witness.found.items())[:20]
+    ]
+    prefix = mesh.view.bus.subjects.prefix
+    told = {
+        f"{m.name}.{m.id}": m.metadata[CONTRADICTED]
+        for m in mesh.micros
+        if m.metadata.get(PREFIX) == prefix and CONTRADICTED in m.metadata
+    }
+    if told:
+        who = some([f"{name} ({count[:20]})" for name, count in told.items()])
+        findings.append(warn("senders", f"heard messages of somebody else in their own name: {who}", todo))
+    return findings or [ok("senders", "every instance speaks for itself")]
+
+
 CHECKS: tuple[Callable[[Mesh], Iterable[Finding]], ...] = (
     members,
     states,
@@ -142,6 +166,7 @@ CHECKS: tuple[Callable[[Mesh], Iterable[Finding]], ...] = (
     versions,
     lag,
     clocks,
+    senders,
     breakers,
 )
 
