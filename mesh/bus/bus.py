@@ -23,10 +23,11 @@ from mesh.bus.held import HeldReplies
 from mesh.bus.lane import LaneTransport
 from mesh.bus.link import Link
 from mesh.bus.probe import probe
+from mesh.bus.reasons import NO_NATS, Reason
 from mesh.bus.requests import Ending, Pending, Reply, Requests
 from mesh.bus.subscription import Subscription
 from mesh.config import BusSettings
-from mesh.errors import BusUnavailable, Forbidden, MeshError, TooLarge
+from mesh.errors import BusUnavailable, Forbidden, MeshError, NoConnection, TooLarge
 from mesh.settings import redact
 from mesh.subjects import Subjects, check_subject, new_id
 
@@ -34,6 +35,8 @@ BLINK_S = 0.045
 """How long after a loss a request waits for the next connection before it is refused."""
 FAILOVER_S = 0.25
 """The same where another server of the cluster is known: it may take a second attempt."""
+
+OFFLINE = "not connected to NATS"
 
 _log = logging.getLogger("mesh.bus")
 
@@ -48,7 +51,11 @@ class Bus:
             bus.publish(bus.address("mesh.event.hello"), b"hi")
     """
 
-    def __init__(self, settings: BusSettings, *, service: str = "client", instance: str = "") -> None:
+    def __init__(
+        self, settings: BusSettings, *, service: str = "client", instance: str = "", patience_s: float = float("inf")
+    ) -> None:
+        """``patience_s``: after how many seconds entering gives up where every server has failed to connect, for one
+        who waits before a screen; otherwise only reasons that stay end it before ``connect_timeout_s``."""
         self.settings = settings
         self.subjects = Subjects(settings.prefix)
         self.service = service
@@ -74,6 +81,7 @@ class Bus:
         self._adopt: Callable[[bytes, bytes], Any] | None = None
         self._orphan: Callable[[bytes, bytes], None] | None = None
         self._opened = False
+        self._patience_s = patience_s
 
     # -- life
 
@@ -94,8 +102,29 @@ class Bus:
             async with asyncio.timeout(timeout):
                 await self._is_up.wait()
         except TimeoutError:
-            where = ", ".join(redact(url) for url in self.settings.servers)
-            raise BusUnavailable(f"no NATS at {where}: {self._link.last_error or 'no answer'}") from None
+            raise self._not_connected() from None
+
+    async def _connect(self) -> None:
+        """Return with the first connection. Raises `BusUnavailable` when it is late, and as soon as every server has
+        refused for a reason that stays, or after ``patience_s`` for any reason."""
+        failures = self._link.failures
+        up, over = (asyncio.ensure_future(event.wait()) for event in (self._is_up, failures.hopeless))
+        left = self.settings.connect_timeout_s
+        patience = min(left, self._patience_s)
+        try:
+            done, _ = await asyncio.wait((up, over), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done and not failures.everywhere:
+                await asyncio.wait((up, over), timeout=left - patience, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            up.cancel()
+            over.cancel()
+        if not self.connected:
+            raise self._not_connected()
+
+    def _not_connected(self) -> BusUnavailable:
+        where = ", ".join(redact(url) for url in self.settings.servers)
+        reason = self._link.failures.summary() or Reason("no answer", NO_NATS, final=False)
+        return NoConnection(f"no NATS at {where}: {reason.what}", hint=reason.todo)
 
     async def blink(self) -> None:
         """Return when connected; otherwise at the latest `BLINK_S` (`FAILOVER_S`) after the connection was lost.
@@ -127,7 +156,7 @@ class Bus:
     async def __aenter__(self) -> Self:
         self.open()
         try:
-            await self.wait_connected(self.settings.connect_timeout_s)
+            await self._connect()
         except BaseException:
             await self.aclose()
             raise
@@ -165,8 +194,11 @@ class Bus:
 
     @property
     def last_error(self) -> str:
-        """Why there is no connection, as a sentence; empty while there is one."""
-        return self._link.last_error
+        """That there is no connection, as a sentence that anybody may read; empty while there is one.
+
+        Why there is none is in the log: it names servers, files and settings.
+        """
+        return OFFLINE if self._link.last_error else ""
 
     @property
     def max_payload(self) -> int:
@@ -206,7 +238,7 @@ class Bus:
     def jetstream_client(self) -> Client:
         """nats-py's client, for JetStream inside ``mesh.bus`` only. Raises `BusUnavailable` while disconnected."""
         if self._client is None or not self.connected:
-            raise BusUnavailable("not connected to NATS")
+            raise BusUnavailable(OFFLINE)
         return self._client
 
     # -- messages out
@@ -222,7 +254,7 @@ class Bus:
         the payload, and the server closes the connection for the rest), `Overloaded` when NATS does not keep up.
         """
         if not self.connected:
-            raise BusUnavailable(self._link.last_error or "not connected to NATS")
+            raise BusUnavailable(OFFLINE)
         size = len(payload) + len(block)
         if size > self._max_payload:
             raise TooLarge(f"message of {size} bytes; NATS takes {self._max_payload}")
@@ -302,7 +334,7 @@ class Bus:
         pending = self.requests.open(timeout, lenient=True)
         try:
             if self._client is None or not self.connected:
-                raise BusUnavailable(self._link.last_error or "not connected to NATS")
+                raise BusUnavailable(OFFLINE)
             # Through nats-py, behind the SUB and UNSUB commands that it still holds.
             await self._client.publish(pending.reply.decode(), b"")
             await pending.future

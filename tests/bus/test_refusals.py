@@ -4,10 +4,9 @@ import asyncio
 
 import pytest
 
-from mesh.bus import Bus, Reply
-from mesh.config import BusSettings
+from mesh.bus import Reply
 from mesh.embedded import NatsServer
-from mesh.errors import BusUnavailable, Forbidden
+from mesh.errors import Forbidden
 from tests.bus.parts import OK, bus_on, echo
 from tests.conditions import eventually
 
@@ -47,14 +46,6 @@ async def test_a_bundle_that_is_not_permitted_is_the_last_one(caplog):
         assert await two() == [Forbidden, Forbidden]
         assert "MESH_BUNDLES" in caplog.text
         assert await two() == [Reply, Reply]
-
-
-async def test_wrong_credentials_are_named(lane):
-    async with NatsServer(extra_config="authorization { user: a, password: b }") as server:
-        bus = Bus(BusSettings(servers=(server.url,), lane=lane, connect_timeout_s=0.5))
-        with pytest.raises(BusUnavailable, match="credentials"):
-            async with bus:
-                pass
 
 
 async def test_a_broken_contract_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
