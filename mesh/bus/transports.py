@@ -22,9 +22,11 @@ class GuardedTcp(TcpTransport):
     def __init__(self, guard: Guard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.guard = guard
+        self._is_in = False  # what comes is read by nats-py's task
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         self.guard.begin(uri)
+        self._is_in = False
         await super().connect(uri, buffer_size, connect_timeout)
 
     async def connect_tls(
@@ -43,6 +45,23 @@ class GuardedTcp(TcpTransport):
         self.guard.check_write()
         super().writelines(payload)  # type: ignore[no-untyped-call]
 
+    async def drain(self) -> None:
+        try:
+            await super().drain()  # type: ignore[no-untyped-call]
+        except ConnectionError:
+            self._last_words()
+            raise
+
+    def _last_words(self) -> None:
+        """Raise what the server said before it closed the connection: asyncio's reader gives only the error then."""
+        held = bytes(getattr(self._io_reader, "_buffer", b""))
+        if not self._is_in and (start := held.find(b"-ERR")) >= 0:
+            self.guard.line(held[start:].splitlines()[0])
+
+    async def read(self, buffer_size: int) -> bytes:
+        self._is_in = True
+        return bytes(await super().read(buffer_size))
+
     async def readline(self) -> bytes:
         if self.guard.waits_for_info:
             try:
@@ -53,7 +72,12 @@ class GuardedTcp(TcpTransport):
         return await self._line()
 
     async def _line(self) -> bytes:
-        return self.guard.line(await super().readline())  # type: ignore[no-untyped-call]
+        try:
+            line = await super().readline()  # type: ignore[no-untyped-call]
+        except ConnectionError:
+            self._last_words()
+            raise
+        return self.guard.line(line)
 
     def __bool__(self) -> bool:
         return True  # tells the client to use this transport rather than make one
