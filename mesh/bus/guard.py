@@ -88,7 +88,7 @@ class Guard:
         if data.startswith(b"-ERR"):
             raise ServerSaid(data[4:].decode(errors="replace").strip().strip("'"))
         if not data:
-            raise ConnectionResetError("the server closed the connection during the login")
+            raise self.ended()
         first, self._greeted = not self._greeted, True
         if not first or not self.demanded_by or self.encrypted:
             return data
@@ -102,6 +102,11 @@ class Guard:
         if offered:
             return b"INFO " + json.dumps({**info, "tls_required": True}).encode() + b"\r\n"
         raise self._refusal()
+
+    def ended(self) -> ConnectionResetError:
+        """The error for a connection that ended before we were let in, when nothing else is known of it."""
+        how = "during the login" if self._greeted else "without a word"
+        return ConnectionResetError(f"the server closed the connection {how}")
 
     def check_write(self) -> None:
         """Raise `Refusal` before a byte would leave in the clear that must not."""

@@ -303,7 +303,7 @@ class LaneTransport(Transport):
             return ServerSaid(self.complaint[4:].decode(errors="replace").strip().strip("'"))
         if isinstance(self._lost_by, OSError):
             return self._lost_by
-        return ConnectionResetError("the connection to NATS was lost")
+        return self.guard.ended()
 
     async def read(self, buffer_size: int) -> bytes:
         while not self._cold:

@@ -135,7 +135,7 @@ class Link:
         finally:
             self._moving = False
         if old is not self.client:  # it was lost meanwhile, and replaced
-            await self._close(client, lane)
+            await self._close(client)
             return
         handles = self._owner.handles()
         if old_lane is not None:
@@ -145,7 +145,7 @@ class Link:
             # Not checked: what we sent ourselves would come back on both connections.
             await self._owner.attached(client, lane, check=False)
         except Exception as error:
-            await self._close(old, old_lane)
+            await self._close(old)
             await self.restart(f"moving to another server failed: {explain(error)}")
             return
         self._announce_up(client)
@@ -160,7 +160,7 @@ class Link:
         except Exception as error:
             _log.debug("leaving the old connection: %s", error)
         finally:
-            await self._close(old, old_lane)
+            await self._close(old)
         _log.info("moved to the NATS server at %s", client.connected_url.netloc if client.connected_url else "?")
 
     # -- the life of clients
@@ -207,7 +207,7 @@ class Link:
         try:
             await self._open(client, servers, guard)
         except BaseException:
-            await self._close(client, lane)
+            await self._close(client)
             raise
         return client, lane, guard
 
@@ -273,7 +273,8 @@ class Link:
             "max_reconnect_attempts": -1,
             # Only the first connect waits this long between attempts; afterwards `Backoff` decides.
             "reconnect_time_wait": random.uniform(0.1, 0.3),
-            "connect_timeout": settings.connect_timeout_s,
+            # An attempt ends before the one who waits for a connection does, so that its reason can be told.
+            "connect_timeout": settings.connect_timeout_s * 0.8,
             "ping_interval": 1,
             "max_outstanding_pings": 2,
             # Nothing is kept for later while disconnected: its caller would be gone when it is delivered.
@@ -291,26 +292,30 @@ class Link:
 
     async def _discard(self) -> None:
         client, self.client = self.client, None
-        lane, self.lane = self.lane, None
+        self.lane = None
         if client is not None:
-            await self._close(client, lane)
+            await self._close(client)
 
     @staticmethod
-    async def _close(client: Client, lane: LaneTransport | None) -> None:
+    async def _close(client: Client) -> None:
         try:
             async with asyncio.timeout(2):
                 await client.close()
         except Exception as error:
             _log.debug("closing an old NATS client: %s", error)
         finally:
-            if lane is not None:
-                lane.retire()
+            transport = client._transport
+            if isinstance(transport, LaneTransport):
+                transport.retire()
+            elif isinstance(transport, GuardedTcp | GuardedWebSocket):
+                await transport.retire()
 
     # -- what went wrong
 
     def _note(self, error: BaseException, guard: Guard | None) -> Reason:
         where = guard.where if guard is not None else ""
-        reason = reason_of(error, self._login.described, encrypted=guard is not None and guard.encrypted)
+        encrypted = guard is not None and guard.encrypted
+        reason = reason_of(error, self._login.described, encrypted=encrypted, scheme=where.partition(":")[0])
         if self.last_error and isinstance(error, ConnectionResetError | BrokenPipeError) and self.failures.knows(where):
             return reason  # what the server said before it closed the connection is why
         new = self.failures.note(where, reason)

@@ -46,12 +46,16 @@ def _no_login() -> tuple[str, str]:
 
 
 def reason_of(
-    error: BaseException, login: Callable[[], tuple[str, str]] = _no_login, *, encrypted: bool = False
+    error: BaseException,
+    login: Callable[[], tuple[str, str]] = _no_login,
+    *,
+    encrypted: bool = False,
+    scheme: str = "",
 ) -> Reason:
     """The reason behind an error of a connection or of the attempt to have one.
 
     ``login`` tells what was sent to log in, as ``the token``, and what to look at where it is refused; ``encrypted``
-    says whether the connection had got so far.
+    says whether the connection had got so far; ``scheme`` is the URL's.
     """
     if isinstance(error, Refusal):
         return error.reason
@@ -62,14 +66,23 @@ def reason_of(
     if isinstance(error, socket.gaierror):
         return Reason("the host's name is unknown", "look at NATS_URL and at the name service", final=False)
     if isinstance(error, asyncio.TimeoutError):
-        return Reason("no answer in time", "is it NATS that listens there? Look at NATS_URL", final=False)
+        return Reason("no answer in time", _silent(scheme), final=False)
     text = str(error).removeprefix("nats: ").strip().strip("'") or type(error).__name__
+    if text == "unexpected EOF":
+        return Reason("the connection was lost", final=False)
+    if text.endswith("without a word"):
+        return Reason(text, _silent(scheme), final=False)
     said = _of_server(text, login)
     if said is not None:
         return said
     if isinstance(error, ConnectionResetError | BrokenPipeError | EOFError) and encrypted:
         return Reason(text, "where it asks for a client certificate, set NATS_CERT and NATS_KEY", final=False)
     return Reason(text, final=False)
+
+
+def _silent(scheme: str) -> str:
+    begins = " Does it begin with TLS? Then give tls:// in NATS_URL" if scheme == "nats" else ""
+    return f"is it NATS that listens there?{begins}"
 
 
 def _of_server(text: str, login: Callable[[], tuple[str, str]]) -> Reason | None:

@@ -23,11 +23,16 @@ class GuardedTcp(TcpTransport):
         super().__init__()  # type: ignore[no-untyped-call]
         self.guard = guard
         self._is_in = False  # what comes is read by nats-py's task
+        self._retired = False
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        self.abort()  # of an attempt that got as far as a connection and no further; nats-py forgets it
         self.guard.begin(uri)
         self._is_in = False
         await super().connect(uri, buffer_size, connect_timeout)
+        if self._retired:
+            self.abort()
+            raise ConnectionAbortedError("this connection has been given up")
 
     async def connect_tls(
         self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
@@ -79,6 +84,16 @@ class GuardedTcp(TcpTransport):
             raise
         return self.guard.line(line)
 
+    def abort(self) -> None:
+        """Drop the connection now."""
+        if self._io_writer is not None:
+            self._io_writer.transport.abort()
+
+    async def retire(self) -> None:
+        """Drop the connection and make no other."""
+        self._retired = True
+        self.abort()
+
     def __bool__(self) -> bool:
         return True  # tells the client to use this transport rather than make one
 
@@ -94,6 +109,7 @@ class GuardedWebSocket(WebSocketTransport):
             reason = Reason("ws:// and wss:// need aiohttp", "pip install 'nats-http-mesh[websocket]'")
             raise Refusal(reason) from None
         self.guard = guard
+        self._retired = False
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         await self._dial(uri, buffer_size, connect_timeout)
@@ -110,8 +126,10 @@ class GuardedWebSocket(WebSocketTransport):
         guard = self.guard
         uri = uri._replace(scheme=guard.scheme(uri))
         guard.begin(uri)
-        if not self._client:  # nats-py closes it with a connection
-            self._client = aiohttp.ClientSession()
+        await self._close_session()
+        if self._retired:
+            raise ConnectionAbortedError("this connection has been given up")
+        self._client = aiohttp.ClientSession()
         self._pending = asyncio.Queue()  # what an attempt before did not get rid of
         self._ws = None
         try:
@@ -142,6 +160,17 @@ class GuardedWebSocket(WebSocketTransport):
 
     async def read(self, buffer_size: int) -> bytes:
         return bytes(await super().readline())  # type: ignore[no-untyped-call]
+
+    async def retire(self) -> None:
+        """Drop the connection and make no other."""
+        self._retired = True
+        await self._close_session()
+
+    async def _close_session(self) -> None:
+        """aiohttp's; nats-py closes one with a connection, and none after an attempt that failed."""
+        session = getattr(self, "_client", None)
+        if session is not None and not session.closed:
+            await session.close()
 
     def __bool__(self) -> bool:
         return True

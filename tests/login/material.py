@@ -36,7 +36,9 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "leaf")])
         usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
-        builder = self._build(name, key.public_key(), days).add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        builder = self._build(name, key.public_key(), days).add_extension(
+            x509.ExtendedKeyUsage([usage]), critical=False
+        )
         if hosts:
             names = [x509.IPAddress(ip_address(h)) if h[0].isdigit() else x509.DNSName(h) for h in hosts]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)

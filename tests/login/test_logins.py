@@ -108,16 +108,18 @@ async def test_revoked_credentials(lane, tmp_path):
 async def test_credentials_that_expire_while_connected_are_said_and_renewed_ones_taken(lane, tmp_path, caplog):
     operator = Operator()
     path = operator.credentials(tmp_path / "a.creds", expires=int(time.time()) + 2)
-    async with NatsServer(jetstream=False, extra_config=operator.config()) as server:
-        async with Bus(settings(server.url, lane, credentials=path)) as bus:
-            await echo(bus, "mesh.echo")
-            lost = []
-            bus.on_connection(lambda up: up or lost.append(up))
-            await eventually(lambda: lost)
-            await eventually(lambda: "which expired on" in caplog.text)
-            operator.credentials(path)
-            await bus.wait_connected(10)
-            assert (await bus.request(bus.address("mesh.echo"), b"x", timeout=5)).payload == b"x"
+    async with (
+        NatsServer(jetstream=False, extra_config=operator.config()) as server,
+        Bus(settings(server.url, lane, credentials=path)) as bus,
+    ):
+        await echo(bus, "mesh.echo")
+        lost = []
+        bus.on_connection(lambda up: up or lost.append(up))
+        await eventually(lambda: lost)
+        await eventually(lambda: "which expired on" in caplog.text)
+        operator.credentials(path)
+        await bus.wait_connected(10)
+        assert (await bus.request(bus.address("mesh.echo"), b"x", timeout=5)).payload == b"x"
         assert "its login expired" in caplog.text
 
 
@@ -139,15 +141,17 @@ async def test_a_file_that_was_changed_is_used_at_the_next_connection(lane, tmp_
         return operator.config()
 
     write(first)
-    async with NatsServer(jetstream=False, extra_config=config(first)) as server:
-        async with Bus(settings(server.url, lane, **{kind: path})) as bus:
-            await echo(bus, "mesh.echo")
-            await server.stop()
-            server._extra_config = config(second)
-            write(second)
-            await server.start()
-            await bus.wait_connected(10)
-            assert (await bus.request(bus.address("mesh.echo"), b"x", timeout=5)).payload == b"x"
+    async with (
+        NatsServer(jetstream=False, extra_config=config(first)) as server,
+        Bus(settings(server.url, lane, **{kind: path})) as bus,
+    ):
+        await echo(bus, "mesh.echo")
+        await server.stop()
+        server._extra_config = config(second)
+        write(second)
+        await server.start()
+        await bus.wait_connected(10)
+        assert (await bus.request(bus.address("mesh.echo"), b"x", timeout=5)).payload == b"x"
 
 
 @pytest.mark.parametrize(
@@ -198,15 +202,18 @@ async def test_an_account_with_permissions(lane, tmp_path):
 
 async def test_a_full_server_says_so_and_is_tried_again(lane, caplog):
     async with NatsServer(extra_config="max_connections: 1") as server:
-        async with Bus(settings(server.url, lane)):
-            text = await refused(settings(server.url, lane), final=False)
-            assert text == (
-                f"no NATS at {server.url}: the server has as many connections as it takes"
-                "|raise max_connections at the server, or end some connections"
-            )
-            waiting = Bus(settings(server.url, lane))
-            waiting.open()
-            await eventually(lambda: caplog.text.count("as many connections as it takes; trying again") == 2)
+        first = Bus(settings(server.url, lane))
+        first.open()
+        await first.wait_connected(10)
+        text = await refused(settings(server.url, lane), final=False)
+        assert text == (
+            f"no NATS at {server.url}: the server has as many connections as it takes"
+            "|raise max_connections at the server, or end some connections"
+        )
+        waiting = Bus(settings(server.url, lane))
+        waiting.open()
+        await eventually(lambda: caplog.text.count("as many connections as it takes; trying again") == 2)
+        await first.aclose()
         await waiting.wait_connected(10)
         await waiting.aclose()
 
@@ -214,10 +221,12 @@ async def test_a_full_server_says_so_and_is_tried_again(lane, caplog):
 async def test_a_full_account_says_so(lane, tmp_path):
     operator = Operator(connections=1)
     first, second = (operator.credentials(tmp_path / name) for name in ("a", "b"))
-    async with NatsServer(jetstream=False, extra_config=operator.config()) as server:
-        async with Bus(settings(server.url, lane, credentials=first)):
-            text = await refused(settings(server.url, lane, credentials=second), final=False)
-            assert "the account has as many connections as it may have|" in text
+    async with (
+        NatsServer(jetstream=False, extra_config=operator.config()) as server,
+        Bus(settings(server.url, lane, credentials=first)),
+    ):
+        text = await refused(settings(server.url, lane, credentials=second), final=False)
+        assert "the account has as many connections as it may have|" in text
 
 
 async def test_a_server_learnt_from_info_gets_the_login_of_the_url(lane):
