@@ -94,10 +94,10 @@ class BusSettings(MeshSettings):
         for first, second in (("user", "password"), ("password", "user"), ("tls_cert", "tls_key")):
             yield from self._needs(first, second, sources)
         yield from self._needs("tls_key", "tls_cert", sources)
+        encrypted = self.tls_ca or self.tls_cert or any(url.startswith(("tls://", "wss://")) for url in self.servers)
         if len({url.startswith(("ws://", "wss://")) for url in self.servers}) > 1:
             yield f"bus.servers ({sources['servers']}): give either WebSocket URLs or others, not both kinds"
-        encrypted = self.tls_ca or self.tls_cert or any(url.startswith(("tls://", "wss://")) for url in self.servers)
-        if encrypted and any(url.startswith("ws://") for url in self.servers):
+        elif encrypted and any(url.startswith("ws://") for url in self.servers):
             yield f"bus.servers ({sources['servers']}): ws:// is never encrypted, as other settings demand; give wss://"
         if len({bool(urlsplit(url).password is None) for url in self.servers if "@" in url}) > 1:
             yield f"bus.servers ({sources['servers']}): give either tokens in all URLs or users with passwords"

@@ -19,6 +19,9 @@ TLS_FIRST_S = 0.5
 """How long INFO is waited for before the handshake is begun without it: a server may be set to ``handshake_first``."""
 TLS_HANDSHAKE_S = 5
 """How long a handshake may take that is begun so."""
+JUDGED_S = 0.05
+"""How long a server may take to refuse our certificate, which it does after the handshake: its words are lost to one
+who writes meanwhile."""
 
 
 class Guard:
@@ -34,6 +37,8 @@ class Guard:
         self.websocket = settings.servers[0].startswith(("ws://", "wss://"))
         self.uri: ParseResult | None = None
         self.encrypted = False
+        self.judges = False
+        """Whether the server looks at our certificate."""
         self._settings = settings
         self._greeted = False
         self.name = name
@@ -60,7 +65,7 @@ class Guard:
 
     def begin(self, uri: ParseResult) -> None:
         """A connection to that server is made."""
-        self.uri, self.encrypted, self._greeted = uri, False, False
+        self.uri, self.encrypted, self._greeted, self.judges = uri, False, False, False
 
     def host(self, given: str | ParseResult | None = None) -> str:
         """The name that the certificate must have: ``given``, else the server's.
@@ -90,14 +95,18 @@ class Guard:
         if not data:
             raise self.ended()
         first, self._greeted = not self._greeted, True
-        if not first or not self.demanded_by or self.encrypted:
+        if not first or self.websocket:
             return data
         try:
             info = json.loads(data.partition(b" ")[2])
             required, offered = bool(info.get("tls_required")), bool(info.get("tls_available"))
+            self.judges = required and bool(info.get("tls_verify"))
         except (ValueError, AttributeError, RecursionError):
             return data  # nats-py says what is wrong with it, and `check_write` holds
-        if required:
+        if self.judges and not self._settings.tls_cert:
+            reason = Reason("the server asks for a client certificate", "set NATS_CERT and NATS_KEY")
+            raise Refusal(reason)
+        if required or not self.demanded_by or self.encrypted:
             return data
         if offered:
             return b"INFO " + json.dumps({**info, "tls_required": True}).encode() + b"\r\n"

@@ -25,7 +25,7 @@ from nats.aio.transport import Transport
 
 from mesh.bus.bundles import FRAMING, LARGEST, MOST_BYTES, MOST_REQUESTS, Bundle
 from mesh.bus.frames import FrameReader
-from mesh.bus.guard import TLS_FIRST_S, TLS_HANDSHAKE_S, Guard
+from mesh.bus.guard import JUDGED_S, TLS_FIRST_S, TLS_HANDSHAKE_S, Guard
 from mesh.bus.reasons import ServerSaid
 from mesh.errors import Overloaded
 
@@ -263,6 +263,13 @@ class LaneTransport(Transport):
         # start_tls need not call connection_made of the new protocol.
         if upgraded is not None:
             self._transport = upgraded
+        if self.guard.judges:
+            try:
+                async with asyncio.timeout(JUDGED_S):
+                    await self._closed.wait()
+            except TimeoutError:
+                return
+            raise self._end()
 
     def _start(self) -> _LaneProtocol:
         protocol = self._protocol = _LaneProtocol(self)

@@ -314,8 +314,7 @@ class Link:
 
     def _note(self, error: BaseException, guard: Guard | None) -> Reason:
         where = guard.where if guard is not None else ""
-        encrypted = guard is not None and guard.encrypted
-        reason = reason_of(error, self._login.described, encrypted=encrypted, scheme=where.partition(":")[0])
+        reason = reason_of(error, self._login.described, where.partition(":")[0])
         if self.last_error and isinstance(error, ConnectionResetError | BrokenPipeError) and self.failures.knows(where):
             return reason  # what the server said before it closed the connection is why
         new = self.failures.note(where, reason)

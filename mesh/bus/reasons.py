@@ -48,14 +48,12 @@ def _no_login() -> tuple[str, str]:
 def reason_of(
     error: BaseException,
     login: Callable[[], tuple[str, str]] = _no_login,
-    *,
-    encrypted: bool = False,
     scheme: str = "",
 ) -> Reason:
     """The reason behind an error of a connection or of the attempt to have one.
 
-    ``login`` tells what was sent to log in, as ``the token``, and what to look at where it is refused; ``encrypted``
-    says whether the connection had got so far; ``scheme`` is the URL's.
+    ``login`` tells what was sent to log in, as ``the token``, and what to look at where it is refused; ``scheme`` is
+    the URL's.
     """
     if isinstance(error, Refusal):
         return error.reason
@@ -75,8 +73,8 @@ def reason_of(
     said = _of_server(text, login)
     if said is not None:
         return said
-    if isinstance(error, ConnectionResetError | BrokenPipeError | EOFError) and encrypted:
-        return Reason(text, "where it asks for a client certificate, set NATS_CERT and NATS_KEY", final=False)
+    if isinstance(error, ConnectionResetError | BrokenPipeError) and error.errno:
+        text = "the connection was cut"
     return Reason(text, final=False)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import ParseResult
 
 from nats.aio.transport import TcpTransport, WebSocketTransport
 
-from mesh.bus.guard import TLS_FIRST_S, TLS_HANDSHAKE_S, Guard
+from mesh.bus.guard import JUDGED_S, TLS_FIRST_S, TLS_HANDSHAKE_S, Guard
 from mesh.bus.reasons import Reason, Refusal
 
 
@@ -41,6 +41,8 @@ class GuardedTcp(TcpTransport):
             return
         await super().connect_tls(self.guard.host(uri), self.guard.context(), buffer_size, connect_timeout)
         self.guard.encrypted = True
+        if self.guard.judges:
+            await asyncio.sleep(JUDGED_S)  # what came meanwhile is raised by `drain`
 
     def write(self, payload: bytes) -> None:
         self.guard.check_write()
