@@ -77,7 +77,10 @@ async def _up(bus: BusSettings, gateway: GatewaySettings, quiet: bool) -> int:
             bus = replace(bus, servers=(server.url,))
             nats_note = "embedded, JetStream in a temporary folder"
             if nats_port != 4222:
-                notes.append(f"port 4222 is busy: NATS listens on {server.port}")
+                notes.append(
+                    f"port 4222 is busy: NATS listens on {server.port}. In every other terminal, first of all:"
+                    f" export NATS_URL={server.url}"
+                )
         ports = [free_port(gateway.port, gateway.host), free_port(gateway.ops_port, gateway.ops_host)]
         for what, wanted, port in zip(
             ("gateway", "operator's plane"), (gateway.port, gateway.ops_port), ports, strict=True
