@@ -36,6 +36,8 @@ BLINK_S = 0.045
 FAILOVER_S = 0.25
 """The same where another server of the cluster is known: it may take a second attempt."""
 
+MOST_APART = 4096
+
 OFFLINE = "not connected to NATS"
 
 _log = logging.getLogger("mesh.bus")
@@ -73,6 +75,9 @@ class Bus:
         self._max_payload = 1024 * 1024
         self._bundles = settings.bundles
         self.takers = Takers()
+        self._apart: set[bytes] = set()
+        """Places (subjects without their last token, ending in a dot) whose receivers cannot answer bundles."""
+        self._said_apart = False
         self._lost_at = float("-inf")
         self._held = HeldReplies()
         self._echoes = 0.0
@@ -92,6 +97,7 @@ class Bus:
         self.now = asyncio.get_running_loop().time
         self.requests = Requests(self._inbox)
         self.requests.adopt, self.requests.orphan = self._adopt, self._orphan
+        self.requests.apart = self._send_apart
         self._subscriptions.insert(0, Subscription(self._inbox + ".*", "", self.requests.deliver))
         self._link = Link(self.settings, f"{self.service}.{self.instance}", self._inbox + ".js", self)
         self._link.start()
@@ -378,13 +384,31 @@ class Bus:
         """
         pending = self.requests.expect(timeout, settle, lenient=lenient)
         lane = self._lane
-        if place and lane is not None and self.connected:
+        if place and lane is not None and self.connected and place not in self._apart:
             names = b"%b %b" % (address[len(place) :], pending.token)
             if lane.bundle(place, names, pending.reply, block, payload, pending):
                 pending.address = address
+                pending.message = (block, payload)
                 return pending
         self._post(pending, address, payload, block)
         return pending
+
+    def _send_apart(self, bundled: list[Pending]) -> None:
+        """Send requests again, each by itself, and those to that receiver from now on."""
+        place = bundled[0].address[: bundled[0].address.rindex(b".") + 1]
+        if len(self._apart) >= MOST_APART:
+            self._apart.clear()  # instances come and go
+        self._apart.add(place)
+        if not self._said_apart:
+            self._said_apart = True
+            receiver = place.decode("ascii", "replace").rstrip(".")
+            _log.info("no bundles to %s and its like: NATS maps replies there, as between accounts", receiver)
+        for pending in bundled:
+            block, payload = pending.message
+            try:
+                self.publish(pending.address, payload, block, pending.reply)
+            except MeshError as error:
+                self.requests.fail(pending, error)
 
     def expect_answers(self) -> None:
         """Said while a message is received: its answer, and those of others, may follow in this turn already."""

@@ -220,7 +220,7 @@ class LaneTransport(Transport):
         self._cold.append(data)
         self._cold_ready.set()
 
-    def lost(self, protocol: _LaneProtocol, error: BaseException | None) -> None:
+    def lost(self, protocol: _LaneProtocol, error: BaseException | None = None) -> None:
         """The connection of ``protocol`` broke; a call for an older connection changes nothing."""
         if protocol is not self._protocol:
             return
