@@ -259,6 +259,8 @@ class Link:
             if refused:
                 _log.error("NATS permissions do not allow %s to %s", *refused)
                 self._owner.refused(*refused)
+            elif "permissions violation" in str(error).lower():  # one of a kind that fails no request of ours
+                _log.error("NATS: %s", str(error).removeprefix("nats: "))
             elif client is not self.client:
                 _log.debug("a NATS connection that is not in use: %s", error)
             elif self._note(error, guard).final:

@@ -24,6 +24,17 @@ async def test_a_permission_violation_fails_its_request_at_once(lane):
             assert asyncio.get_running_loop().time() - began < 5
 
 
+async def test_another_violation_of_permissions_is_no_end_of_the_connection(nats_url, prefix, caplog):
+    """A client may not name a reply subject of the server's own mapping between accounts."""
+    async with bus_on(nats_url, prefix=prefix) as bus:
+        await echo(bus, f"{prefix}.echo")
+        bus.publish(bus.address(f"{prefix}.echo"), b"", reply=b"_R_.x")
+        await eventually(lambda: "permissions violation for publish with reply" in caplog.text.lower())
+        assert "trying again" not in caplog.text
+        assert bus.last_error == ""
+        assert (await bus.request(bus.address(f"{prefix}.echo"), b"x", timeout=5)).payload == b"x"
+
+
 async def test_a_bundle_that_is_not_permitted_is_the_last_one(caplog):
     config = (
         "authorization { users = [ {user: a, password: b, permissions: "

@@ -119,8 +119,8 @@ async def test_a_bundle_that_asks_for_its_answers_where_none_may_go_is_dropped(c
 async def test_a_bundle_from_another_account_is_not_begun_and_told_so_once(caller, service, prefix):
     """NATS maps its reply subject, for one reply."""
     got = []
-    await caller.bus.subscribe(f"_R_.{prefix}", lambda subject, reply, block, payload: got.append((block, payload)))
-    caller.send(frame(b"t1", b"never") + frame(b"t2", b"never"), f"_R_.{prefix}".encode())
+    await caller.bus.subscribe(f"_INBOX.{prefix}", lambda subject, reply, block, payload: got.append((block, payload)))
+    caller.send(frame(b"t1", b"never") + frame(b"t2", b"never"), f"_INBOX.{prefix}".encode())
     caller.send(frame(b"t3", b"later"))
     await eventually(lambda: b"t3" in caller.replies and got)
     assert service.called == ["later"]
