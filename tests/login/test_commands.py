@@ -6,7 +6,10 @@ import time
 
 import pytest
 
+from mesh.config import BusSettings
 from mesh.embedded import NatsServer
+from mesh.errors import ConfigError
+from mesh.settings import redact
 from tests.processes import run
 
 SERVICE = """
@@ -95,3 +98,35 @@ async def test_a_service_with_a_wrong_login_keeps_trying_and_says_so(tmp_path):
             await process.line("runs as")
             assert await process.end() == 0
         assert "s3cr3t" not in "".join(process.lines)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://ada:s3cr3t@host:port",
+        "nats://ada:s3cr3t/s3cr3t@host",
+        "nats://ada:s3cr3t@s3cr3t@host:port",
+        "ada:s3cr3t@host:port",
+        "s3cr3t@host:port",
+        "nats://ada:x,s3cr3t@host",
+        "http://ada:s3cr3t@host",
+    ],
+)
+def test_a_wrong_url_is_named_without_its_login(url):
+    with pytest.raises(ConfigError) as caught:
+        BusSettings.load(environ={"NATS_URL": url}, file=None)
+    assert "bus.servers (environment NATS_URL)" in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_settings_are_shown_without_a_login():
+    shown = repr(BusSettings(servers=("nats://ada:s3cr3t@host", "s3cr3t@host:1"), password="s3cr3t", token="s3cr3t"))
+    assert "nats://***@host" in shown
+    assert "s3cr3t" not in shown
+    assert redact("ada:s3cr3t@host, nats://s3cr3t@b nats://a:p@s3cr3t@c") == "***@host, nats://***@b nats://***@c"
+
+
+def test_logins_of_two_kinds_do_not_go_together():
+    for given in ("nats://token@a,nats://ada:secret@b", "nats://ada:secret@a,nats://token@b"):
+        with pytest.raises(ConfigError, match="either tokens in all URLs or users with passwords"):
+            BusSettings.load(environ={"NATS_URL": given}, file=None)
