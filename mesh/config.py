@@ -83,7 +83,7 @@ class BusSettings(MeshSettings):
         5.0,
         kinds.number(0.1, 300, "seconds"),
         env=["MESH_CONNECT_TIMEOUT_S"],
-        doc="How long the first connection may take.",
+        doc="How long the first connection may take; a command ends after a second if every server fails.",
     )
 
     def conflicts(self, sources: Mapping[str, str]) -> Iterator[str]:

@@ -78,7 +78,7 @@ async def _up(bus: BusSettings, gateway: GatewaySettings, quiet: bool) -> int:
             nats_note = "embedded, JetStream in a temporary folder"
             if nats_port != 4222:
                 notes.append(
-                    f"port 4222 is busy: NATS listens on {server.port}. In every other terminal, first of all:"
+                    f"port 4222 is busy: NATS listens on {server.port}; before other commands, in every terminal:"
                     f" export NATS_URL={server.url}"
                 )
         ports = [free_port(gateway.port, gateway.host), free_port(gateway.ops_port, gateway.ops_host)]

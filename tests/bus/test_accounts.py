@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,20 +17,15 @@ from tests.bus.parts import OK, bus_on
 from tests.bus.test_bundles import BLOCK
 from tests.conditions import eventually
 
-SERVICES = ("to.>", "req.>", "ctl.>", "discover", "discover.>", "stream.>")
-STREAMS = ("announce.>", "heartbeat.>")
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "running.md"
 
 
 def accounts():
-    """A server configuration: services log in as ``svc``, gateways as ``gw``; as docs/guide/running.md has it."""
-    exports = [f'{{ service: "mesh.{name}", response_type: stream }}' for name in SERVICES]
-    exports += [f'{{ stream: "mesh.{name}" }}' for name in STREAMS]
-    imports = [f'{{ service: {{ account: SERVICES, subject: "mesh.{name}" }} }}' for name in SERVICES]
-    imports += [f'{{ stream: {{ account: SERVICES, subject: "mesh.{name}" }} }}' for name in STREAMS]
-    return f"""accounts {{
-      SERVICES {{ users: [ {{ user: svc, password: p }} ], exports: [ {", ".join(exports)} ] }}
-      GATEWAYS {{ users: [ {{ user: gw, password: p }} ], imports: [ {", ".join(imports)} ] }}
-    }}"""
+    """The server configuration that the page on running shows; services log in as ``svc``, gateways as ``gw``."""
+    (text,) = re.findall(r"```\n(accounts \{.*?)```", PAGE.read_text(), re.DOTALL)
+    for user in ("svc", "gw"):
+        text = text.replace('nkey: "U..."', f"user: {user}, password: p", 1)
+    return text
 
 
 def kit():
