@@ -3,10 +3,12 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from urllib.parse import urlparse
 
 import pytest
 
 from mesh.bus import Bus
+from mesh.bus.guard import Guard
 from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.errors import ConfigError
@@ -192,3 +194,20 @@ async def test_a_websocket_in_the_clear_gets_no_login_where_encryption_is_demand
     async with fake(INFO, heard) as port:
         await refused(settings(f"ws://127.0.0.1:{port}", tls_ca=authority.file, **LOGIN), final=False)
     assert all(b"CONNECT" not in data for data in heard)
+
+
+@pytest.mark.parametrize(
+    ("url", "learnt", "scheme"),
+    [
+        ("wss://a", "nats://b:443", "wss"),
+        ("ws://a", "nats://b:80", "ws"),
+        ("tls://a", "nats://b:4222", "tls"),
+        ("nats://a", "nats://b:4222", "nats"),
+    ],
+)
+def test_a_server_that_info_names_is_reached_as_the_configured_one(url, learnt, scheme):
+    """nats-py calls it nats:// whatever it is, which a WebSocket could not reach."""
+    guard = Guard(BusSettings(servers=(url,)))
+    guard.begin(urlparse(learnt))
+    assert guard.where == f"{scheme}://{learnt.removeprefix('nats://')}"
+    assert bool(guard.demanded_by) == (scheme in ("wss", "tls"))
