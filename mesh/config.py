@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, overload
+from urllib.parse import urlsplit
 
 from mesh import kinds, settings
 from mesh.settings import Documented, Settings, Variable, setting
@@ -82,7 +83,7 @@ class BusSettings(MeshSettings):
         5.0,
         kinds.number(0.1, 300, "seconds"),
         env=["MESH_CONNECT_TIMEOUT_S"],
-        doc="How long the first connection may take.",
+        doc="How long the first connection may take; a command ends after a second if every server fails.",
     )
 
     def conflicts(self, sources: Mapping[str, str]) -> Iterator[str]:
@@ -93,8 +94,13 @@ class BusSettings(MeshSettings):
         for first, second in (("user", "password"), ("password", "user"), ("tls_cert", "tls_key")):
             yield from self._needs(first, second, sources)
         yield from self._needs("tls_key", "tls_cert", sources)
+        encrypted = self.tls_ca or self.tls_cert or any(url.startswith(("tls://", "wss://")) for url in self.servers)
         if len({url.startswith(("ws://", "wss://")) for url in self.servers}) > 1:
             yield f"bus.servers ({sources['servers']}): give either WebSocket URLs or others, not both kinds"
+        elif encrypted and any(url.startswith("ws://") for url in self.servers):
+            yield f"bus.servers ({sources['servers']}): ws:// is never encrypted, as other settings demand; give wss://"
+        if len({bool(urlsplit(url).password is None) for url in self.servers if "@" in url}) > 1:
+            yield f"bus.servers ({sources['servers']}): give either tokens in all URLs or users with passwords"
 
     def _needs(self, first: str, second: str, sources: Mapping[str, str]) -> Iterator[str]:
         if getattr(self, first) is not None and getattr(self, second) is None:

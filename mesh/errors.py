@@ -18,6 +18,7 @@
     |   |-- NoInstances          503     no_instances       no
     |   |-- NoResponders         503     no_responders      no
     |   |-- BusUnavailable       503     bus_unavailable    no | unknown
+    |   |   `-- NoConnection     503     bus_unavailable    no
     |   |-- InstanceLost         503     instance_lost      unknown
     |   |-- Overloaded           503     overloaded         no
     |   `-- Starting             503     starting           no
@@ -183,6 +184,14 @@ class BusUnavailable(Unavailable):
     """No connection to NATS. Calls that were in flight have ``executed="unknown"``."""
 
     reason, title = "bus_unavailable", "The bus is unavailable"
+
+
+class NoConnection(BusUnavailable):
+    """No first connection to NATS. ``detail`` and ``hint`` (what to do, or empty) are for who runs the program."""
+
+    def __init__(self, detail: str, *, hint: str = "") -> None:
+        super().__init__(detail)
+        self.hint = hint
 
 
 class InstanceLost(Unavailable):

@@ -20,7 +20,8 @@ from mesh.errors import ConfigError
 
 OWN_PREFIX = "MESH_"
 _METADATA = "mesh.setting"
-_USERINFO = re.compile(r"//[^/@\s]+@")
+_USERINFO = re.compile(r"[^/\s]+@")
+_ANYTHING_BEFORE_AT = re.compile(r"([a-z]+://)?.*@", re.DOTALL)
 # Kubernetes and Docker links describe a neighbour called `mesh-…` in variables that start with MESH_ too, one of
 # them under a name of ours (MESH_GATEWAY_PORT=tcp://10.0.0.1:8080). They are nobody's setting.
 _INJECTED_NAME = re.compile(r".*_SERVICE_(HOST|PORT(_.+)?)|.*_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
@@ -78,8 +79,8 @@ def setting(default: Any, kind: Kind, *, doc: str, env: Sequence[str] = (), secr
 
 
 def redact(text: str) -> str:
-    """``text`` without the user, password or token that a URL in it carries."""
-    return _USERINFO.sub("//***@", text)
+    """``text`` without the user, password or token that a URL in it carries, one without its scheme too."""
+    return _USERINFO.sub("***@", text)
 
 
 @dataclass(frozen=True, repr=False)
@@ -246,7 +247,16 @@ def _hint(word: str, known: Iterable[str]) -> str:
 def _show(value: object, meta: _Meta) -> str:
     if meta.secret and value is not None:
         return "the value (not shown)"
-    return redact(repr(str(value) if isinstance(value, Path) else value))
+    if isinstance(value, tuple):
+        return repr(tuple(_without_login(part) for part in value))
+    return repr(_without_login(value))
+
+
+def _without_login(value: object) -> object:
+    """A value to be shown; it may be a URL that is wrong just because its password has a slash or a comma."""
+    if isinstance(value, str | Path):
+        return _ANYTHING_BEFORE_AT.sub(r"\1***@", str(value))
+    return value
 
 
 def _plain(value: object) -> str:

@@ -1,6 +1,7 @@
 """Real processes, from the command line to the HTTP client."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -238,6 +239,20 @@ async def test_up_uses_the_nats_that_is_given_and_names_busy_ports(tmp_path, nat
             assert f"port {port} is busy: the gateway listens on " in text
             more = 6 + len(examples_of(up))
             assert more <= len(descendants(up.child.pid)) <= more + 1  # no NATS of its own
+            assert await up.end(signal.SIGINT) == 0
+
+
+async def test_up_beside_another_nats_says_what_other_terminals_need(tmp_path):
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # something else has it already
+            stack.enter_context(socket.create_server(("127.0.0.1", 4222)))
+        async with run("up", "--port", "0", "--ops-port", "0", "--quiet", cwd=tmp_path, env={"NATS_URL": ""}) as up:
+            note = await up.line("port 4222 is busy")
+            url = re.search(r"export NATS_URL=(nats://127\.0\.0\.1:\d+)$", note.strip())[1]
+            await up.line("Ctrl-C stops everything")
+            async with run("ls", "--json", cwd=tmp_path, env={"NATS_URL": url}) as ls:
+                assert await asyncio.wait_for(ls.child.wait(), 30) == 0
+            assert "gateway" in "".join(ls.lines)
             assert await up.end(signal.SIGINT) == 0
 
 

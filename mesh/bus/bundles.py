@@ -19,6 +19,9 @@ from msgspec import Struct
 
 MARK = b"+"
 """The last token of a subject that takes bundles: no endpoint and no reply token has that name."""
+APART = b"NATS/1.0\r\nMesh-Status: 503\r\nMesh-Bundles: off\r\n\r\n"
+"""The header block that answers a bundle whose requests cannot be answered each by itself: none of them was begun, and
+each is to be sent by itself. NATS maps the reply subject of what comes from another account, for one reply."""
 MOST_BYTES = 65_536
 """Payload of the largest bundle; stays below the server's max_payload too."""
 LARGEST = 16_384

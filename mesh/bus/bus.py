@@ -24,10 +24,11 @@ from mesh.bus.held import HeldReplies
 from mesh.bus.lane import LaneTransport
 from mesh.bus.link import Link
 from mesh.bus.probe import probe
+from mesh.bus.reasons import NO_NATS, Reason
 from mesh.bus.requests import Ending, Pending, Reply, Requests
 from mesh.bus.subscription import Subscription
 from mesh.config import BusSettings
-from mesh.errors import BusUnavailable, Forbidden, MeshError, TooLarge
+from mesh.errors import BusUnavailable, Forbidden, MeshError, NoConnection, TooLarge
 from mesh.settings import redact
 from mesh.subjects import Subjects, check_subject, new_id
 from mesh.tasks import keep
@@ -36,6 +37,10 @@ BLINK_S = 0.045
 """How long after a loss a request waits for the next connection before it is refused."""
 FAILOVER_S = 0.25
 """The same where another server of the cluster is known: it may take a second attempt."""
+
+MOST_APART = 4096
+
+OFFLINE = "not connected to NATS"
 
 _log = logging.getLogger("mesh.bus")
 
@@ -50,7 +55,11 @@ class Bus:
             bus.publish(bus.address("mesh.event.hello"), b"hi")
     """
 
-    def __init__(self, settings: BusSettings, *, service: str = "client", instance: str = "") -> None:
+    def __init__(
+        self, settings: BusSettings, *, service: str = "client", instance: str = "", patience_s: float = float("inf")
+    ) -> None:
+        """``patience_s``: after how many seconds entering gives up where every server has failed to connect, for one
+        who waits before a screen; otherwise only reasons that stay end it before ``connect_timeout_s``."""
         self.settings = settings
         self.subjects = Subjects(settings.prefix)
         self.service = service
@@ -68,6 +77,9 @@ class Bus:
         self._max_payload = 1024 * 1024
         self._bundles = settings.bundles
         self.takers = Takers()
+        self._apart: set[bytes] = set()
+        """Places (subjects without their last token, ending in a dot) whose receivers cannot answer bundles."""
+        self._said_apart = False
         self._lost_at = float("-inf")
         self._held = HeldReplies()
         self._echoes = 0.0
@@ -76,6 +88,7 @@ class Bus:
         self._adopt: Callable[[bytes, bytes], Any] | None = None
         self._orphan: Callable[[bytes, bytes], None] | None = None
         self._opened = False
+        self._patience_s = patience_s
 
     # -- life
 
@@ -86,6 +99,7 @@ class Bus:
         self.now = asyncio.get_running_loop().time
         self.requests = Requests(self._inbox)
         self.requests.adopt, self.requests.orphan = self._adopt, self._orphan
+        self.requests.apart = self._send_apart
         self._subscriptions.insert(0, Subscription(self._inbox + ".*", "", self.requests.deliver))
         self._link = Link(self.settings, f"{self.service}.{self.instance}", self._inbox + ".js", self)
         self._link.start()
@@ -96,8 +110,29 @@ class Bus:
             async with asyncio.timeout(timeout):
                 await self._is_up.wait()
         except TimeoutError:
-            where = ", ".join(redact(url) for url in self.settings.servers)
-            raise BusUnavailable(f"no NATS at {where}: {self._link.last_error or 'no answer'}") from None
+            raise self._not_connected() from None
+
+    async def _connect(self) -> None:
+        """Return with the first connection. Raises `BusUnavailable` when it is late, and as soon as every server has
+        refused for a reason that stays, or after ``patience_s`` for any reason."""
+        failures = self._link.failures
+        up, over = (asyncio.ensure_future(event.wait()) for event in (self._is_up, failures.hopeless))
+        left = self.settings.connect_timeout_s
+        patience = min(left, self._patience_s)
+        try:
+            done, _ = await asyncio.wait((up, over), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if not done and not failures.everywhere:
+                await asyncio.wait((up, over), timeout=left - patience, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            up.cancel()
+            over.cancel()
+        if not self.connected:
+            raise self._not_connected()
+
+    def _not_connected(self) -> BusUnavailable:
+        where = ", ".join(redact(url) for url in self.settings.servers)
+        reason = self._link.failures.summary() or Reason("no answer", NO_NATS, final=False)
+        return NoConnection(f"no NATS at {where}: {reason.what}", hint=reason.todo)
 
     async def blink(self) -> None:
         """Return when connected; otherwise at the latest `BLINK_S` (`FAILOVER_S`) after the connection was lost.
@@ -129,7 +164,7 @@ class Bus:
     async def __aenter__(self) -> Self:
         self.open()
         try:
-            await self.wait_connected(self.settings.connect_timeout_s)
+            await self._connect()
         except BaseException:
             await self.aclose()
             raise
@@ -167,8 +202,11 @@ class Bus:
 
     @property
     def last_error(self) -> str:
-        """Why there is no connection, as a sentence; empty while there is one."""
-        return self._link.last_error
+        """That there is no connection, as a sentence that anybody may read; empty while there is one.
+
+        Why there is none is in the log: it names servers, files and settings.
+        """
+        return OFFLINE if self._link.last_error else ""
 
     @property
     def max_payload(self) -> int:
@@ -208,7 +246,7 @@ class Bus:
     def jetstream_client(self) -> Client:
         """nats-py's client, for JetStream inside ``mesh.bus`` only. Raises `BusUnavailable` while disconnected."""
         if self._client is None or not self.connected:
-            raise BusUnavailable("not connected to NATS")
+            raise BusUnavailable(OFFLINE)
         return self._client
 
     # -- messages out
@@ -224,7 +262,7 @@ class Bus:
         the payload, and the server closes the connection for the rest), `Overloaded` when NATS does not keep up.
         """
         if not self.connected:
-            raise BusUnavailable(self._link.last_error or "not connected to NATS")
+            raise BusUnavailable(OFFLINE)
         size = len(payload) + len(block)
         if size > self._max_payload:
             raise TooLarge(f"message of {size} bytes; NATS takes {self._max_payload}")
@@ -304,7 +342,7 @@ class Bus:
         pending = self.requests.open(timeout, lenient=True)
         try:
             if self._client is None or not self.connected:
-                raise BusUnavailable(self._link.last_error or "not connected to NATS")
+                raise BusUnavailable(OFFLINE)
             # Through nats-py, behind the SUB and UNSUB commands that it still holds.
             await self._client.publish(pending.reply.decode(), b"")
             await pending.future
@@ -348,13 +386,31 @@ class Bus:
         """
         pending = self.requests.expect(timeout, settle, lenient=lenient)
         lane = self._lane
-        if place and lane is not None and self.connected:
+        if place and lane is not None and self.connected and place not in self._apart:
             names = b"%b %b" % (address[len(place) :], pending.token)
             if lane.bundle(place, names, pending.reply, block, payload, pending):
                 pending.address = address
+                pending.message = (block, payload)
                 return pending
         self._post(pending, address, payload, block)
         return pending
+
+    def _send_apart(self, bundled: list[Pending]) -> None:
+        """Send requests again, each by itself, and those to that receiver from now on."""
+        place = bundled[0].address[: bundled[0].address.rindex(b".") + 1]
+        if len(self._apart) >= MOST_APART:
+            self._apart.clear()  # instances come and go
+        self._apart.add(place)
+        if not self._said_apart:
+            self._said_apart = True
+            receiver = place.decode("ascii", "replace").rstrip(".")
+            _log.info("no bundles to %s and its like: NATS maps replies there, as between accounts", receiver)
+        for pending in bundled:
+            block, payload = pending.message
+            try:
+                self.publish(pending.address, payload, block, pending.reply)
+            except MeshError as error:
+                self.requests.fail(pending, error)
 
     def expect_answers(self) -> None:
         """Said while a message is received: its answer, and those of others, may follow in this turn already."""

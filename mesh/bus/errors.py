@@ -7,6 +7,7 @@ import re
 
 import nats.errors
 
+from mesh.bus.reasons import reason_of
 from mesh.errors import BadSubject, BusUnavailable, DeadlineExceeded, MeshError, NoResponders, TooLarge
 
 _PERMISSION = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"")
@@ -26,18 +27,8 @@ def translate(error: BaseException) -> MeshError | BadSubject:
 
 
 def explain(error: BaseException) -> str:
-    """One sentence for people about why NATS cannot be used, with the next step where one is known."""
-    text = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
-    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in text:
-        return "NATS refused the connection: is it running, and is NATS_URL right?"
-    lower = text.lower()
-    if "authorization violation" in lower:
-        return "NATS refused the credentials: check NATS_CREDS, NATS_USER, NATS_PASSWORD or NATS_TOKEN"
-    if "authentication" in lower and "expired" in lower:
-        return "the NATS credentials have expired: renew the file that NATS_CREDS names"
-    if "stale connection" in lower:
-        return "NATS heard nothing from this process for too long: was it stopped, or its event loop kept busy?"
-    return f"NATS: {text}"
+    """One sentence for people about why NATS cannot be used."""
+    return f"NATS: {reason_of(error).what}"
 
 
 def forbidden_subject(error: BaseException) -> tuple[str, str] | None:

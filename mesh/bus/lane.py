@@ -25,6 +25,8 @@ from nats.aio.transport import Transport
 
 from mesh.bus.bundles import FRAMING, LARGEST, MOST_BYTES, MOST_REQUESTS, Bundle
 from mesh.bus.frames import FrameReader
+from mesh.bus.guard import JUDGED_S, TLS_FIRST_S, TLS_HANDSHAKE_S, Guard
+from mesh.bus.reasons import ServerSaid
 from mesh.errors import Overloaded
 
 MAX_BUFFER = 64 * 1024 * 1024
@@ -68,9 +70,11 @@ class LaneTransport(Transport):
     """One TCP or TLS connection to a NATS server; used again for every reconnect of its client.
 
     ``on_lost`` is called at once when the connection breaks, so that calls in flight need not wait for nats-py.
+    ``guard`` sees what comes and goes until the server has let us in.
     """
 
-    def __init__(self, on_lost: Callable[[], None]) -> None:
+    def __init__(self, on_lost: Callable[[], None], guard: Guard) -> None:
+        self.guard = guard
         self.frames = FrameReader(self._pass_on)
         self.last_bytes = 0.0
         self.silence = 0.0
@@ -97,6 +101,7 @@ class LaneTransport(Transport):
         self._bundles: dict[bytes, Bundle] = {}  # by place; behind everything that is in `_out`
         self._writable = asyncio.Event()
         self._closed = asyncio.Event()
+        self._lost_by: BaseException | None = None
         self._retired = False
 
     # -- towards the socket
@@ -215,11 +220,12 @@ class LaneTransport(Transport):
         self._cold.append(data)
         self._cold_ready.set()
 
-    def lost(self, protocol: _LaneProtocol) -> None:
+    def lost(self, protocol: _LaneProtocol, error: BaseException | None = None) -> None:
         """The connection of ``protocol`` broke; a call for an older connection changes nothing."""
         if protocol is not self._protocol:
             return
         self._eof = True
+        self._lost_by = error
         self._forget_unsent()
         self._cold_ready.set()
         self._writable.set()
@@ -237,6 +243,7 @@ class LaneTransport(Transport):
         if self._retired:
             raise ConnectionAbortedError("this connection has been given up")
         self.abort()  # of an attempt that got as far as a connection and no further; nats-py forgets it
+        self.guard.begin(uri)
         protocol = self._start()
         host, port = uri.hostname or "", uri.port or 4222
         async with asyncio.timeout(connect_timeout):
@@ -245,14 +252,24 @@ class LaneTransport(Transport):
     async def connect_tls(
         self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
     ) -> None:
+        if self.guard.encrypted:  # before INFO, which nats-py takes for the beginning
+            return
         assert self._transport is not None, "connect comes first"
+        host, context = self.guard.host(uri), self.guard.context()
         plain, protocol = self._transport, self._start()
-        host = uri if isinstance(uri, str) else uri.hostname
         async with asyncio.timeout(connect_timeout):
-            upgraded = await self._loop.start_tls(plain, protocol, ssl_context, server_hostname=host)
+            upgraded = await self._loop.start_tls(plain, protocol, context, server_hostname=host)
+        self.guard.encrypted = True
         # start_tls need not call connection_made of the new protocol.
         if upgraded is not None:
             self._transport = upgraded
+        if self.guard.judges:
+            try:
+                async with asyncio.timeout(JUDGED_S):
+                    await self._closed.wait()
+            except TimeoutError:
+                return
+            raise self._end()
 
     def _start(self) -> _LaneProtocol:
         protocol = self._protocol = _LaneProtocol(self)
@@ -261,6 +278,7 @@ class LaneTransport(Transport):
         self._cold_ready.clear()
         self._forget_unsent()
         self.complaint = b""
+        self._lost_by = None
         self._eof = False
         self._closed.clear()
         self._writable.set()
@@ -273,6 +291,7 @@ class LaneTransport(Transport):
             transport.abort()
 
     def write(self, payload: bytes) -> None:
+        self.guard.check_write()
         self.send(payload)
         self.out_msgs -= 1  # what nats-py writes are not messages, mostly
 
@@ -283,7 +302,15 @@ class LaneTransport(Transport):
         self._write_out()
         await self._writable.wait()
         if self._eof:
-            raise ConnectionResetError("the connection to NATS was lost")
+            raise self._end()
+
+    def _end(self) -> OSError:
+        """Why the connection is over: in the server's words where there are some, else what broke it."""
+        if self.complaint:
+            return ServerSaid(self.complaint[4:].decode(errors="replace").strip().strip("'"))
+        if isinstance(self._lost_by, OSError):
+            return self._lost_by
+        return self.guard.ended()
 
     async def read(self, buffer_size: int) -> bytes:
         while not self._cold:
@@ -296,12 +323,22 @@ class LaneTransport(Transport):
         return data
 
     async def readline(self) -> bytes:
+        """A line before the server has let us in, see `Guard.line`; raises what ended the connection."""
+        if self.guard.waits_for_info:
+            try:
+                async with asyncio.timeout(TLS_FIRST_S):
+                    return await self._line()
+            except TimeoutError:
+                await self.connect_tls(self.guard.host(), self.guard.context(), 0, TLS_HANDSHAKE_S)
+        return await self._line()
+
+    async def _line(self) -> bytes:
         while not self._cold:
             if self._eof:
-                return b""
+                raise self._end()
             self._cold_ready.clear()
             await self._cold_ready.wait()
-        return self._cold.popleft()  # always a whole line: see FrameReader
+        return self.guard.line(self._cold.popleft())  # always a whole line: see FrameReader
 
     def at_eof(self) -> bool:
         return self._eof and not self._cold
@@ -345,7 +382,7 @@ class _LaneProtocol(asyncio.Protocol):
         self._lane.made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lane.lost(self)
+        self._lane.lost(self, exc)
 
     def pause_writing(self) -> None:
         self._lane.pause()

@@ -22,7 +22,12 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from mesh.bus.aiohttp import provide
 from mesh.bus.errors import explain, forbidden_subject
+from mesh.bus.failures import Failures
+from mesh.bus.guard import Guard
 from mesh.bus.lane import LaneTransport, check_contract
+from mesh.bus.login import Login
+from mesh.bus.reasons import Reason, ServerSaid, reason_of
+from mesh.bus.transports import GuardedTcp, GuardedWebSocket
 from mesh.config import BusSettings
 from mesh.tasks import keep
 
@@ -31,6 +36,8 @@ SILENCE_S = 4.0
 
 SPREAD_S = 0.25
 """Seconds that a subscription is given to get round a cluster. No server tells when the others know of it."""
+
+_NO_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 _log = logging.getLogger("mesh.bus")
 T = TypeVar("T")
@@ -65,6 +72,8 @@ class Link:
         self.client: Client | None = None
         self.lane: LaneTransport | None = None
         self.last_error = ""
+        self._login = Login(settings)
+        self.failures = Failures(self._login.servers)
         self.plain_because = "MESH_LANE is plain" if settings.lane == "plain" else check_contract()
         if settings.servers[0].startswith(("ws://", "wss://")):
             provide()
@@ -76,6 +85,7 @@ class Link:
         self._owner = owner
         self._closing = False
         self._moving = False
+        self._guard: Guard | None = None
         self._gone = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -119,24 +129,24 @@ class Link:
             others = [server.geturl() for server in old.servers if server.netloc != here]
             if not others:
                 return
-            client, lane = await _within(self._settings.connect_timeout_s, self._dial(others))
+            client, lane, guard = await _within(self._settings.connect_timeout_s, self._dial(others))
         except Exception as error:
             _log.warning("staying with a NATS server that is going away: %s", explain(error))
             return
         finally:
             self._moving = False
         if old is not self.client:  # it was lost meanwhile, and replaced
-            await self._close(client, lane)
+            await self._close(client)
             return
         handles = self._owner.handles()
         if old_lane is not None:
             old_lane.on_lost = _nothing
-        self.client, self.lane = client, lane
+        self.client, self.lane, self._guard = client, lane, guard
         try:
             # Not checked: what we sent ourselves would come back on both connections.
             await self._owner.attached(client, lane, check=False)
         except Exception as error:
-            await self._close(old, old_lane)
+            await self._close(old)
             await self.restart(f"moving to another server failed: {explain(error)}")
             return
         self._announce_up(client)
@@ -151,7 +161,7 @@ class Link:
         except Exception as error:
             _log.debug("leaving the old connection: %s", error)
         finally:
-            await self._close(old, old_lane)
+            await self._close(old)
         _log.info("moved to the NATS server at %s", client.connected_url.netloc if client.connected_url else "?")
 
     # -- the life of clients
@@ -171,7 +181,7 @@ class Link:
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                self._note(error)
+                self._note(error, self._guard)
                 await self._discard()
                 continue
             pause = 0.0
@@ -185,35 +195,41 @@ class Link:
             if self.last_error:
                 _log.info("connected to NATS at %s", client.connected_url.netloc if client.connected_url else "?")
             self.last_error = ""
+            self.failures.clear()
             self._owner.up()
 
     async def _connect(self) -> None:
-        self.client, self.lane = client, _ = self._new()
-        await self._open(client, list(self._settings.servers))
+        client, self.lane, guard = self._new()
+        self.client, self._guard = client, guard
+        await self._open(client, list(self._login.servers), guard)
 
-    async def _dial(self, servers: list[str]) -> tuple[Client, LaneTransport | None]:
+    async def _dial(self, servers: list[str]) -> tuple[Client, LaneTransport | None, Guard]:
         """A connection to one of ``servers``, not in use yet. Raises where none can be had."""
-        client, lane = self._new()
+        client, lane, guard = self._new()
         try:
-            await self._open(client, servers)
+            await self._open(client, servers, guard)
         except BaseException:
-            await self._close(client, lane)
+            await self._close(client)
             raise
-        return client, lane
+        return client, lane, guard
 
-    async def _open(self, client: Client, servers: list[str]) -> None:
+    async def _open(self, client: Client, servers: list[str], guard: Guard) -> None:
         backoff = Backoff()
-        await client.connect(**self._options(client, servers, backoff))
+        await client.connect(**self._options(client, servers, backoff, guard))
         backoff.connected(client.connected_url)
 
-    def _new(self) -> tuple[Client, LaneTransport | None]:
-        client, lane = Client(), None
-        if not self.plain_because:
-            lane = LaneTransport(self._owner.down)
-            client._transport = lane
-        return client, lane
+    def _new(self) -> tuple[Client, LaneTransport | None, Guard]:
+        """A client whose every connection is under a guard. Raises `Refusal` where it can have none."""
+        client, lane, guard = Client(), None, Guard(self._settings, self._guard.name if self._guard is not None else "")
+        if guard.websocket:
+            client._transport = GuardedWebSocket(guard)
+        elif self.plain_because:
+            client._transport = GuardedTcp(guard)
+        else:
+            client._transport = lane = LaneTransport(self._owner.down, guard)
+        return client, lane, guard
 
-    def _options(self, client: Client, servers: list[str], backoff: Backoff) -> dict[str, Any]:
+    def _options(self, client: Client, servers: list[str], backoff: Backoff, guard: Guard) -> dict[str, Any]:
         settings = self._settings
 
         # An old client's callbacks must not speak for its successor.
@@ -223,7 +239,8 @@ class Link:
             self._owner.down()
             if not self._closing and not self.last_error:
                 complaint = self.lane.complaint[5:].decode(errors="replace").strip() if self.lane is not None else ""
-                self._note(ConnectionResetError(complaint or "the connection was lost"))
+                error = ServerSaid(complaint) if complaint else client.last_error
+                self._note(error or ConnectionResetError("the connection was lost"), guard)
 
         async def reconnected() -> None:
             backoff.connected(client.connected_url)
@@ -239,7 +256,19 @@ class Link:
             if client is self.client:  # not here: this is the client's own reading task
                 self._tasks.append(asyncio.create_task(self._owner.lame_duck(), name="nats move"))
 
-        options: dict[str, Any] = {
+        async def failed(error: Exception) -> None:
+            refused = forbidden_subject(error)
+            if refused:
+                _log.error("NATS permissions do not allow %s to %s", *refused)
+                self._owner.refused(*refused)
+            elif "permissions violation" in str(error).lower():  # one of a kind that fails no request of ours
+                _log.error("NATS: %s", str(error).removeprefix("nats: "))
+            elif client is not self.client:
+                _log.debug("a NATS connection that is not in use: %s", error)
+            elif self._note(error, guard).final:
+                client.options["reconnect_time_wait"] = random.uniform(0.5, 1.5)  # it stays so for a while
+
+        return {
             "servers": servers,
             "name": self._name,
             # For what nats-py asks itself (JetStream): replies come below our own inbox too.
@@ -248,65 +277,55 @@ class Link:
             "max_reconnect_attempts": -1,
             # Only the first connect waits this long between attempts; afterwards `Backoff` decides.
             "reconnect_time_wait": random.uniform(0.1, 0.3),
-            "connect_timeout": settings.connect_timeout_s,
+            # An attempt ends before the one who waits for a connection does, so that its reason can be told.
+            "connect_timeout": settings.connect_timeout_s * 0.8,
             "ping_interval": 1,
             "max_outstanding_pings": 2,
             # Nothing is kept for later while disconnected: its caller would be gone when it is delivered.
             "pending_size": 0,
-            "error_cb": self._on_error,
+            "error_cb": failed,
             "disconnected_cb": disconnected,
             "reconnected_cb": reconnected,
             "closed_cb": closed,
             "lame_duck_mode_cb": lame_duck,
             "reconnect_to_server_handler": backoff,
+            # Of no use: our transports make one for each connection, of the files as they are then.
+            "tls": _NO_CONTEXT,
+            **self._login.options(client, guard),
         }
-        if settings.credentials:
-            options["user_credentials"] = str(settings.credentials)
-        if settings.nkey:
-            options["nkeys_seed"] = str(settings.nkey)
-        if settings.token:
-            options["token"] = settings.token
-        if settings.user:
-            options["user"], options["password"] = settings.user, settings.password or ""
-        context = tls_context(settings)
-        if context is not None:
-            options["tls"] = context
-        return options
 
     async def _discard(self) -> None:
         client, self.client = self.client, None
-        lane, self.lane = self.lane, None
+        self.lane = None
         if client is not None:
-            await self._close(client, lane)
+            await self._close(client)
 
     @staticmethod
-    async def _close(client: Client, lane: LaneTransport | None) -> None:
+    async def _close(client: Client) -> None:
         try:
             async with asyncio.timeout(2):
                 await client.close()
         except Exception as error:
             _log.debug("closing an old NATS client: %s", error)
         finally:
-            if lane is not None:
-                lane.retire()
+            transport = client._transport
+            if isinstance(transport, LaneTransport):
+                transport.retire()
+            elif isinstance(transport, GuardedTcp | GuardedWebSocket):
+                await transport.retire()
 
-    # -- nats-py's callbacks
+    # -- what went wrong
 
-    async def _on_error(self, error: Exception) -> None:
-        refused = forbidden_subject(error)
-        if refused:
-            _log.error("NATS permissions do not allow %s to %s", *refused)
-            self._owner.refused(*refused)
-            return
-        self._note(error)
-
-    def _note(self, error: BaseException) -> None:
-        if self.last_error and isinstance(error, ConnectionResetError | BrokenPipeError):
-            return  # what the server said before it closed the connection is the reason
-        text = explain(error)
-        if text != self.last_error:  # a server that is down is reported once, not at every attempt
-            self.last_error = text
-            _log.warning("%s", text)
+    def _note(self, error: BaseException, guard: Guard | None) -> Reason:
+        where = guard.where if guard is not None else ""
+        reason = reason_of(error, self._login.described, where.partition(":")[0])
+        if self.last_error and isinstance(error, ConnectionResetError | BrokenPipeError) and self.failures.knows(where):
+            return reason  # what the server said before it closed the connection is why
+        new = self.failures.note(where, reason)
+        self.last_error = f"NATS at {where}: {reason.what}" if where else reason.what
+        if new:  # a server that is down is reported once, not at every attempt
+            _log.warning("%s; trying again%s", self.last_error, f" ({reason.todo})" if reason.todo else "")
+        return reason
 
     async def _watch_silence(self) -> None:
         last_bytes, looked, quiet = 0.0, monotonic(), 0.0
@@ -377,13 +396,3 @@ async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 def _nothing() -> None:
     """For a connection that nobody uses any more."""
-
-
-def tls_context(settings: BusSettings) -> ssl.SSLContext | None:
-    """The TLS context that the settings ask for; None leaves nats-py's default."""
-    if not (settings.tls_ca or settings.tls_cert):
-        return None
-    context = ssl.create_default_context(cafile=str(settings.tls_ca) if settings.tls_ca else None)
-    if settings.tls_cert:
-        context.load_cert_chain(str(settings.tls_cert), str(settings.tls_key) if settings.tls_key else None)
-    return context

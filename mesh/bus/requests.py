@@ -26,6 +26,7 @@ SWEEP_S = 0.01
 _log = logging.getLogger("mesh.bus")
 _STATUS = b"mesh-status:"
 _STREAM = b"mesh-stream:"
+_BUNDLES_OFF = b"mesh-bundles: off"
 MOST_PLAIN, LONGEST_PLAIN = 1024, 1024
 """Header blocks of replies that are remembered, and bytes of one."""
 
@@ -44,7 +45,7 @@ Ending = Reply | MeshError
 class Pending:
     """One request under way; ``settle`` is called once with its ending, synchronously, unless it is closed before."""
 
-    __slots__ = ("address", "bucket", "lenient", "others", "plain", "reply", "settle", "stream", "token")
+    __slots__ = ("address", "bucket", "lenient", "message", "others", "plain", "reply", "settle", "stream", "token")
 
     def __init__(self, token: bytes, reply: bytes, settle: Callable[[Ending], None], lenient: bool) -> None:
         self.token = token
@@ -57,6 +58,8 @@ class Pending:
         self.stream: Any = None
         """What `Requests.adopt` made of a reply that begins a stream."""
         self.bucket: dict[bytes, Pending] | None = None
+        self.message = (b"", b"")
+        """Header block and payload of one that was sent in a bundle, which may have to be sent by itself."""
         self.others: list[Pending] | None = None
         """Who was sent in one bundle with it, and hears by its token that nobody listens."""
 
@@ -86,6 +89,7 @@ class Requests:
         "_timer",
         "_tokens",
         "adopt",
+        "apart",
         "ignored",
         "late",
         "orphan",
@@ -109,6 +113,8 @@ class Requests:
         """Makes an object with a ``deliver(block, payload)`` of a reply, given its subject and block, or None.
 
         The `MeshError` that it raises ends the request."""
+        self.apart: Callable[[list[Pending]], None] | None = None
+        """Sends the requests of a bundle again, each by itself: their receiver did not begin them (`bundles.APART`)."""
         self.orphan: Callable[[bytes, bytes], None] | None = None
         """Told the reply subject and block of what came for nobody."""
         self.ignored = 0
@@ -211,6 +217,10 @@ class Requests:
         if not pending.lenient and not has_status:
             self.ignored += 1
             return
+        if pending.others is not None and _BUNDLES_OFF in lower:
+            others, pending.others = pending.others, None
+            self._send_apart([pending, *others])
+            return
         if _STREAM in lower and self.adopt is not None:
             try:
                 pending.stream = self.adopt(pending.reply, block)
@@ -232,10 +242,17 @@ class Requests:
             stream(block, payload)
         elif token in self._heirs and not payload and block.startswith(headers.NO_RESPONDERS):
             self._nobody(*self._heirs.pop(token))
+        elif token in self._heirs and _BUNDLES_OFF in block.lower():
+            self._send_apart(self._heirs.pop(token))
         else:
             self.late += 1
             if reply and self.orphan is not None:
                 self.orphan(reply, block)
+
+    def _send_apart(self, bundled: list[Pending]) -> None:
+        waiting = [pending for pending in bundled if pending.token in self._pending]
+        if self.apart is not None and waiting:
+            self.apart(waiting)
 
     def _nobody(self, *bundled: Pending) -> None:
         for pending in bundled:
@@ -251,6 +268,10 @@ class Requests:
         """End every pending request with an error of its own: the connection is gone."""
         for pending in list(self._pending.values()):
             self._end(pending, make_error())
+
+    def fail(self, pending: Pending, error: MeshError) -> None:
+        """End one request with an error."""
+        self._end(pending, error)
 
     def fail_address(self, address: bytes, make_error: Callable[[], MeshError]) -> None:
         """End the requests to one subject, compared without case (nats-py lower-cases the server's message)."""

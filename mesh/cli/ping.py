@@ -80,12 +80,12 @@ def command(target: str | None, count: int, timeout: float, quiet: bool, as_json
     """
     wanted = target_of(target) if target else None
 
-    def make(settings: Any) -> Bus:
+    def make(settings: Any, **options: Any) -> Bus:
         from dataclasses import replace
 
         from mesh.bus import Bus
 
-        return Bus(replace(settings, connect_timeout_s=min(settings.connect_timeout_s, max(timeout, 0.1))))
+        return Bus(replace(settings, connect_timeout_s=min(settings.connect_timeout_s, max(timeout, 0.1))), **options)
 
     execute(lambda bus: _ping(bus, wanted, count, timeout, quiet, as_json), make)
 

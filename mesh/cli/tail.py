@@ -16,7 +16,7 @@ from mesh.bus import Bus
 from mesh.cli.main import NO_NATS, fail
 from mesh.cli.settings import load
 from mesh.cli.terminal import Terminal, clean, json_text
-from mesh.cli.view import HELP, HINT, detach, quiet
+from mesh.cli.view import HELP, connecting, detach, quiet, without_nats
 from mesh.config import BusSettings
 from mesh.conflicts import sentence
 from mesh.directory import Directory
@@ -80,7 +80,7 @@ def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, 
     try:
         asyncio.run(tail.run(raw=raw, once=once))
     except BusUnavailable as error:
-        fail(f"{clean(error.detail)}\n{HINT}", NO_NATS)
+        fail(without_nats(error), NO_NATS)
     except BrokenPipeError:
         detach()
 
@@ -104,7 +104,7 @@ class Tail:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         self._broken = asyncio.get_running_loop().create_future()
-        async with Bus(self._settings) as bus:
+        async with connecting(self._settings, Bus) as bus:
             if raw:
                 await self._raw(bus)
                 await self._until(stop)

@@ -19,6 +19,7 @@ from mesh.cli.examples import examples
 from mesh.cli.main import NO_NATS, fail
 from mesh.cli.settings import load
 from mesh.cli.terminal import Terminal
+from mesh.cli.view import without_nats
 from mesh.config import BusSettings, GatewaySettings
 from mesh.embedded import NatsServer, ServerError, Supervisor, free_port
 from mesh.errors import BusUnavailable
@@ -55,7 +56,7 @@ def command(port: int | None, ops_port: int | None, quiet: bool) -> None:
     try:
         code = asyncio.run(_up(bus, gateway, quiet))
     except BusUnavailable as error:
-        fail(error.detail, NO_NATS)
+        fail(without_nats(error), NO_NATS)
     except ServerError as error:
         fail(str(error), 1)
     sys.exit(code)
@@ -76,7 +77,10 @@ async def _up(bus: BusSettings, gateway: GatewaySettings, quiet: bool) -> int:
             bus = replace(bus, servers=(server.url,))
             nats_note = "embedded, JetStream in a temporary folder"
             if nats_port != 4222:
-                notes.append(f"port 4222 is busy: NATS listens on {server.port}")
+                notes.append(
+                    f"port 4222 is busy: NATS listens on {server.port}; before other commands, in every terminal:"
+                    f" export NATS_URL={server.url}"
+                )
         ports = [free_port(gateway.port, gateway.host), free_port(gateway.ops_port, gateway.ops_host)]
         for what, wanted, port in zip(
             ("gateway", "operator's plane"), (gateway.port, gateway.ops_port), ports, strict=True

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
@@ -20,15 +20,19 @@ if TYPE_CHECKING:
     from mesh.bus import Bus
     from mesh.config import BusSettings
     from mesh.directory import Directory
+    from mesh.errors import BusUnavailable
     from mesh.registry import Instance
     from mesh.watcher import Watcher
+
+AnyBus = TypeVar("AnyBus", bound="Bus")
 
 HELP = {"help_option_names": ["-h", "--help"]}
 WINDOW_MS = 200
 """How long instances may take to answer a command's discover message; short, because somebody waits."""
 BEAT_S = 3.0
 """Seconds for which a command waits for heartbeats: one and a half of the usual interval."""
-HINT = "hint: set NATS_URL, or start a mesh with 'mesh up'"
+PATIENCE_S = 1.0
+"""Seconds for which a command tries to reach NATS where every server fails: somebody waits."""
 
 
 class Missing(Exception):
@@ -76,14 +80,14 @@ def execute(main: Callable[[Bus], Awaitable[int]], make: Callable[[BusSettings],
     quiet()
 
     async def run() -> int:
-        async with (make or Bus)(settings) as bus:
+        async with connecting(settings, make or Bus) as bus:
             return await main(bus)
 
     try:
         code = asyncio.run(run())
         sys.stdout.flush()
     except BusUnavailable as error:
-        fail(f"{clean(error.detail)}\n{HINT}", NO_NATS)
+        fail(without_nats(error), NO_NATS)
     except MeshError as error:
         fail(clean(error.detail), 1)
     except (Missing, BadSubject) as error:
@@ -94,6 +98,17 @@ def execute(main: Callable[[Bus], Awaitable[int]], make: Callable[[BusSettings],
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def connecting(settings: BusSettings, make: Callable[..., AnyBus]) -> AnyBus:
+    """The bus of a command, to be entered: it gives up sooner than a program that may wait for NATS."""
+    return make(settings, patience_s=PATIENCE_S)
+
+
+def without_nats(error: BusUnavailable) -> str:
+    """What is shown of an error of the bus: why, and what to do about it."""
+    hint = getattr(error, "hint", "")
+    return clean(error.detail) + (f"\nhint: {clean(hint)}" if hint else "")
 
 
 def detach() -> None:

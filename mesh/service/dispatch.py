@@ -16,7 +16,7 @@ from typing import Any
 
 from mesh import headers
 from mesh.bus import Bus
-from mesh.bus.bundles import MARK, BadBundle, unpack
+from mesh.bus.bundles import APART, MARK, BadBundle, unpack
 from mesh.client import Calls
 from mesh.clock import boot_ms
 from mesh.errors import DeadlineExceeded, Forbidden, MeshError, NotFound, Overloaded
@@ -89,8 +89,11 @@ class Dispatcher:
 
     def _receive_bundle(self, place: bytes, reply: bytes, bundle: bytes) -> None:
         subjects = self._bus.subjects
-        if not subjects.is_inbox(reply) or not subjects.may_reply(reply):
+        if not subjects.may_reply(reply):
             _log.warning("dropped a bundle that asks for its answers on %r", reply[:80])
+            return
+        if not subjects.is_inbox(reply):
+            self._replies.send(reply, APART, b"")
             return
         end = reply.rindex(b".")
         sender, inbox = reply[:end], reply[: end + 1]

@@ -10,10 +10,14 @@ import signal
 import sys
 
 from mesh.config import BusSettings, ServiceSettings, find_file, load_all
-from mesh.errors import ConfigError
+from mesh.errors import BusUnavailable, ConfigError
 from mesh.logs import configure
 from mesh.service.instance import ServiceInstance
 from mesh.service.service import Service
+from mesh.settings import redact
+
+SOON_S = 1.0
+"""Seconds after which a first connection that is not there is said to be waited for."""
 
 _log = logging.getLogger("mesh.service")
 
@@ -62,9 +66,25 @@ async def serve(service: Service, bus: BusSettings, settings: ServiceSettings, i
         loop.add_signal_handler(number, asked)
     await instance.start()
     settle()
-    _log.info("%s %s runs as %s", service.name, service.version, instance.id)
+    saying = asyncio.create_task(_say_that_it_runs(instance), name="first connection")
     try:
         await instance.wait_stop()
     finally:
+        saying.cancel()
         await instance.drain(hurry)
     _log.info("%s stopped", service.name)
+
+
+async def _say_that_it_runs(instance: ServiceInstance) -> None:
+    """An instance runs when NATS has its subscriptions; before, nobody can reach it."""
+    service, bus = instance.service, instance.bus
+    patience = SOON_S
+    while not bus.connected:
+        try:
+            await bus.wait_connected(patience)
+        except BusUnavailable:
+            if patience == SOON_S:
+                where = ", ".join(redact(url) for url in bus.settings.servers)
+                _log.warning("%s %s is waiting for NATS at %s", service.name, service.version, where)
+            patience = 3600
+    _log.info("%s %s runs as %s", service.name, service.version, instance.id)

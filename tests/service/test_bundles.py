@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mesh import Service
-from mesh.bus.bundles import unpack
+from mesh.bus.bundles import APART, unpack
 from mesh.testing import Mesh
 from tests.conditions import eventually
 
@@ -107,13 +107,24 @@ async def test_a_broken_frame_ends_its_bundle_and_nothing_else(caller, service, 
     assert "dropped the rest of a bundle" in caplog.text
 
 
-@pytest.mark.parametrize("reply", [b"", b"_INBOX.x", b"mesh.announce.names.x", b"$SYS.x"])
-async def test_a_bundle_asks_for_its_answers_in_an_inbox_or_is_dropped(caller, service, reply, caplog):
-    caller.send(frame(b"t1", b"never"), reply)
+@pytest.mark.parametrize("reply", [b"", b"%b.announce.names.x", b"$SYS.x"])
+async def test_a_bundle_that_asks_for_its_answers_where_none_may_go_is_dropped(caller, service, prefix, reply, caplog):
+    caller.send(frame(b"t1", b"never"), reply.replace(b"%b", prefix.encode()))
     caller.send(frame(b"t2", b"later"))
     await eventually(lambda: b"t2" in caller.replies)
     assert service.called == ["later"]
     assert "dropped a bundle" in caplog.text
+
+
+async def test_a_bundle_from_another_account_is_not_begun_and_told_so_once(caller, service, prefix):
+    """NATS maps its reply subject, for one reply."""
+    got = []
+    await caller.bus.subscribe(f"_INBOX.{prefix}", lambda subject, reply, block, payload: got.append((block, payload)))
+    caller.send(frame(b"t1", b"never") + frame(b"t2", b"never"), f"_INBOX.{prefix}".encode())
+    caller.send(frame(b"t3", b"later"))
+    await eventually(lambda: b"t3" in caller.replies and got)
+    assert service.called == ["later"]
+    assert got == [(APART, b"")]
 
 
 async def test_one_that_is_slow_does_not_hold_up_the_others(caller, service):

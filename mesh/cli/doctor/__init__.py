@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesh.cli.view import HELP, HINT
+from mesh.cli.view import HELP
 
 if TYPE_CHECKING:
     from mesh.cli.doctor.findings import Finding
@@ -60,7 +60,7 @@ def command(observe: float, as_json: bool) -> None:
         except BusUnavailable as error:
             from mesh.cli.doctor.findings import fail
 
-            findings = [fail("nats", error.detail, HINT.removeprefix("hint: "))]
+            findings = [fail("nats", error.detail, getattr(error, "hint", ""))]
         _print(findings, as_json)
     except BrokenPipeError:
         detach()
@@ -74,6 +74,7 @@ async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
     from mesh.cli.doctor.findings import ok
     from mesh.cli.doctor.witness import Witness
     from mesh.cli.routes import gateway_view
+    from mesh.cli.view import connecting
     from mesh.messages import BadMessage, decode
     from mesh.micros.survey import survey
     from mesh.settings import redact
@@ -83,7 +84,7 @@ async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
     logger.addHandler(complaints)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
-    async with bus_checks.ProbingBus(settings) as bus:
+    async with connecting(settings, bus_checks.ProbingBus) as bus:
         where = redact(", ".join(settings.servers))
         findings = [ok("nats", f"connected to {where}, prefix {bus.subjects.prefix!r}")]
         witness = Witness()

@@ -13,6 +13,7 @@ from mesh.errors import DeadlineExceeded, Forbidden, MeshError, NoResponders
 from mesh.subjects import new_id
 
 OLDEST = (2, 10)
+"""The oldest nats-server that the mesh is meant for, as docs/guide/running.md says."""
 SLOW_MS = 50.0
 PINGS = 5
 TRY_S = 1.0
@@ -43,7 +44,8 @@ async def version(bus: ProbingBus) -> list[Finding]:
     if not found:
         return [warn("nats version", seen, "make sure that it is 2.10 or later")]
     if (int(found[1]), int(found[2])) < OLDEST:
-        return [fail("nats version", seen, "upgrade it to 2.10 or later")]
+        todo = "upgrade it to 2.10 or later: older ones get no security fixes, and the mesh is not tested with them"
+        return [warn("nats version", seen, todo)]
     return [ok("nats version", seen)]
 
 
@@ -75,7 +77,11 @@ async def max_payload(bus: ProbingBus) -> list[Finding]:
     size = bus.max_payload
     seen = f"{size} bytes for headers and body of one message"
     if size < USUAL_PAYLOAD:
-        return [warn("max_payload", seen, "larger bodies get 413: raise max_payload on the server")]
+        todo = (
+            "larger bodies go in pieces, which takes longer; headers, announcements and events that are larger are"
+            " refused: raise max_payload on the server"
+        )
+        return [warn("max_payload", seen, todo)]
     if size > LARGE_PAYLOAD:
         return [warn("max_payload", seen, "large messages delay small ones: NATS advises at most 8 MiB")]
     return [ok("max_payload", seen)]

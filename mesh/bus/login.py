@@ -1,0 +1,167 @@
+"""Who a bus is: what nats-py is given to log in with, and how that is called where it is refused.
+
+Files are read at every attempt to connect, so that renewed ones are used without a restart. A login in a URL is taken
+out of it: nats-py would send it with its %-escapes, not send it to servers that INFO names, and show it in the name of
+the server.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from nats.aio.client import Client
+
+from mesh.bus.guard import Guard
+from mesh.bus.nkeys import BadSeed, UserKey
+from mesh.bus.reasons import Reason, Refusal
+from mesh.config import BusSettings
+
+_BLOCK = r"-{3,}\s*BEGIN %s\s*-{3,}\s*(\S+)\s*-{3,}\s*END %s\s*-{3,}"
+_JWT = re.compile(_BLOCK % ("NATS USER JWT", "NATS USER JWT"))
+_SEED = re.compile(_BLOCK % ("USER NKEY SEED", "USER NKEY SEED"))
+LARGEST_FILE = 65_536
+
+
+class Login:
+    """The login of one bus. ``servers`` are the URLs of the settings without theirs."""
+
+    def __init__(self, settings: BusSettings) -> None:
+        self._settings = settings
+        self.servers: list[str] = []
+        self._in_url: tuple[str, str | None] | None = None
+        self._by_server: dict[str, tuple[str, str | None]] = {}
+        for url in settings.servers:
+            bare, login = split(url)
+            self.servers.append(bare)
+            if login is not None:
+                self._in_url = self._in_url or login
+                self._by_server[urlsplit(bare).netloc] = login
+
+    def options(self, client: Client, guard: Guard) -> dict[str, Any]:
+        """Arguments of ``client.connect``; ``guard`` knows which server is being asked."""
+        settings = self._settings
+        if settings.credentials:
+            return self._signing(client, settings.credentials, _credentials)
+        if settings.nkey:
+            return self._signing(client, settings.nkey, _seed)
+        if settings.token:
+            return {"token": settings.token}
+        if settings.user:
+            return {"user": settings.user, "password": settings.password or ""}
+        first = self._in_url
+        if first is None:
+            return {}
+
+        def own() -> tuple[str, str | None]:
+            address = guard.uri.netloc if guard.uri is not None else ""
+            return self._by_server.get(address, first)
+
+        if first[1] is None:
+            return {"token": lambda: own()[0]}
+        return {"user": lambda: own()[0], "password": lambda: own()[1] or ""}
+
+    @staticmethod
+    def _signing(client: Client, path: Path, read: Callable[[Path], tuple[UserKey, str]]) -> dict[str, Any]:
+        """The two callbacks of nats-py, of which it calls the one that signs first.
+
+        Its own way needs the package `nkeys`. For a bare key it has no callback: the public key is a private name.
+        """
+        jwt = ""
+
+        def sign(nonce: str) -> bytes:
+            nonlocal jwt
+            key, jwt = read(path)
+            client._public_nkey = key.public
+            return base64.b64encode(key.sign(nonce.encode()))
+
+        client._auth_configured = True
+        options: dict[str, Any] = {"signature_cb": sign}
+        if read is _credentials:
+            options["user_jwt_cb"] = lambda: bytearray(jwt.encode())
+        return options
+
+    def described(self) -> tuple[str, str]:
+        """What is sent to log in, without a secret, and the setting to look at; both empty where nothing is."""
+        settings = self._settings
+        if settings.credentials:
+            return _describe_credentials(settings.credentials), "look at NATS_CREDS: unknown, expired or revoked?"
+        if settings.nkey:
+            try:
+                name = f"the nkey {_seed(settings.nkey)[0].public} of {settings.nkey}"
+            except Refusal:
+                name = f"the nkey of {settings.nkey}"
+            return name, "look at NATS_NKEY: does the server know that key?"
+        if settings.token:
+            return "the token", "look at NATS_TOKEN"
+        if settings.user:
+            return f"the user {settings.user!r} or its password", "look at NATS_USER and NATS_PASSWORD"
+        if self._in_url is not None:
+            what = "the token" if self._in_url[1] is None else "the user or the password"
+            return f"{what} in NATS_URL", "look at NATS_URL: what is special in a URL is written with %-escapes there"
+        return "", ""
+
+
+def split(url: str) -> tuple[str, tuple[str, str | None] | None]:
+    """A URL with its port and without its login, and that: ``(user, password)`` or ``(token, None)``, escapes decoded;
+    or None."""
+    parts = urlsplit(url)
+    userinfo, _, address = parts.netloc.rpartition("@")
+    if parts.port is None and parts.scheme in ("nats", "tls"):
+        address = f"{address.rstrip(':')}:4222"
+    user, colon, password = userinfo.partition(":")
+    login = (unquote(user), unquote(password) if colon else None)
+    return parts._replace(netloc=address).geturl(), login if userinfo else None
+
+
+def _read(path: Path, setting: str) -> str:
+    try:
+        with path.open(encoding="ascii") as file:
+            return file.read(LARGEST_FILE)
+    except OSError as error:
+        raise Refusal(Reason(f"{path} cannot be read ({error.strerror})", f"look at {setting}")) from None
+    except UnicodeDecodeError:
+        raise Refusal(Reason(f"{path} has no login: it is no text", f"look at {setting}")) from None
+
+
+def _credentials(path: Path) -> tuple[UserKey, str]:
+    text = _read(path, "NATS_CREDS")
+    jwt, seed = _JWT.search(text), _SEED.search(text)
+    if jwt is None or seed is None:
+        missing = "JWT" if jwt is None else "key"
+        todo = "look at NATS_CREDS: it names a file as 'nsc generate creds' makes it"
+        raise Refusal(Reason(f"{path} is no credentials file: it has no {missing} of a user", todo))
+    return _key(path, seed[1], "NATS_CREDS"), jwt[1]
+
+
+def _seed(path: Path) -> tuple[UserKey, str]:
+    lines = [line.strip() for line in _read(path, "NATS_NKEY").splitlines()]
+    seeds = [line for line in lines if line and not line.startswith(("#", "-"))]
+    return _key(path, seeds[0] if len(seeds) == 1 else "", "NATS_NKEY"), ""
+
+
+def _key(path: Path, seed: str, setting: str) -> UserKey:
+    try:
+        return UserKey(seed)
+    except BadSeed as error:
+        raise Refusal(Reason(f"the key in {path} cannot be used: {error}", f"look at {setting}")) from None
+
+
+def _describe_credentials(path: Path) -> str:
+    """The file, and that it has expired where it says so itself: the server only says that it refuses."""
+    try:
+        _, jwt = _credentials(path)
+        claims = json.loads(base64.urlsafe_b64decode(jwt.split(".")[1] + "=="))
+        expires = claims.get("exp")
+    except (Refusal, ValueError, IndexError, AttributeError, RecursionError):
+        return f"the credentials in {path}"
+    if isinstance(expires, int) and 0 < expires <= min(time.time(), 1 << 40):
+        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(expires))
+        return f"the credentials in {path}, which expired on {when}"
+    return f"the credentials in {path}"
