@@ -19,33 +19,12 @@ import msgspec.inspect
 
 from mesh.errors import BadRequest, DeclarationError, Invalid, MeshError
 from mesh.service.context import Context
-from mesh.service.dependencies import Dependency, Depends
+from mesh.service.dependencies import Dependency
 from mesh.service.http import Request, decode_json, field_error
+from mesh.service.markers import Body, Cookie, Depends, Header, Query
 from mesh.service.websocket import WebSocket
 
 _MISSING: Any = object()
-
-
-class Header(NamedTuple):
-    """``Annotated[str, Header("X-Api-Key")]``: from a request header; by default the parameter's name with dashes."""
-
-    name: str = ""
-
-
-class Cookie(NamedTuple):
-    """``Annotated[str, Cookie()]``: from a cookie."""
-
-    name: str = ""
-
-
-class Query(NamedTuple):
-    """``Annotated[str, Query("page-size")]``: from the query string under another name."""
-
-    name: str = ""
-
-
-class Body(NamedTuple):
-    """``Annotated[int, Body()]``: the JSON body, for a type that would be read from the query otherwise."""
 
 
 class Source(NamedTuple):
@@ -75,6 +54,8 @@ class Source(NamedTuple):
         return values if self.many else values[-1]
 
 
+SOURCES = (Header, Cookie, Query, Body)
+"""Markers that say where a value comes from."""
 TEXTS = frozenset({"path", "query", "header", "cookie"})
 """Places whose values come as text."""
 
@@ -268,9 +249,11 @@ def _source(name: str, annotation: Any, default: Any, path_names: Sequence[str],
     marker: Any = None
     if typing.get_origin(annotation) is Annotated:
         kind, *extras = typing.get_args(annotation)
-        marker = next((e for e in extras if isinstance(e, Header | Cookie | Query | Body)), None)
+        marker = next((e for e in extras if isinstance(e, SOURCES)), None)
         if marker is None:  # the class itself will do: Annotated[str, Header]
-            marker = next((e() for e in extras if e in (Header, Cookie, Query, Body)), None)
+            marker = next(
+                (e() for e in extras if isinstance(e, type) and issubclass(e, Header | Cookie | Query | Body)), None
+            )
         kept = tuple(e for e in extras if isinstance(e, msgspec.Meta))
         annotation = Annotated[(kind, *kept)] if kept else kind
     if annotation is Context:
