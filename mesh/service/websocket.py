@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
-
+from mesh import codec
 from mesh.bus import Bus
 from mesh.errors import MeshError
 from mesh.headers import crosses, encode
@@ -19,8 +18,6 @@ MAX_MESSAGE = 16 * 1024 * 1024
 """Bytes of the largest message."""
 MAX_REASON = 123
 """Bytes of the longest reason: a close frame has 125, two are the code's."""
-
-_encode = msgspec.json.Encoder().encode
 
 
 def _is_applications(name: bytes) -> bool:
@@ -122,7 +119,7 @@ class WebSocket:
     async def receive_json(self, type: Any = Any) -> Any:
         """The next message as JSON of ``type``. Raises `Invalid`, `BadRequest`, `WebSocketClosed`."""
         message = await self.receive()
-        return decode_json(msgspec.json.Decoder(type), message.encode() if isinstance(message, str) else message)
+        return decode_json(codec.decoder(type), message.encode() if isinstance(message, str) else message)
 
     async def send(self, message: Any) -> None:
         """Send text, bytes, or any other value as JSON text; waits while the client reads slowly.
@@ -135,7 +132,7 @@ class WebSocket:
         elif isinstance(message, str):
             payload, kind = message.encode(), frames.TEXT
         else:
-            payload, kind = _encode(message), frames.TEXT
+            payload, kind = codec.encode(message), frames.TEXT
         try:
             async with self._sending:
                 await self.stream.write(payload, kind)
