@@ -242,7 +242,7 @@ async def test_commands_say_what_is_wrong(tmp_path, env):
         (("run", "broken:service"), "has no parameter 'y'", 2),
         (("run", "missing:service"), "there is no module 'missing'", 2),
         (("run", "other:value"), "other:value is a int, not a mesh.Service", 2),
-        (("run", "other"), "other has 0 Service objects", 2),
+        (("run", "other"), "other has no Service object", 2),
         (("gatway",), "Did you mean 'gateway'", 2),
         (("gateway", "--port", "99999"), "99999", 2),
     ):

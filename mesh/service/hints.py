@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,16 @@ def check_called(given: Any, decorator: str, example: str) -> None:
     if callable(given):
         name = getattr(given, "__qualname__", given)
         raise DeclarationError(f"handler {name!r}: @{decorator} needs parentheses: write @{decorator}({example})")
+
+
+def check_options(given: Iterable[str], taken_by: Callable[..., Any], decorator: str) -> None:
+    """Raises `DeclarationError` for an option that a decorator does not have, with the nearest one that it has."""
+    known = [p.name for p in inspect.signature(taken_by).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for option in given:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise DeclarationError(f"@{decorator} has no option {option!r}; {hint}")
 
 
 def check_path(path: Any, what: str) -> None:

@@ -8,13 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 from mesh.errors import DeclarationError
 from mesh.routes import BadTemplate, mount
 from mesh.service.endpoints import declare
-from mesh.service.hints import check_called, check_path, respelled
+from mesh.service.hints import check_called, check_options, check_path, respelled
 
 H = TypeVar("H", bound=Callable[..., Any])
-
-
-HAVE_DECORATORS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
-"""Methods with a decorator of their own name."""
 
 
 class Declaration(NamedTuple):
@@ -48,23 +44,28 @@ class Router:
 
     def get(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for GET (and so for HEAD) requests to ``path``; options as in `route`."""
-        return self.route("GET", path, **options)
+        return self._route("GET", path, options)
 
     def post(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for POST requests to ``path``; options as in `route`."""
-        return self.route("POST", path, **options)
+        return self._route("POST", path, options)
 
     def put(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for PUT requests to ``path``; options as in `route`."""
-        return self.route("PUT", path, **options)
+        return self._route("PUT", path, options)
 
     def patch(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for PATCH requests to ``path``; options as in `route`."""
-        return self.route("PATCH", path, **options)
+        return self._route("PATCH", path, options)
 
     def delete(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for DELETE requests to ``path``; options as in `route`."""
-        return self.route("DELETE", path, **options)
+        return self._route("DELETE", path, options)
+
+    def _route(self, method: str, path: str, options: dict[str, Any]) -> Callable[[H], H]:
+        self._check_arguments(path, method.lower())
+        check_options(options, self.route, f"{type(self).__name__.lower()}.{method.lower()}")
+        return self.route(method, path, **options)
 
     def route(
         self,
@@ -93,7 +94,7 @@ class Router:
         goes away (default: GET and HEAD only). Decorators may be stacked: each adds a route to the same endpoint.
         """
         options = {key: value for key, value in locals().items() if key != "self"}
-        self._check_arguments(path, method.lower() if method in HAVE_DECORATORS else "route")
+        self._check_arguments(path, "route")
 
         def register(handler: H) -> H:
             self._declare(handler, options)

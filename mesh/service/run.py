@@ -63,6 +63,8 @@ async def serve(service: Service, bus: BusSettings, settings: ServiceSettings, i
     await instance.start()
     settle()
     _log.info("%s %s runs as %s", service.name, service.version, instance.id)
+    if not service.endpoints and not service.subscriptions:
+        _log.warning("%s has no route, no endpoint and no event handler: nobody can call it", service.name)
     try:
         await instance.wait_stop()
     finally:
