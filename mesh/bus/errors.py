@@ -25,8 +25,11 @@ def translate(error: BaseException) -> MeshError | BadSubject:
     return BusUnavailable(explain(error))
 
 
-def explain(error: BaseException) -> str:
-    """One sentence for people about why NATS cannot be used, with the next step where one is known."""
+def explain(error: BaseException, held_up: str = "") -> str:
+    """One sentence for people about why NATS cannot be used, with the next step where one is known.
+
+    ``held_up`` says who has held up the event loop of late, where that is known.
+    """
     text = str(error).removeprefix("nats: ").strip("'") or type(error).__name__
     if isinstance(error, ConnectionRefusedError) or "Connect call failed" in text:
         return "NATS refused the connection: is it running, and is NATS_URL right?"
@@ -36,7 +39,8 @@ def explain(error: BaseException) -> str:
     if "authentication" in lower and "expired" in lower:
         return "the NATS credentials have expired: renew the file that NATS_CREDS names"
     if "stale connection" in lower:
-        return "NATS heard nothing from this process for too long: was it stopped, or its event loop kept busy?"
+        why = held_up or "was it stopped, or its event loop kept busy?"
+        return f"NATS heard nothing from this process for too long: {why}"
     return f"NATS: {text}"
 
 

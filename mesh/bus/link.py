@@ -12,7 +12,7 @@ import logging
 import random
 import ssl
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 from urllib.parse import ParseResult
@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 class Owner(Protocol):
     """What a link tells its bus."""
+
+    held_up: Callable[[], str]
 
     async def attached(self, client: Client, lane: LaneTransport | None, *, check: bool = True) -> None:
         """A new client is connected: subscribe everything on it, and ``check`` the lane. Raises to have it replaced."""
@@ -301,7 +303,7 @@ class Link:
     def _note(self, error: BaseException) -> None:
         if self.last_error and isinstance(error, ConnectionResetError | BrokenPipeError):
             return  # what the server said before it closed the connection is the reason
-        text = explain(error)
+        text = explain(error, self._owner.held_up())
         if text != self.last_error:  # a server that is down is reported once, not at every attempt
             self.last_error = text
             _log.warning("%s", text)

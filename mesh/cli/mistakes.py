@@ -20,6 +20,7 @@ import click
 import mesh
 from mesh.cli.main import fail
 from mesh.errors import ConfigError, DeclarationError
+from mesh.places import is_installed, short
 
 _MACHINERY = (
     *(os.path.dirname(str(module.__file__)) + os.sep for module in (mesh, click, asyncio, importlib)),
@@ -27,7 +28,6 @@ _MACHINERY = (
     "<frozen ",
     "uvloop/",
 )
-_INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _tell(error: Exception, code: int, whole: bool) -> NoReturn:
     if place is None and not declared:
         raise error
     text = str(error) if declared else _sentence(found)
-    lines = [f"{_short(place[0])}:{place[1]}: {text}" if place else text]
+    lines = [f"{short(place[0])}:{place[1]}: {text}" if place else text]
     lines += _source(found, place)
     if whole:
         lines += ["", *"".join(traceback.format_exception(error)).splitlines()]
@@ -86,7 +86,7 @@ def _own_line(error: traceback.TracebackException) -> tuple[str, int] | None:
     """File and line of the innermost frame that is the user's own; of any, where none is; None without frames."""
     if issubclass(error.exc_type or Exception, SyntaxError) and getattr(error, "filename", None):
         return str(error.filename), int(error.lineno or 1)
-    own = [f for f in error.stack if not f.filename.startswith(_INSTALLED)] or list(error.stack)
+    own = [f for f in error.stack if not is_installed(f.filename)] or list(error.stack)
     return (own[-1].filename, own[-1].lineno or 1) if own else None
 
 
@@ -104,9 +104,3 @@ def _source(error: traceback.TracebackException, place: tuple[str, int] | None) 
         return [line.rstrip("\n") for line in "".join(list(error.format_exception_only())[:-1]).splitlines()[1:]]
     text = linecache.getline(*place).strip() if place else ""
     return [f"    {text}"] if text else []
-
-
-def _short(file: str) -> str:
-    """A path below the current folder without the folder."""
-    here = os.getcwd() + os.sep
-    return file.removeprefix(here)

@@ -106,7 +106,7 @@ class Reloader:
 
     async def _replace(self, watcher: Watcher, stop: asyncio.Event) -> None:
         instance = new_id()
-        command = [sys.executable, "-m", "mesh", "run", self._target, "--instance", instance]
+        command = [sys.executable, "-m", "mesh", "run", self._target, "--instance", instance, "--developing"]
         child = await asyncio.create_subprocess_exec(*leashed(command), start_new_session=True)
         if not await self._ready(watcher, instance, child, stop):
             if child.returncode is None and not stop.is_set():

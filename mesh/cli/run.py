@@ -24,7 +24,8 @@ APPLICATIONS = frozenset({"fastapi", "starlette", "litestar", "quart", "flask", 
 @click.argument("target", metavar="MODULE:SERVICE")
 @click.option("--reload", is_flag=True, help="Replace the instance when a file below this folder changes.")
 @click.option("--instance", hidden=True, default="", help="The instance's id; a new one by default.")
-def command(target: str, reload: bool, instance: str) -> None:
+@click.option("--developing", is_flag=True, hidden=True, help="Started by --reload.")
+def command(target: str, reload: bool, instance: str, developing: bool) -> None:
     """Run one instance of the Service object in a module, until SIGTERM, Ctrl-C or `mesh drain`.
 
     MODULE is imported from the current folder first. A file name works too.
@@ -46,10 +47,12 @@ def command(target: str, reload: bool, instance: str) -> None:
 
         asyncio.run(Reloader(target, bus, Path.cwd()).run())
         return
-    run_service(find(target, settings.log_level), bus, settings, instance)
+    run_service(find(target, settings.log_level), bus, settings, instance, developing)
 
 
-def run_service(service: Any, bus: BusSettings, settings: ServiceSettings, instance: str = "") -> None:
+def run_service(
+    service: Any, bus: BusSettings, settings: ServiceSettings, instance: str = "", developing: bool = False
+) -> None:
     """Run one instance until it is asked to stop; a start that fails is said by the user's own line."""
     import asyncio
 
@@ -59,7 +62,7 @@ def run_service(service: Any, bus: BusSettings, settings: ServiceSettings, insta
 
     configure(settings.log_level, settings.log_format)
     with shown(1, settings.log_level), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(service, bus, settings, instance))
+        runner.run(serve(service, bus, settings, instance, developing=developing))
 
 
 def find(target: str, log_level: str) -> Any:

@@ -121,13 +121,13 @@ class Calls:
         deadline = self._bus.now() + timeout
         try:
             return await self._caller.call(destination, carried, payload, timeout, self._repeatable[key])
-        except (NoInstances, NoResponders):
-            if self._watcher.registry.instances(service):
-                raise
-            reply = await self._foreign.call(service, endpoint, carried, payload, deadline)
-            if reply is None:
-                raise
-            return Answer(reply, "", 1)
+        except (NoInstances, NoResponders) as error:
+            if not self._watcher.registry.instances(service):
+                reply = await self._foreign.call(service, endpoint, carried, payload, deadline)
+                if reply is not None:
+                    return Answer(reply, "", 1)
+            # The first call goes by the endpoint's name, and NATS says no more than that nobody listens there.
+            raise type(error)(f"nobody answers {endpoint!r} of {service!r}: {error.detail}") from error
 
     @staticmethod
     def _declared(watcher: Watcher, service: str, endpoint: str) -> Repeatable | None:

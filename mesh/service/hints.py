@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mesh.errors import DeclarationError
+from mesh.places import short
 from mesh.service.markers import Marker
 
 _NAME = r"([A-Za-z_]\w*)"
@@ -48,12 +49,8 @@ _BODIES = frozenset({"body", "data", "payload", "json", "item"})
 def place(handler: Any) -> str:
     """Where a handler is written, as ``users.py:12``; empty where that is not known."""
     code = getattr(inspect.unwrap(handler) if callable(handler) else handler, "__code__", None)
-    if code is None or not Path(code.co_filename).is_file():
-        return ""
-    file = Path(code.co_filename)
-    if file.is_relative_to(Path.cwd()):
-        file = file.relative_to(Path.cwd())
-    return f"{file}:{code.co_firstlineno}"
+    known = code is not None and Path(code.co_filename).is_file()
+    return f"{short(code.co_filename)}:{code.co_firstlineno}" if code is not None and known else ""
 
 
 def named(name: str, handler: Any) -> str:

@@ -12,6 +12,7 @@ import sys
 from mesh.config import BusSettings, ServiceSettings, find_file, load_all
 from mesh.errors import ConfigError
 from mesh.logs import configure
+from mesh.service.blocking import DEVELOPING_S, SERVING_S, BlockingWatch, code_of
 from mesh.service.instance import ServiceInstance
 from mesh.service.service import Service
 
@@ -49,8 +50,27 @@ def settle() -> None:
     gc.freeze()
 
 
-async def serve(service: Service, bus: BusSettings, settings: ServiceSettings, instance_id: str = "") -> None:
-    """Run one instance until a signal or ``mesh drain`` asks it to stop; a second signal hurries."""
+def watch_blocking(instance: ServiceInstance, limit_s: float) -> BlockingWatch | None:
+    """Warn, from now on, of handlers that hold up the event loop for that long; None where that is not wanted."""
+    if not limit_s:
+        return None
+    service = instance.service
+    names = {code: f"handler {d.name}" for d in service.endpoints.values() if (code := code_of(d.handler)) is not None}
+    names |= {code: f"event handler {e.name}" for e in service.subscriptions if (code := code_of(e.run)) is not None}
+    endpoints = instance.endpoints.values()
+    watch = BlockingWatch(limit_s, names, lambda: sum(e.statistics.num_requests for e in endpoints))
+    instance.bus.held_up = watch.recent
+    watch.start()
+    return watch
+
+
+async def serve(
+    service: Service, bus: BusSettings, settings: ServiceSettings, instance_id: str = "", *, developing: bool = False
+) -> None:
+    """Run one instance until a signal or ``mesh drain`` asks it to stop; a second signal hurries.
+
+    ``developing``: somebody writes it right now, and is warned of what nobody is elsewhere.
+    """
     instance = ServiceInstance(service, bus, settings, instance_id)
     hurry = asyncio.Event()
 
@@ -62,11 +82,15 @@ async def serve(service: Service, bus: BusSettings, settings: ServiceSettings, i
         loop.add_signal_handler(number, asked)
     await instance.start()
     settle()
+    limit_s = DEVELOPING_S if developing or sys.stderr.isatty() else SERVING_S
+    watch = watch_blocking(instance, limit_s if settings.blocked_ms is None else settings.blocked_ms / 1000)
     _log.info("%s %s runs as %s", service.name, service.version, instance.id)
     if not service.endpoints and not service.subscriptions:
         _log.warning("%s has no route, no endpoint and no event handler: nobody can call it", service.name)
     try:
         await instance.wait_stop()
     finally:
+        if watch is not None:
+            watch.aclose()
         await instance.drain(hurry)
     _log.info("%s stopped", service.name)
