@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -15,6 +15,8 @@ from mesh.errors import BadRequest, Invalid
 
 if TYPE_CHECKING:
     from mesh.service.websocket import WebSocket
+
+T = TypeVar("T")
 
 _MORE = b"\r\nmesh-body:"
 _MISSING_FIELD = re.compile(r"^Object missing required field `([^`]+)`$")
@@ -146,6 +148,12 @@ class Request:
             return
         async for piece in self.pieces():
             yield piece
+
+    @overload
+    def json(self, type: type[T]) -> T: ...
+
+    @overload
+    def json(self, type: Any = ...) -> Any: ...
 
     def json(self, type: Any = Any) -> Any:
         """The body as JSON of ``type``. Raises `Invalid` (422) naming the field, `BadRequest` for broken JSON."""

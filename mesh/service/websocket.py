@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from mesh import codec
 from mesh.bus import Bus
@@ -13,6 +13,8 @@ from mesh.headers import crosses, encode
 from mesh.service.http import Headers, Request, decode_json, header_pairs
 from mesh.streams import Stream, frames
 from mesh.streams.closing import INTERNAL, NO_STATUS, NORMAL, TOO_BIG, close_payload, is_sendable, read_close
+
+T = TypeVar("T")
 
 MAX_MESSAGE = 16 * 1024 * 1024
 """Bytes of the largest message."""
@@ -115,6 +117,12 @@ class WebSocket:
             if not frame.kind.endswith(frames.MORE):
                 whole = b"".join(parts) if len(parts) > 1 else parts[0]
                 return whole.decode() if frame.kind == frames.TEXT else whole
+
+    @overload
+    async def receive_json(self, type: type[T]) -> T: ...
+
+    @overload
+    async def receive_json(self, type: Any = ...) -> Any: ...
 
     async def receive_json(self, type: Any = Any) -> Any:
         """The next message as JSON of ``type``. Raises `Invalid`, `BadRequest`, `WebSocketClosed`."""

@@ -71,7 +71,7 @@ async def test_a_call_that_nobody_serves_names_service_and_endpoint(mesh, client
 
 async def test_a_call_of_an_endpoint_that_does_not_exist_leads_to_the_nearest(mesh, client):
     await mesh.start(shop())
-    with pytest.raises((NoInstances, NoResponders, NotFound), match="'itme'.*'shop'|'shop'.*'itme'"):
+    with pytest.raises((NoInstances, NoResponders, NotFound), match=r"'itme'.*'shop'|'shop'.*'itme'"):
         await client.call("shop", "itme", key=1)
     await client.call("shop", "item", key=1)
     await eventually(lambda: client._calls._watcher.registry.instances("shop"))
