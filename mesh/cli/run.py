@@ -24,8 +24,8 @@ APPLICATIONS = frozenset({"fastapi", "starlette", "litestar", "quart", "flask", 
 @click.argument("target", metavar="MODULE:SERVICE")
 @click.option("--reload", is_flag=True, help="Replace the instance when a file below this folder changes.")
 @click.option("--instance", hidden=True, default="", help="The instance's id; a new one by default.")
-@click.option("--developing", is_flag=True, hidden=True, help="Started by --reload.")
-def command(target: str, reload: bool, instance: str, developing: bool) -> None:
+@click.option("--replaces", hidden=True, help="Started by --reload: the id of the instance before, or nothing.")
+def command(target: str, reload: bool, instance: str, replaces: str | None) -> None:
     """Run one instance of the Service object in a module, until SIGTERM, Ctrl-C or `mesh drain`.
 
     MODULE is imported from the current folder first. A file name works too.
@@ -47,11 +47,11 @@ def command(target: str, reload: bool, instance: str, developing: bool) -> None:
 
         asyncio.run(Reloader(target, bus, Path.cwd()).run())
         return
-    run_service(find(target, settings.log_level), bus, settings, instance, developing)
+    run_service(find(target, settings.log_level), bus, settings, instance, replaces)
 
 
 def run_service(
-    service: Any, bus: BusSettings, settings: ServiceSettings, instance: str = "", developing: bool = False
+    service: Any, bus: BusSettings, settings: ServiceSettings, instance: str = "", replaces: str | None = None
 ) -> None:
     """Run one instance until it is asked to stop; a start that fails is said by the user's own line."""
     import asyncio
@@ -62,7 +62,7 @@ def run_service(
 
     configure(settings.log_level, settings.log_format)
     with shown(1, settings.log_level), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(service, bus, settings, instance, developing=developing))
+        runner.run(serve(service, bus, settings, instance, replaces=replaces))
 
 
 def find(target: str, log_level: str) -> Any:

@@ -12,6 +12,7 @@ import sys
 from mesh.config import BusSettings, ServiceSettings, find_file, load_all
 from mesh.errors import ConfigError
 from mesh.logs import configure
+from mesh.service import namesakes
 from mesh.service.blocking import DEVELOPING_S, SERVING_S, BlockingWatch, code_of
 from mesh.service.instance import ServiceInstance
 from mesh.service.service import Service
@@ -65,11 +66,12 @@ def watch_blocking(instance: ServiceInstance, limit_s: float) -> BlockingWatch |
 
 
 async def serve(
-    service: Service, bus: BusSettings, settings: ServiceSettings, instance_id: str = "", *, developing: bool = False
+    service: Service, bus: BusSettings, settings: ServiceSettings, instance_id: str = "", *, replaces: str | None = None
 ) -> None:
     """Run one instance until a signal or ``mesh drain`` asks it to stop; a second signal hurries.
 
-    ``developing``: somebody writes it right now, and is warned of what nobody is elsewhere.
+    On a terminal, and where ``replaces`` says whose place it takes (empty for the first one), somebody writes it right
+    now and is warned of more than elsewhere.
     """
     instance = ServiceInstance(service, bus, settings, instance_id)
     hurry = asyncio.Event()
@@ -82,7 +84,9 @@ async def serve(
         loop.add_signal_handler(number, asked)
     await instance.start()
     settle()
-    limit_s = DEVELOPING_S if developing or sys.stderr.isatty() else SERVING_S
+    developing = replaces is not None or sys.stderr.isatty()
+    looking = asyncio.create_task(namesakes.look(instance.bus, replaces or "")) if developing else None
+    limit_s = DEVELOPING_S if developing else SERVING_S
     watch = watch_blocking(instance, limit_s if settings.blocked_ms is None else settings.blocked_ms / 1000)
     _log.info("%s %s runs as %s", service.name, service.version, instance.id)
     if not service.endpoints and not service.subscriptions:
@@ -92,5 +96,8 @@ async def serve(
     finally:
         if watch is not None:
             watch.aclose()
+        if looking is not None:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
         await instance.drain(hurry)
     _log.info("%s stopped", service.name)

@@ -29,7 +29,7 @@ SERVICE, ROUTER = Service("shop"), Router()
         (SERVICE.on, '@service.on("event.name")'),
         (SERVICE.readiness, '@service.readiness("name")'),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_decorator_without_parentheses(decorator, right):
     with pytest.raises(DeclarationError, match=re.escape(f"'users': {right.partition('(')[0]} needs parentheses")) as e:
