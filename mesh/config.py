@@ -135,8 +135,8 @@ class ServiceSettings(MeshSettings):
         None,
         kinds.whole(0, 60_000, "milliseconds"),
         env=["MESH_BLOCKED_MS"],
-        doc="How long a handler may hold up the event loop before a warning names it; 0 for no warnings. By default 100 on a "
-        "terminal and with --reload, else 1000.",
+        doc="How long a handler may hold up the event loop before a warning names it; 0 for no warnings. "
+        "By default 100 on a terminal and with --reload, else 1000.",
     )
     log_level: str = setting(
         "info",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import sysconfig
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_PYTHON = os.path.dirname(os.__file__) + os.sep
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
 def is_installed(file: str) -> bool:
     """Whether a file belongs to Python or an installed package, or is none."""
-    return file.startswith(_INSTALLED) or file.startswith("<")
+    return file.startswith((_PYTHON, "<")) or any(folder in file for folder in _INSTALLED)
 
 
 def is_own(file: str) -> bool:

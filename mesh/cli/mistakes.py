@@ -9,7 +9,6 @@ import asyncio
 import importlib
 import linecache
 import os
-import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from mesh.places import is_installed, short
 
 _MACHINERY = (
     *(os.path.dirname(str(module.__file__)) + os.sep for module in (mesh, click, asyncio, importlib)),
-    *(os.path.join(sysconfig.get_path("stdlib"), name) for name in ("contextlib.py", "runpy.py", "threading.py")),
+    *(os.path.join(os.path.dirname(os.__file__), name) for name in ("contextlib.py", "runpy.py", "threading.py")),
     "<frozen ",
     "uvloop/",
 )
@@ -83,10 +82,10 @@ def _frames(error: traceback.TracebackException) -> int:
 
 
 def _own_line(error: traceback.TracebackException) -> tuple[str, int] | None:
-    """File and line of the innermost frame that is the user's own; of any, where none is; None without frames."""
+    """File and line of the innermost frame that is the user's own; None where none is."""
     if issubclass(error.exc_type or Exception, SyntaxError) and getattr(error, "filename", None):
         return str(error.filename), int(error.lineno or 1)
-    own = [f for f in error.stack if not is_installed(f.filename)] or list(error.stack)
+    own = [f for f in error.stack if not is_installed(f.filename)]
     return (own[-1].filename, own[-1].lineno or 1) if own else None
 
 

@@ -6,6 +6,7 @@ import textwrap
 
 import pytest
 
+from mesh.cli import mistakes
 from tests.conditions import eventually
 
 START = 'from mesh import Service\nservice = Service("shop")\n'
@@ -96,6 +97,14 @@ async def test_the_whole_traceback_at_level_debug(run):
     assert "importlib" in printed
     code, printed = await run(shop_bad="nothing")
     assert printed.splitlines()[-1] == "MESH_LOG_LEVEL=debug shows the whole traceback."
+
+
+def test_what_comes_from_no_file_of_the_users_is_raised_whole():
+    with pytest.raises(json.JSONDecodeError) as raised:
+        json.loads("{")
+    library = raised.value.with_traceback(raised.value.__traceback__.tb_next)  # without the line above
+    with pytest.raises(json.JSONDecodeError):
+        mistakes._tell(library, 1, whole=False)
 
 
 async def test_an_application_is_told_likewise(run):
