@@ -18,7 +18,7 @@ def run(shell, tmp_path):
 
     async def run(*command, environment=None, **files):
         for name, text in files.items():
-            (tmp_path / f"{name}.py").write_text(textwrap.dedent(text).replace("START", START))
+            (tmp_path / f"{name}.py").write_text(textwrap.dedent(text).replace("START", START.rstrip()))
         command = command or ("run", f"{name}.py")
         arguments = [word.replace("HERE", str(tmp_path)) for word in command]
         running = await shell.start(*arguments, cwd=tmp_path, **(environment or {}))
