@@ -23,7 +23,7 @@ setup: $(STAMP) ## Create .venv and install everything, pinned and hashed.
 define install_with_uv
 { $(BIN)/python -c '$(SUITABLE)' 2>/dev/null || { rm -rf $(VENV); $(UV) venv --quiet --python '$(or $(PYTHON),>=3.11)' $(VENV); }; } && \
 $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(addprefix -r ,$(REQUIREMENTS)) && \
-$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --reinstall $(EDITABLE)
 endef
 
 define install_with_pip
@@ -34,8 +34,10 @@ fi; \
 $(PYTHON) -m venv --clear $(VENV) || { \
 	echo 'error: $(PYTHON) -m venv failed; install the venv module (Debian, Ubuntu: python3-venv) or uv' >&2; exit 1; \
 }; \
-$(PIP) --require-hashes $(addprefix -r ,$(REQUIREMENTS)) && $(PIP) --no-deps --no-build-isolation -e .
+$(PIP) --require-hashes $(addprefix -r ,$(REQUIREMENTS)) && $(PIP) --no-deps --no-build-isolation $(EDITABLE)
 endef
+# As a path in a .pth file: type checkers and editors do not follow the import hook that is the default.
+EDITABLE := --config-settings editable_mode=compat -e .
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 $(STAMP): $(REQUIREMENTS) pyproject.toml

@@ -137,6 +137,13 @@ class ServiceSettings(MeshSettings):
         env=["MESH_LINGER_MS"],
         doc="How long to keep serving after announcing the drain, while callers move away.",
     )
+    blocked_ms: int | None = setting(
+        None,
+        kinds.whole(0, 60_000, "milliseconds"),
+        env=["MESH_BLOCKED_MS"],
+        doc="How long a handler may hold up the event loop before a warning names it; 0 for no warnings. "
+        "By default 100 on a terminal and with --reload, else 1000.",
+    )
     log_level: str = setting(
         "info",
         kinds.choice("debug", "info", "warning", "error", "critical", aliases={"warn": "warning", "fatal": "critical"}),

@@ -98,6 +98,28 @@ async def test_a_saved_file_is_live_within_a_second_and_requests_in_flight_survi
         assert (await http.post("/work")).status_code == 503
 
 
+async def test_who_writes_a_service_is_warned_of_namesakes_and_of_what_blocks(tmp_path, env):
+    text = (
+        'import time\nfrom mesh import Service\nservice = Service("shop")\n'
+        '@service.get("/PATH")\nasync def block() -> str:\n    time.sleep(0.4)\n    return "done"\n'
+    )
+    (tmp_path / "one.py").write_text(text.replace("PATH", "one"))
+    (tmp_path / "two.py").write_text(text.replace("PATH", "two"))
+    async with (
+        gateway_on(tmp_path, env) as (_, http),
+        run("run", "one.py", cwd=tmp_path, env=env) as one,
+    ):
+        await one.line("runs as")
+        async with run("run", "two.py", "--reload", cwd=tmp_path, env=env) as two:
+            await two.line(r"another program is called shop too: shop\.")
+            for path in ("/one", "/two"):
+                await answers(http, path, 200)
+            await two.line(r"handler block at two\.py:6 \(time\.sleep\(0\.4\)\) held up the event loop for 0\.\d+ s")
+            assert await two.end() == 0
+        assert await one.end() == 0
+        assert not [line for line in one.lines if "another program" in line or "held up" in line]
+
+
 async def test_killing_one_of_two_loses_only_what_it_had(tmp_path, env):
     (tmp_path / "worker.py").write_text(WORKER)
     async with (
@@ -276,7 +298,7 @@ async def test_commands_say_what_is_wrong(tmp_path, env):
         (("run", "broken:service"), "has no parameter 'y'", 2),
         (("run", "missing:service"), "there is no module 'missing'", 2),
         (("run", "other:value"), "other:value is a int, not a mesh.Service", 2),
-        (("run", "other"), "other has 0 Service objects", 2),
+        (("run", "other"), "other has no Service object", 2),
         (("gatway",), "Did you mean 'gateway'", 2),
         (("gateway", "--port", "99999"), "99999", 2),
     ):

@@ -65,6 +65,8 @@ class Bus:
         self.service = service
         self.instance = instance or new_id()
         self.connected = False
+        self.held_up: Callable[[], str] = lambda: ""
+        """Who has held up the event loop of late, for a message; empty for nobody that is known."""
         self._inbox = self.subjects.inbox(service, self.instance, new_id())
         self.requests: Requests
         self.now: Callable[[], float]  # seconds of the event loop's clock

@@ -12,7 +12,7 @@ import logging
 import random
 import ssl
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 from urllib.parse import ParseResult
@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 class Owner(Protocol):
     """What a link tells its bus."""
+
+    held_up: Callable[[], str]
 
     async def attached(self, client: Client, lane: LaneTransport | None, *, check: bool = True) -> None:
         """A new client is connected: subscribe everything on it, and ``check`` the lane. Raises to have it replaced."""
@@ -318,7 +320,7 @@ class Link:
 
     def _note(self, error: BaseException, guard: Guard | None) -> Reason:
         where = guard.where if guard is not None else ""
-        reason = reason_of(error, self._login.described, where.partition(":")[0])
+        reason = reason_of(error, self._login.described, where.partition(":")[0], self._owner.held_up())
         if self.last_error and isinstance(error, ConnectionResetError | BrokenPipeError) and self.failures.knows(where):
             return reason  # what the server said before it closed the connection is why
         new = self.failures.note(where, reason)

@@ -49,11 +49,12 @@ def reason_of(
     error: BaseException,
     login: Callable[[], tuple[str, str]] = _no_login,
     scheme: str = "",
+    held_up: str = "",
 ) -> Reason:
     """The reason behind an error of a connection or of the attempt to have one.
 
     ``login`` tells what was sent to log in, as ``the token``, and what to look at where it is refused; ``scheme`` is
-    the URL's.
+    the URL's; ``held_up`` says who has held up the event loop of late, where that is known.
     """
     if isinstance(error, Refusal):
         return error.reason
@@ -70,7 +71,7 @@ def reason_of(
         return Reason("the connection was lost", final=False)
     if text.endswith("without a word"):
         return Reason(text, _silent(scheme), final=False)
-    said = _of_server(text, login)
+    said = _of_server(text, login, held_up)
     if said is not None:
         return said
     if isinstance(error, ConnectionResetError | BrokenPipeError) and error.errno:
@@ -83,7 +84,7 @@ def _silent(scheme: str) -> str:
     return f"is it NATS that listens there?{begins}"
 
 
-def _of_server(text: str, login: Callable[[], tuple[str, str]]) -> Reason | None:
+def _of_server(text: str, login: Callable[[], tuple[str, str]], held_up: str) -> Reason | None:
     """What the server's own words mean (nats-server's ``errors.go``)."""
     lower = text.lower()
     if "authorization violation" in lower:
@@ -110,7 +111,7 @@ def _of_server(text: str, login: Callable[[], tuple[str, str]]) -> Reason | None
         return Reason("the server takes TLS only", "give tls:// in NATS_URL")
     if "stale connection" in lower:
         what = "the server heard nothing from this process for too long"
-        return Reason(what, "was it stopped, or its event loop kept busy?", final=False)
+        return Reason(what, held_up or "was it stopped, or its event loop kept busy?", final=False)
     return None
 
 

@@ -67,6 +67,7 @@ class Reloader:
         self._settings = settings
         self._folder = folder
         self._current: asyncio.subprocess.Process | None = None
+        self._live = ""  # its id
         self._old: set[asyncio.subprocess.Process] = set()
 
     async def run(self) -> None:
@@ -107,6 +108,7 @@ class Reloader:
     async def _replace(self, watcher: Watcher, stop: asyncio.Event) -> None:
         instance = new_id()
         command = [sys.executable, "-m", "mesh", "run", self._target, "--instance", instance]
+        command += ["--replaces", self._live]
         child = await asyncio.create_subprocess_exec(*leashed(command), start_new_session=True)
         if not await self._ready(watcher, instance, child, stop):
             if child.returncode is None and not stop.is_set():
@@ -116,7 +118,7 @@ class Reloader:
             if self._current is not None and self._current.returncode is None and not stop.is_set():
                 click.echo("the instance from before goes on; waiting for the next change", err=True)
             return
-        old, self._current = self._current, child
+        old, self._current, self._live = self._current, child, instance
         if old is not None:
             _signal(old, signal.SIGTERM)
             self._retire(old)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,14 +15,17 @@ import click
 from mesh.cli.main import fail
 from mesh.cli.settings import load
 from mesh.config import BusSettings, ServiceSettings
-from mesh.errors import ConfigError, DeclarationError
+
+APPLICATIONS = frozenset({"fastapi", "starlette", "litestar", "quart", "flask", "django", "falcon", "blacksheep"})
+"""Packages whose applications `mesh serve` runs."""
 
 
 @click.command("run")
 @click.argument("target", metavar="MODULE:SERVICE")
 @click.option("--reload", is_flag=True, help="Replace the instance when a file below this folder changes.")
 @click.option("--instance", hidden=True, default="", help="The instance's id; a new one by default.")
-def command(target: str, reload: bool, instance: str) -> None:
+@click.option("--replaces", hidden=True, help="Started by --reload: the id of the instance before, or nothing.")
+def command(target: str, reload: bool, instance: str, replaces: str | None) -> None:
     """Run one instance of the Service object in a module, until SIGTERM, Ctrl-C or `mesh drain`.
 
     MODULE is imported from the current folder first. A file name works too.
@@ -42,59 +47,102 @@ def command(target: str, reload: bool, instance: str) -> None:
 
         asyncio.run(Reloader(target, bus, Path.cwd()).run())
         return
-    run_service(find(target), bus, settings, instance)
+    run_service(find(target, settings.log_level), bus, settings, instance, replaces)
 
 
-def run_service(service: Any, bus: BusSettings, settings: ServiceSettings, instance: str = "") -> None:
-    """Run one instance until it is asked to stop; a start that fails is said in a sentence."""
+def run_service(
+    service: Any, bus: BusSettings, settings: ServiceSettings, instance: str = "", replaces: str | None = None
+) -> None:
+    """Run one instance until it is asked to stop; a start that fails is said by the user's own line."""
     import asyncio
 
+    from mesh.cli.mistakes import shown
     from mesh.logs import configure
     from mesh.service.run import loop_factory, serve
 
     configure(settings.log_level, settings.log_format)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        try:
-            runner.run(serve(service, bus, settings, instance))
-        except ConfigError as error:  # of the service's own settings, raised by a startup hook or a dependency
-            fail("\nerror: ".join(error.problems), 2)
-        except DeclarationError as error:
-            fail(str(error), 1)
+    with shown(1, settings.log_level), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(serve(service, bus, settings, instance, replaces=replaces))
 
 
-def find(target: str) -> Any:
+def find(target: str, log_level: str) -> Any:
     """The `Service` that ``module:name`` or a file name means; says what is wrong and exits with 2 otherwise."""
-    from mesh.service import Service
+    from mesh.service import Router, Service
 
-    module, attribute = load_module(target, "MODULE:SERVICE names a file and a Service in it, as users:service")
-    name = module.__name__
+    module, attribute = load_module(
+        target, "MODULE:SERVICE names a file and a Service in it, as users:service", log_level
+    )
+    name, own = module.__name__, vars(module)
     if not attribute:
-        found = [key for key, value in vars(module).items() if isinstance(value, Service)]
-        if len(found) != 1:
-            fail(f"{name} has {len(found)} Service objects; name one of them as {name}:NAME", 2)
+        services = {id(value): key for key, value in reversed(own.items()) if isinstance(value, Service)}
+        found = list(reversed(services.values()))  # one of two names is enough
+        if len(found) > 1:
+            fail(
+                f"{name} has {len(found)} Service objects, {_listed(found)}; name one of them, as {name}:{found[0]}", 2
+            )
+        if not found:
+            routers = [key for key, value in own.items() if isinstance(value, Router)]
+            what = f"; {_listed(routers)} is a Router: a Service includes it" if routers else _serve_hint(name, own)
+            fail(f"{name} has no Service object{what}", 2)
         attribute = found[0]
-    service = getattr(module, attribute, None)
+    service = own.get(attribute)
     if not isinstance(service, Service):
-        what = "nothing" if service is None else f"a {type(service).__name__}"
-        fail(f"{name}:{attribute} is {what}, not a mesh.Service", 2)
+        what = f"a {type(service).__name__}, not a mesh.Service" if attribute in own else "not there"
+        hint = _serve_hint(name, {attribute: service}) or did_you_mean(
+            attribute, [key for key, value in own.items() if isinstance(value, Service)]
+        )
+        fail(f"{name}:{attribute} is {what}{hint}", 2)
     return service
 
 
-def load_module(target: str, meaning: str) -> tuple[ModuleType, str]:
-    """The module that ``module:name`` or a file name means, looked for in the current folder first, and the name."""
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _serve_hint(module: str, values: dict[str, Any]) -> str:
+    """What to type where a module has an application of another framework in place of a Service."""
+    for key, value in values.items():
+        root = type(value).__module__.partition(".")[0]
+        if root in APPLICATIONS and callable(value) and not isinstance(value, type):
+            kind = type(value).__name__
+            return f"; {key} is a {kind} application: mesh serve {module}:{key} --name {module.rpartition('.')[2]}"
+    return ""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'users'?`` where something is near."""
+    near = difflib.get_close_matches(word, sorted(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def load_module(target: str, meaning: str, log_level: str) -> tuple[ModuleType, str]:
+    """The module that ``module:name`` or a file name means, looked for in the current folder first, and the name.
+
+    What is wrong with it is said by the user's own line; exits with 1 for an exception, with 2 for a wrong declaration.
+    """
+    from mesh.cli.mistakes import shown
+
     name, _, attribute = target.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     path = Path(name)
     if path.suffix == ".py":
         if not path.is_file():
-            fail(f"there is no file {name!r}", 2)
+            near = did_you_mean(path.name, (file.name for file in path.parent.glob("*.py")))
+            fail(f"there is no file {name!r}{near}", 2)
         sys.path.insert(0, str(path.resolve().parent))
         name = path.stem
-    try:
-        return importlib.import_module(name), attribute
-    except DeclarationError as error:
-        fail(str(error), 2)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise
-        fail(f"there is no module {name!r} here; {meaning}", 2)
+    with shown(1, log_level):
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+            near = did_you_mean(name, (file.stem for file in Path.cwd().glob("*.py")))
+            fail(f"there is no module {name!r} here{near}; {meaning}", 2)
+    if path.suffix == ".py" and not _is_from(module, path):
+        fail(f"{path} has the name of another module, {module.__file__ or 'one of Python'}; give it another", 2)
+    return module, attribute
+
+
+def _is_from(module: ModuleType, path: Path) -> bool:
+    return module.__file__ is not None and Path(module.__file__).resolve() == path.resolve()

@@ -10,7 +10,6 @@ from mesh.cli.main import fail
 from mesh.cli.run import load_module, run_service
 from mesh.cli.settings import load
 from mesh.config import BusSettings, ServiceSettings
-from mesh.errors import DeclarationError
 
 
 @click.command("serve")
@@ -41,16 +40,16 @@ def command(target: str, name: str, interface: Any, factory: bool, **options: An
     Exit codes: 0 after draining, 1 when the application does not start, 2 for wrong settings or declarations.
     """
     bus, settings = load(BusSettings, ServiceSettings)
-    module, attribute = load_module(target, "MODULE:APP names a file and an application in it, as main:app")
+    meaning = "MODULE:APP names a file and an application in it, as main:app"
+    module, attribute = load_module(target, meaning, settings.log_level)
     attribute = attribute or "app"
     app = getattr(module, attribute, None)
     if app is None or not callable(app):
         what = "no application" if app is None else f"a {type(app).__name__}, which nobody can call"
         fail(f"{module.__name__}:{attribute} is {what}", 2)
     from mesh.adapters import adapt
+    from mesh.cli.mistakes import shown
 
-    try:
+    with shown(1, settings.log_level):
         adapted = adapt(app() if factory else app, name=name, interface=interface, **options)
-    except DeclarationError as error:
-        fail(str(error), 2)
     run_service(adapted.service, bus, settings)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mesh import headers
+from mesh import codec, headers
 from mesh.balancer import IDEMPOTENT_METHODS
 from mesh.bus import Bus
 from mesh.client.call import Answer, Repeatable
@@ -22,8 +22,6 @@ from mesh.watcher import Watcher
 
 DEFAULT_TIMEOUT_S = 10.0
 EVENT = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}")
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Calls:
@@ -56,7 +54,7 @@ class Calls:
 
         Raises the `mesh.errors` class of an error reply, `BadReply` where the result is not of type ``returns``.
         """
-        answer = await self._send(service, endpoint, _encode(arguments), timeout, carried)
+        answer = await self._send(service, endpoint, codec.encode(arguments), timeout, carried)
         return read_answer(answer, returns, f"{service}.{endpoint}")
 
     async def stream(
@@ -74,7 +72,7 @@ class Calls:
         ``timeout`` is until it begins, in seconds. An answer that is no stream is one piece. Raises as `call` does,
         and `StreamBroken` or another error where it ends before its end. The endpoint is told when nobody reads on.
         """
-        answer = await self._send(service, endpoint, _encode(arguments), timeout, carried + TAKES_STREAMS)
+        answer = await self._send(service, endpoint, codec.encode(arguments), timeout, carried + TAKES_STREAMS)
         what = f"{service}.{endpoint}"
         if answer.stream is None:
             yield read_answer(answer, returns, what)
@@ -105,9 +103,9 @@ class Calls:
         if durable:
             from mesh.bus.jetstream import publish
 
-            await publish(self._bus, subject, _encode(data), block, timeout)
+            await publish(self._bus, subject, codec.encode(data), block, timeout)
         else:
-            self._bus.publish(self._bus.address(subject), _encode(data), block)
+            self._bus.publish(self._bus.address(subject), codec.encode(data), block)
 
     async def _send(self, service: str, endpoint: str, payload: bytes, timeout: float, carried: bytes) -> Answer:
         if self._watcher is None or self._caller is None:
@@ -123,13 +121,13 @@ class Calls:
         deadline = self._bus.now() + timeout
         try:
             return await self._caller.call(destination, carried, payload, timeout, self._repeatable[key])
-        except (NoInstances, NoResponders):
-            if self._watcher.registry.instances(service):
-                raise
-            reply = await self._foreign.call(service, endpoint, carried, payload, deadline)
-            if reply is None:
-                raise
-            return Answer(reply, "", 1)
+        except (NoInstances, NoResponders) as error:
+            if not self._watcher.registry.instances(service):
+                reply = await self._foreign.call(service, endpoint, carried, payload, deadline)
+                if reply is not None:
+                    return Answer(reply, "", 1)
+            # The first call goes by the endpoint's name, and NATS says no more than that nobody listens there.
+            raise type(error)(f"nobody answers {endpoint!r} of {service!r}: {error.detail}") from error
 
     @staticmethod
     def _declared(watcher: Watcher, service: str, endpoint: str) -> Repeatable | None:
@@ -146,7 +144,7 @@ class Calls:
 
 def _item(line: bytes, returns: Any, what: str) -> Any:
     try:
-        return msgspec.json.decode(line, type=returns)
+        return codec.decode(line, returns)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadReply(f"{what} yields something else than asked for: {error}", executed="unknown") from error
 
@@ -172,7 +170,7 @@ def read_answer(answer: Answer, returns: Any, what: str) -> Any:
     if not payload and status in (204, 202, 200):
         return None
     try:
-        return msgspec.json.decode(payload, type=returns)
+        return codec.decode(payload, returns)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadReply(f"{what} replied with something else than asked for: {error}", executed="yes") from error
 

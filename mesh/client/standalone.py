@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
 from mesh.bus import Bus
 from mesh.client.calls import DEFAULT_TIMEOUT_S, Calls
 from mesh.config import BusSettings, find_file, load_all
 from mesh.streams import Streams
+
+T = TypeVar("T")
 
 
 class MeshClient:
@@ -49,6 +51,32 @@ class MeshClient:
         await self._streams.aclose()
         await self._bus.aclose()
 
+    @overload
+    async def call(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: type[T],
+        timeout: float = ...,
+        **arguments: Any,
+    ) -> T: ...
+
+    @overload
+    async def call(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: Any = ...,
+        timeout: float = ...,
+        **arguments: Any,
+    ) -> Any: ...
+
     async def call(
         self,
         service: str,
@@ -67,6 +95,45 @@ class MeshClient:
         return await self._calls.call(
             service, endpoint, {**(more or {}), **arguments}, returns=returns, timeout=timeout
         )
+
+    @overload
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: type[bytes] = ...,
+        timeout: float = ...,
+        **arguments: Any,
+    ) -> AsyncIterator[bytes]: ...
+
+    @overload
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: type[T],
+        timeout: float = ...,
+        **arguments: Any,
+    ) -> AsyncIterator[T]: ...
+
+    @overload
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: Any,
+        timeout: float = ...,
+        **arguments: Any,
+    ) -> AsyncIterator[Any]: ...
 
     def stream(
         self,

@@ -2,10 +2,9 @@
 
 from mesh import logs
 from mesh.service.context import Context, log_facts
-from mesh.service.dependencies import Depends
 from mesh.service.http import Request, Response
 from mesh.service.instance import ServiceInstance
-from mesh.service.parameters import Body, Cookie, Header, Query
+from mesh.service.markers import Body, Cookie, Depends, Header, Query
 from mesh.service.router import Router
 from mesh.service.service import Service
 from mesh.service.streaming import Event, StreamingResponse

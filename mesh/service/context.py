@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from mesh import headers
 from mesh.service.http import Request
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 current: ContextVar[Context | None] = ContextVar("mesh_context", default=None)
 """The context of the running handler; log records take request id and trace from it."""
+
+
+T = TypeVar("T")
 
 
 class Context:
@@ -80,6 +83,32 @@ class Context:
         """The service's logger; its lines carry this request's id and trace."""
         return logging.getLogger(f"service.{self.service}")
 
+    @overload
+    async def call(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: type[T],
+        timeout: float | None = ...,
+        **arguments: Any,
+    ) -> T: ...
+
+    @overload
+    async def call(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: Any = ...,
+        timeout: float | None = ...,
+        **arguments: Any,
+    ) -> Any: ...
+
     async def call(
         self,
         service: str,
@@ -100,6 +129,45 @@ class Context:
         return await self._calls.call(
             service, endpoint, {**(more or {}), **arguments}, returns=returns, timeout=left, carried=self._carried()
         )
+
+    @overload
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: type[bytes] = ...,
+        timeout: float | None = ...,
+        **arguments: Any,
+    ) -> AsyncIterator[bytes]: ...
+
+    @overload
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: type[T],
+        timeout: float | None = ...,
+        **arguments: Any,
+    ) -> AsyncIterator[T]: ...
+
+    @overload
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: Any,
+        timeout: float | None = ...,
+        **arguments: Any,
+    ) -> AsyncIterator[Any]: ...
 
     def stream(
         self,

@@ -15,27 +15,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mesh.service.markers import Scope
 
 if TYPE_CHECKING:
     from mesh.service.context import Context
     from mesh.service.http import Request
     from mesh.service.parameters import Binder
-
-Scope = Literal["request", "service"]
-
-
-class Depends(NamedTuple):
-    """Marks a parameter whose value ``factory`` makes.
-
-    The factory is a function or a generator that yields once; what stands after the ``yield`` is the teardown, run in
-    reverse order. With ``scope="service"`` it is made once per instance, before it announces itself ready, and torn
-    down after the last handler; otherwise once per request, however often it is asked for. A factory takes what a
-    handler may take, but no body, and dependencies of its own.
-    """
-
-    factory: Callable[..., Any]
-    scope: Scope = "request"
 
 
 class Dependency(NamedTuple):

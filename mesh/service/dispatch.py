@@ -7,6 +7,7 @@ when as many run as may. Replies go out in the order in which handlers end.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from mesh.bus.bundles import APART, MARK, BadBundle, unpack
 from mesh.client import Calls
 from mesh.clock import boot_ms
 from mesh.errors import DeadlineExceeded, Forbidden, MeshError, NotFound, Overloaded
+from mesh.service import request_log
 from mesh.service.admission import Admission, Work
 from mesh.service.age import Ages
 from mesh.service.context import Context, current
@@ -69,6 +71,7 @@ class Dispatcher:
         self._running: set[Work] = set()
         self._by_reply: dict[bytes, Work] = {}
         self._sockets: set[WebSocket] = set()
+        self._logs_requests = request_log.is_wanted()
         self._ages = Ages()
         self.stall = StallWatch()
 
@@ -126,12 +129,18 @@ class Dispatcher:
         self, declared: Declared | None, subject: bytes, reply: bytes, sender: bytes, block: bytes, payload: bytes
     ) -> None:
         if declared is None:
-            self._refuse(reply, block, NotFound(f"no endpoint {subject.decode('ascii', 'replace')!r} here"))
+            self._refuse(reply, block, self._no_endpoint(subject))
             return
         now = self._loop.time()
         stall, silence = self.stall.recent(now), self._bus.silence
         doubt = int((stall if stall > silence else silence) * 1000)
         self._admission.offer(Work(declared, reply, block, payload, subject, sender, now, boot_ms(), doubt))
+
+    def _no_endpoint(self, subject: bytes) -> NotFound:
+        name = subject[subject.rindex(b".") + 1 :].decode("ascii", "replace")
+        near = difflib.get_close_matches(name, [known.decode() for known in self._endpoints], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return NotFound(f"{self._bus.service!r} has no endpoint {name!r}{hint}")
 
     def _left(self, work: Work) -> float:
         """Seconds until the caller gives up, as the request itself says."""
@@ -140,6 +149,8 @@ class Dispatcher:
 
     def _overloaded(self, work: Work, detail: str, retry_after: float) -> None:
         work.declared.statistics.refuse(f"503:{detail}")
+        if self._logs_requests:
+            request_log.write(work.declared, Request(work.block, b""), 503, time.perf_counter_ns())
         self._refuse(work.reply, work.block, Overloaded(detail, retry_after=retry_after))
 
     def cancel(self, reply: bytes) -> None:
@@ -261,6 +272,8 @@ class Dispatcher:
             answer = problem_reply(error, request_id)
         except asyncio.CancelledError:
             statistics.fail("499:the caller went away")
+            if self._logs_requests:
+                request_log.write(declared, request, 499, began)
             if not context.cancelled.is_set():
                 self._replies.send(reply, *problem_reply(stopped(), request_id))
             if incoming is not None:
@@ -273,6 +286,8 @@ class Dispatcher:
             answer = problem_reply(MeshError("the service failed; the request id leads to its log"), request_id)
         finally:
             statistics.record(time.perf_counter_ns() - began)
+        if self._logs_requests:
+            request_log.write(declared, request, request_log.status_of(declared, answer), began)
         if answer is not None:
             self._replies.send(reply, *answer, request_id)
         if incoming is not None:

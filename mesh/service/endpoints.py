@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import operator
+import types
 import typing
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from functools import partial, reduce
+from typing import Any, Union
 
 import anyio.to_thread
 
+from mesh import codec
 from mesh.errors import DeclarationError
 from mesh.messages import Route
 from mesh.routes import BadTemplate, parse_template
+from mesh.service.http import Response
 from mesh.service.parameters import Binder
 from mesh.service.streaming import item_type
 from mesh.subjects import is_name
@@ -89,6 +93,8 @@ class Declared:
     """Empty for a plain subscription; None for its service's."""
     items: Any = Any
     """The type of what the handler yields, where it streams."""
+    encode: Callable[[Any], bytes] = codec.encode
+    """Makes JSON of what the handler returns, or of each thing that it yields."""
     routes: list[Route] = field(default_factory=list)
     statistics: Statistics = field(default_factory=Statistics)
 
@@ -161,6 +167,7 @@ def declare(
             if websocket
             else f"{where}: a WebSocket is given to handlers of websocket() only"
         )
+    items, encode = _result(handler, streams, where)
     return Declared(
         name=name,
         handler=handler,
@@ -172,9 +179,29 @@ def declare(
         concurrency=concurrency,
         queue=queue,
         metadata=checked_metadata(metadata, where),
-        items=item_type(typing.get_type_hints(handler).get("return")) if streams else Any,
+        items=items,
+        encode=encode,
         routes=routes,
     )
+
+
+def _result(handler: Handler, streams: bool, where: str) -> tuple[Any, Callable[[Any], bytes]]:
+    """The type of what a handler yields, Any where it returns, and what makes JSON of one result.
+
+    A model of Pydantic's is written as the annotation says, and without what it does not have: a handler that says
+    ``-> User`` may return a subclass of it with a password.
+    """
+    given = typing.get_type_hints(handler, include_extras=True).get("return") if inspect.isroutine(handler) else None
+    kind = item_type(given) if streams else given
+    if not streams and typing.get_origin(kind) in (Union, types.UnionType):
+        apart = (Response, type(None))  # answered as such
+        members = tuple(m for m in typing.get_args(kind) if not (isinstance(m, type) and issubclass(m, apart)))
+        kind = reduce(operator.or_, members) if members else None
+    try:
+        adapter = codec.adapter_for(kind)
+    except TypeError as error:
+        raise DeclarationError(f"{where}: its result of type {kind} cannot be written: {error}") from error
+    return kind if streams else Any, codec.encode if adapter is None else adapter.encode
 
 
 def checked_metadata(metadata: dict[str, str] | None, where: str) -> dict[str, str]:

@@ -9,9 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, NamedTuple
 
-import msgspec
-
-from mesh import headers
+from mesh import codec, headers
 from mesh.bus import Bus, Subscription
 from mesh.bus.jetstream import Delivery, DurableEvents
 from mesh.client import Calls
@@ -149,7 +147,7 @@ class EventReceiver:
             elif source.place == "request":
                 arguments[source.parameter] = request
             else:
-                arguments[source.parameter] = msgspec.json.decode(payload, type=source.type)
+                arguments[source.parameter] = codec.decode(payload, source.type)
         token = current.set(context)
         try:
             async with AsyncExitStack() as stack:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from mesh.errors import BadSubject, DeclarationError
 from mesh.service.endpoints import Declared, declare
+from mesh.service.hints import check_called
 from mesh.subjects import check_subject
 
 H = TypeVar("H", bound=Callable[..., Any])
@@ -53,6 +54,8 @@ class Group:
         ``name`` (the handler's by default) is unique in its service; ``subject`` (the name by default) comes after
         the group's. ``cancel`` says whether the handler is cancelled when its caller goes away.
         """
+
+        check_called(name, "service.endpoint" if not self.prefix else "group.endpoint", "")
 
         def register(handler: H) -> H:
             declared = declare(handler, name=name, metadata=metadata, cancel=cancel)

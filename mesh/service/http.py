@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import parse_qsl
 
 import msgspec
 
-from mesh import headers
+from mesh import codec, headers
 from mesh.errors import BadRequest, Invalid
 
 if TYPE_CHECKING:
     from mesh.service.websocket import WebSocket
 
-_json = msgspec.json.Encoder()
+T = TypeVar("T")
+
 _MORE = b"\r\nmesh-body:"
 _MISSING_FIELD = re.compile(r"^Object missing required field `([^`]+)`$")
 
@@ -148,12 +149,18 @@ class Request:
         async for piece in self.pieces():
             yield piece
 
+    @overload
+    def json(self, type: type[T]) -> T: ...
+
+    @overload
+    def json(self, type: Any = ...) -> Any: ...
+
     def json(self, type: Any = Any) -> Any:
         """The body as JSON of ``type``. Raises `Invalid` (422) naming the field, `BadRequest` for broken JSON."""
-        return decode_json(msgspec.json.Decoder(type), self.body)
+        return decode_json(codec.decoder(type), self.body)
 
 
-def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+def decode_json(decoder: msgspec.json.Decoder[Any] | codec.Adapter, body: bytes) -> Any:
     """Decode or raise: `BadRequest` for what is no JSON, `Invalid` for JSON of another shape."""
     try:
         return decoder.decode(body)
@@ -165,20 +172,28 @@ def decode_json(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise BadRequest("the body is nested too deeply") from error
 
 
-def field_error(place: str, error: Exception) -> dict[str, str]:
-    """One entry of an `Invalid` error: where (``body.name``), and what is wrong."""
+def field_errors(place: str, error: Exception) -> list[dict[str, str]]:
+    """The entries of an `Invalid` error: where (``body.name``), and what is wrong.
+
+    msgspec names the first mistake of a value, Pydantic all of them.
+    """
+    if isinstance(error, codec.Mismatch):
+        return [{"field": _below(place, e["field"]), "message": e["message"]} for e in error.errors]
     text, _, path = str(error).partition(" - at `$")
     field = path.rstrip("`").lstrip(".")
     missing = _MISSING_FIELD.search(text)
     if missing:  # msgspec names the object that lacks the field; people look for the field
         field, text = f"{field}.{missing[1]}".lstrip("."), "is required"
-    where = f"{place}.{field}" if field and not field.startswith("[") else f"{place}{field}"
-    return {"field": where, "message": text}
+    return [{"field": _below(place, field), "message": text}]
+
+
+def _below(place: str, field: str) -> str:
+    return f"{place}.{field}" if field and not field.startswith("[") else f"{place}{field}"
 
 
 def invalid(place: str, error: Exception) -> Invalid:
-    entry = field_error(place, error)
-    return Invalid(f"{entry['field']}: {entry['message']}", errors=[entry])
+    entries = field_errors(place, error)
+    return Invalid("; ".join(f"{e['field']}: {e['message']}" for e in entries), errors=entries)
 
 
 Headers = Mapping[str, str] | list[tuple[str, str]]
@@ -212,7 +227,7 @@ class Response:
         elif body is None:
             self.body, kind = b"", ""
         else:
-            self.body, kind = _json.encode(body), "application/json"
+            self.body, kind = codec.encode(body), "application/json"
         kind = content_type or kind
         if kind and not any(name == b"content-type" for name, _ in self.pairs):
             self.pairs.append((b"content-type", kind.encode("latin-1")))

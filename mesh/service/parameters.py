@@ -17,35 +17,16 @@ from typing import Annotated, Any, NamedTuple, Union
 import msgspec
 import msgspec.inspect
 
+from mesh import codec
 from mesh.errors import BadRequest, DeclarationError, Invalid, MeshError
 from mesh.service.context import Context
-from mesh.service.dependencies import Dependency, Depends
-from mesh.service.http import Request, decode_json, field_error
+from mesh.service.dependencies import Dependency
+from mesh.service.hints import check_foreign, check_unannotated
+from mesh.service.http import Request, decode_json, field_errors
+from mesh.service.markers import Body, Cookie, Depends, Header, Query
 from mesh.service.websocket import WebSocket
 
 _MISSING: Any = object()
-
-
-class Header(NamedTuple):
-    """``Annotated[str, Header("X-Api-Key")]``: from a request header; by default the parameter's name with dashes."""
-
-    name: str = ""
-
-
-class Cookie(NamedTuple):
-    """``Annotated[str, Cookie()]``: from a cookie."""
-
-    name: str = ""
-
-
-class Query(NamedTuple):
-    """``Annotated[str, Query("page-size")]``: from the query string under another name."""
-
-    name: str = ""
-
-
-class Body(NamedTuple):
-    """``Annotated[int, Body()]``: the JSON body, for a type that would be read from the query otherwise."""
 
 
 class Source(NamedTuple):
@@ -57,7 +38,9 @@ class Source(NamedTuple):
     type: Any
     default: Any
     many: bool  # takes every value of a repeated name
-    decoder: msgspec.json.Decoder[Any] | None
+    decoder: msgspec.json.Decoder[Any] | codec.Adapter | None
+    adapter: codec.Adapter | None
+    """Reads it in place of msgspec, where its type is Pydantic's."""
 
     def take(self, request: Request) -> Any:
         """The raw value in a request: text, a list of texts, or `_MISSING`."""
@@ -75,6 +58,8 @@ class Source(NamedTuple):
         return values if self.many else values[-1]
 
 
+SOURCES = (Header, Cookie, Query, Body)
+"""Markers that say where a value comes from."""
 TEXTS = frozenset({"path", "query", "header", "cookie"})
 """Places whose values come as text."""
 
@@ -138,9 +123,12 @@ class Binder:
                 arguments[source.parameter] = value
                 continue
             try:
-                arguments[source.parameter] = msgspec.convert(value, source.type, strict=False)
+                if source.adapter is not None:
+                    arguments[source.parameter] = source.adapter.convert(value)
+                else:
+                    arguments[source.parameter] = msgspec.convert(value, source.type, strict=False)
             except msgspec.ValidationError as error:
-                errors.append(field_error(f"{source.place}.{source.key}", error))
+                errors += field_errors(f"{source.place}.{source.key}", error)
         body = self._body
         if body is not None:
             if request.body or body.default is _MISSING:
@@ -185,10 +173,12 @@ class Binder:
             try:
                 if source.type is bytes and isinstance(value, str):
                     arguments[source.parameter] = value.encode()
+                elif source.adapter is not None:
+                    arguments[source.parameter] = source.adapter.decode(codec.encode(value))
                 else:
                     arguments[source.parameter] = msgspec.convert(value, source.type, strict=False)
             except msgspec.ValidationError as error:
-                errors.append(field_error(source.parameter, error))
+                errors += field_errors(source.parameter, error)
         if self._refuses_others and not given.keys() <= (names := self.names()):
             others = [name for name in given if name not in names]
             errors += [{"field": name, "message": "is no parameter of this endpoint"} for name in others]
@@ -223,8 +213,11 @@ def _analyse(
         if depends is not None:
             dependencies.append(_dependency(parameter.name, depends, path_names, method, where))
             continue
+        if parameter.name not in hints:
+            check_unannotated(parameter.name, parameter.default, method, path_names, where)
         default = _MISSING if parameter.default is parameter.empty else parameter.default
-        sources.append(_source(parameter.name, hints.get(parameter.name, str), default, path_names, method, where))
+        annotation = hints.get(parameter.name, Any if method in ("CALL", "EVENT") else str)
+        sources.append(_source(parameter.name, annotation, default, path_names, method, where))
     for name in path_names:
         if not any(s.place == "path" and s.key == name for s in sources):
             if method == "DEPENDENCY" or any(s.place == "request" for s in sources) or _takes(dependencies, name):
@@ -266,25 +259,26 @@ def _takes(dependencies: Sequence[Dependency], name: str) -> bool:
 
 def _source(name: str, annotation: Any, default: Any, path_names: Sequence[str], method: str, where: str) -> Source:
     marker: Any = None
+    kind, extras = annotation, []
     if typing.get_origin(annotation) is Annotated:
         kind, *extras = typing.get_args(annotation)
-        marker = next((e for e in extras if isinstance(e, Header | Cookie | Query | Body)), None)
+        marker = next((e for e in extras if isinstance(e, SOURCES)), None)
         if marker is None:  # the class itself will do: Annotated[str, Header]
-            marker = next((e() for e in extras if e in (Header, Cookie, Query, Body)), None)
-        kept = tuple(e for e in extras if isinstance(e, msgspec.Meta))
+            marker = next(
+                (e() for e in extras if isinstance(e, type) and issubclass(e, Header | Cookie | Query | Body)), None
+            )
+        kept = tuple(e for e in extras if isinstance(e, msgspec.Meta) or codec.is_constraint(e))
         annotation = Annotated[(kind, *kept)] if kept else kind
-    if annotation is Context:
-        return Source(name, "context", name, annotation, default, False, None)
-    if annotation is Request:
-        return Source(name, "request", name, annotation, default, False, None)
-    if annotation is WebSocket:
-        return Source(name, "socket", name, annotation, default, False, None)
+    check_foreign(name, kind, extras, default, where)
+    for place, ours in (("context", Context), ("request", Request), ("socket", WebSocket)):
+        if annotation is ours:
+            return Source(name, place, name, annotation, default, False, None, None)
     if typing.get_origin(annotation) in (AsyncIterator, AsyncIterable):
         if typing.get_args(annotation) != (bytes,):
             raise DeclarationError(f"{where}: {name!r} is {_show(annotation)}; a body comes as AsyncIterator[bytes]")
         if method in ("GET", "HEAD"):
             raise DeclarationError(f"{where}: {name!r} would be the body of a {method} request; use another method")
-        return Source(name, "stream", "body", annotation, default, False, None)
+        return Source(name, "stream", "body", annotation, default, False, None, None)
     if name in path_names:
         if marker is not None:
             raise DeclarationError(f"{where}: {name!r} is a path parameter and cannot be {type(marker).__name__} too")
@@ -303,13 +297,26 @@ def _source(name: str, annotation: Any, default: Any, path_names: Sequence[str],
     else:
         place, key = "query", (marker.name if isinstance(marker, Query) and marker.name else name)
     try:
-        decoder = None if annotation is bytes else msgspec.json.Decoder(annotation)
-        if isinstance(msgspec.inspect.type_info(_bare(annotation)), msgspec.inspect.CustomType):
-            raise TypeError("msgspec does not know it")
+        decoder = None if annotation is bytes else codec.decoder(annotation)
+        adapter = decoder if isinstance(decoder, codec.Adapter) else None
+        unknown = None if adapter is not None else _unknown(msgspec.inspect.type_info(annotation))
+        if unknown is not None:
+            raise TypeError(f"{_show(unknown)} is not known; take a Struct, a dataclass or a Pydantic model")
     except TypeError as error:
         raise DeclarationError(f"{where}: {name!r} of type {_show(annotation)} cannot be read: {error}") from error
     many = place in ("query", "header") and _is_many(annotation)
-    return Source(name, place, key, annotation, default, many, decoder if place == "body" else None)
+    return Source(name, place, key, annotation, default, many, decoder if place == "body" else None, adapter)
+
+
+def _unknown(info: Any) -> Any:
+    """The first type in a value, or in a collection or union of values, that msgspec does not know; None for none."""
+    if isinstance(info, msgspec.inspect.CustomType):
+        return info.cls
+    found: list[Any] = []
+    for name in ("item_type", "item_types", "key_type", "value_type", "types", "type"):
+        inner = getattr(info, name, ())
+        found += inner if isinstance(inner, tuple) else [inner]
+    return next((unknown for unknown in map(_unknown, found) if unknown is not None), None)
 
 
 def _bare(annotation: Any) -> Any:
@@ -338,6 +345,7 @@ def _is_body(annotation: Any) -> bool:
         return False
     return (
         issubclass(kind, msgspec.Struct | dict | bytes)
+        or codec.is_model(kind)
         or dataclasses.is_dataclass(kind)
         or typing.is_typeddict(kind)
         or hasattr(kind, "__attrs_attrs__")

@@ -50,7 +50,7 @@ class Replies:
             return self._plain(status, b""), b""
         if isinstance(result, bytes | bytearray):
             return self._plain(declared.status, b"application/octet-stream"), bytes(result)
-        return self._plain(declared.status, b"application/json"), _encode(result)
+        return self._plain(declared.status, b"application/json"), declared.encode(result)
 
     def _plain(self, status: int, kind: bytes) -> bytes:
         block = self._blocks.get((status, kind))
@@ -213,12 +213,12 @@ def as_response(declared: Declared, request: Request, result: Any) -> Response:
     if isinstance(result, Response):
         return result
     if hasattr(result, "__aiter__"):
-        return streamed(result, declared.items, declared.status, request.header("accept") or "")
+        return streamed(result, declared.items, declared.encode, declared.status, request.header("accept") or "")
     if result is None:
         return Response(None, 204 if declared.status == 200 else declared.status)
     if isinstance(result, bytes | bytearray):
         return Response(bytes(result), declared.status)
-    return Response(_encode(result), declared.status, content_type="application/json")
+    return Response(declared.encode(result), declared.status, content_type="application/json")
 
 
 def response_block(response: Response) -> bytes:

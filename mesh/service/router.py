@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from mesh.errors import DeclarationError
 from mesh.routes import BadTemplate, mount
 from mesh.service.endpoints import declare
+from mesh.service.hints import check_called, check_options, check_path, respelled
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -38,26 +39,33 @@ class Router:
         self.prefix = checked_prefix(prefix, "router")
         self.tags = tuple(tags)
         self.declarations: list[Declaration] = []
+        self.included = False
+        """Whether another took over what is declared: what comes later would be nobody's."""
 
     def get(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for GET (and so for HEAD) requests to ``path``; options as in `route`."""
-        return self.route("GET", path, **options)
+        return self._route("GET", path, options)
 
     def post(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for POST requests to ``path``; options as in `route`."""
-        return self.route("POST", path, **options)
+        return self._route("POST", path, options)
 
     def put(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for PUT requests to ``path``; options as in `route`."""
-        return self.route("PUT", path, **options)
+        return self._route("PUT", path, options)
 
     def patch(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for PATCH requests to ``path``; options as in `route`."""
-        return self.route("PATCH", path, **options)
+        return self._route("PATCH", path, options)
 
     def delete(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for DELETE requests to ``path``; options as in `route`."""
-        return self.route("DELETE", path, **options)
+        return self._route("DELETE", path, options)
+
+    def _route(self, method: str, path: str, options: dict[str, Any]) -> Callable[[H], H]:
+        self._check_arguments(path, method.lower())
+        check_options(options, self.route, f"{type(self).__name__.lower()}.{method.lower()}")
+        return self.route(method, path, **options)
 
     def route(
         self,
@@ -86,6 +94,7 @@ class Router:
         goes away (default: GET and HEAD only). Decorators may be stacked: each adds a route to the same endpoint.
         """
         options = {key: value for key, value in locals().items() if key != "self"}
+        self._check_arguments(path, "route")
 
         def register(handler: H) -> H:
             self._declare(handler, options)
@@ -109,6 +118,7 @@ class Router:
         ``timeout`` is for accepting, in seconds. A connection counts as a running call for as long as it is open.
         """
         options = {key: value for key, value in locals().items() if key != "self"}
+        self._check_arguments(path, "websocket")
 
         def register(handler: H) -> H:
             self._declare(handler, {**options, "method": "GET", "websocket": True})
@@ -121,13 +131,22 @@ class Router:
         if router is self:
             raise DeclarationError("a router cannot include itself")
         prefix = checked_prefix(prefix, "include")
+        router.included = True
         for handler, options in router.declarations:
             changed = {**options, "tags": (*router.tags, *options["tags"])}
             if options.get("path"):
                 changed["path"] = mount(prefix, mount(router.prefix, options["path"]))
             self._declare(handler, changed)
 
+    def _check_arguments(self, path: Any, decorator: str) -> None:
+        """Raises `DeclarationError` for a decorator without parentheses and for paths as elsewhere."""
+        check_called(path, f"{type(self).__name__.lower()}.{decorator}", '"/path"')
+        check_path(path, "path")
+
     def _declare(self, handler: Callable[..., Any], options: dict[str, Any]) -> None:
+        if self.included:
+            name = getattr(handler, "__qualname__", handler)
+            raise DeclarationError(f"handler {name!r}: its router has been included already; include it afterwards")
         declare(handler, **{**options, "path": self._mounted(options["path"])})  # what is wrong shows here, at import
         self.declarations.append(Declaration(handler, options))
 
@@ -141,7 +160,7 @@ class Router:
 def checked_prefix(prefix: str, what: str) -> str:
     """``prefix``, or a `DeclarationError` that says what is wrong with it."""
     try:
-        mount(prefix, "/")
+        mount(respelled(prefix), "/")
     except BadTemplate as error:
         raise DeclarationError(f"{what}: prefix {prefix!r}: {error}") from error
     return prefix

@@ -12,6 +12,8 @@ import sys
 from mesh.config import BusSettings, ServiceSettings, find_file, load_all
 from mesh.errors import BusUnavailable, ConfigError
 from mesh.logs import configure
+from mesh.service import namesakes
+from mesh.service.blocking import DEVELOPING_S, SERVING_S, BlockingWatch, code_of
 from mesh.service.instance import ServiceInstance
 from mesh.service.service import Service
 from mesh.settings import redact
@@ -53,8 +55,28 @@ def settle() -> None:
     gc.freeze()
 
 
-async def serve(service: Service, bus: BusSettings, settings: ServiceSettings, instance_id: str = "") -> None:
-    """Run one instance until a signal or ``mesh drain`` asks it to stop; a second signal hurries."""
+def watch_blocking(instance: ServiceInstance, limit_s: float) -> BlockingWatch | None:
+    """Warn, from now on, of handlers that hold up the event loop for that long; None where that is not wanted."""
+    if not limit_s:
+        return None
+    service = instance.service
+    names = {code: f"handler {d.name}" for d in service.endpoints.values() if (code := code_of(d.handler)) is not None}
+    names |= {code: f"event handler {e.name}" for e in service.subscriptions if (code := code_of(e.run)) is not None}
+    endpoints = instance.endpoints.values()
+    watch = BlockingWatch(limit_s, names, lambda: sum(e.statistics.num_requests for e in endpoints))
+    instance.bus.held_up = watch.recent
+    watch.start()
+    return watch
+
+
+async def serve(
+    service: Service, bus: BusSettings, settings: ServiceSettings, instance_id: str = "", *, replaces: str | None = None
+) -> None:
+    """Run one instance until a signal or ``mesh drain`` asks it to stop; a second signal hurries.
+
+    On a terminal, and where ``replaces`` says whose place it takes (empty for the first one), somebody writes it right
+    now and is warned of more than elsewhere.
+    """
     instance = ServiceInstance(service, bus, settings, instance_id)
     hurry = asyncio.Event()
 
@@ -66,11 +88,22 @@ async def serve(service: Service, bus: BusSettings, settings: ServiceSettings, i
         loop.add_signal_handler(number, asked)
     await instance.start()
     settle()
-    saying = asyncio.create_task(_say_that_it_runs(instance), name="first connection")
+    developing = replaces is not None or sys.stderr.isatty()
+    besides = [asyncio.create_task(_say_that_it_runs(instance), name="first connection")]
+    if developing:
+        besides.append(asyncio.create_task(namesakes.look(instance.bus, replaces or ""), name="namesakes"))
+    limit_s = DEVELOPING_S if developing else SERVING_S
+    watch = watch_blocking(instance, limit_s if settings.blocked_ms is None else settings.blocked_ms / 1000)
+    if not service.endpoints and not service.subscriptions:
+        _log.warning("%s has no route, no endpoint and no event handler: nobody can call it", service.name)
     try:
         await instance.wait_stop()
     finally:
-        saying.cancel()
+        if watch is not None:
+            watch.aclose()
+        for task in besides:
+            task.cancel()
+        await asyncio.gather(*besides, return_exceptions=True)
         await instance.drain(hurry)
     _log.info("%s stopped", service.name)
 

@@ -13,6 +13,7 @@ from mesh.routes import parse_template
 from mesh.service.endpoints import Declared, checked_metadata, declare
 from mesh.service.events import EventHandler, subscribe
 from mesh.service.groups import Group, QueueGroup, queue_name
+from mesh.service.hints import check_called, check_hook, named, place
 from mesh.service.middleware import Middleware
 from mesh.service.readiness import Check
 from mesh.service.router import H, Router, checked_prefix
@@ -70,7 +71,7 @@ class Service(Router):
         self.subscriptions: list[EventHandler] = []
         self.layers: list[Middleware] = []
         self.checks: list[Check] = []
-        self._claimed: dict[tuple[str, object], str] = {}
+        self._claimed: dict[tuple[str, object], Declared] = {}
         self._group = Group(self.add, "", queue_name(queue_group, "", f"service {name!r}"))
 
     # -- endpoints
@@ -96,21 +97,25 @@ class Service(Router):
         route = declared.routes[0]
         shape = (route.method, parse_template(route.path).shape)
         if shape in self._claimed:
+            first = self._claimed[shape]
             raise DeclarationError(
-                f"{route.method} {route.path} is declared twice, by {self._claimed[shape]} and {declared.name}"
+                f"{route.method} {route.path} is declared twice, by {named(first.name, first.handler)} "
+                f"and {named(declared.name, handler)}"
             )
         known = self.endpoints.get(declared.name)
         if known is not None and known.handler is handler:
             known.routes += declared.routes
         else:
             self.add(declared)
-        self._claimed[shape] = declared.name
+        self._claimed[shape] = declared
 
     def add(self, declared: Declared) -> None:
         """Take an endpoint as `mesh.service.endpoints.declare` made it. Raises `DeclarationError` where it clashes."""
         if declared.name in self.endpoints:
+            both = " and ".join(filter(None, (place(self.endpoints[declared.name].handler), place(declared.handler))))
             raise DeclarationError(
-                f"service {self.name!r} has two endpoints named {declared.name!r}; give one of them another name="
+                f"service {self.name!r} has two endpoints named {declared.name!r}"
+                f"{f', at {both}' if both else ''}; give one of them another name="
             )
         for other in self.endpoints.values():
             if declared.subject and declared.subject == other.subject:
@@ -131,6 +136,7 @@ class Service(Router):
         or ``attempts`` are used up; then it goes to the dead letters. The handler takes one parameter for the event's
         data, a `Context` and dependencies if it wants them.
         """
+        check_called(event, "service.on", '"event.name"')
 
         def register(handler: H) -> H:
             declared = subscribe(handler, event, durable=durable, broadcast=broadcast, name=name, attempts=attempts)
@@ -160,6 +166,7 @@ class Service(Router):
         It runs before the start and ``every`` so many seconds, at most ``timeout`` long. While one fails, the instance
         announces itself ``unready`` and is picked by nobody.
         """
+        check_called(name, "service.readiness", '"name"')
         if not is_name(name):
             raise DeclarationError(f"readiness check {name!r} is not 1 to 64 letters, digits, '-' and '_'")
         if not (timeout > 0 and every > 0):
@@ -179,11 +186,13 @@ class Service(Router):
 
     def on_startup(self, hook: Hook) -> Hook:
         """Run ``hook`` before the service announces itself ready; an exception stops the start."""
+        check_hook(hook, "startup hook")
         self.startup_hooks.append(hook)
         return hook
 
     def on_shutdown(self, hook: Hook) -> Hook:
         """Run ``hook`` after the last handler has ended; hooks run in reverse order."""
+        check_hook(hook, "shutdown hook")
         self.shutdown_hooks.append(hook)
         return hook
 

@@ -6,10 +6,12 @@ import asyncio
 import typing
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from mesh import codec
 from mesh.bus import Bus
 from mesh.errors import StreamBroken, TooLarge
 from mesh.service.context import Context
@@ -20,8 +22,6 @@ BYTES = "application/octet-stream"
 TEXT = "text/plain; charset=utf-8"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -34,7 +34,7 @@ class Event(msgspec.Struct, frozen=True):
 
     def encode(self) -> bytes:
         """The event as the HTML standard has it (section 9.2.5), ending in an empty line."""
-        text = self.data if isinstance(self.data, str) else _encode(self.data).decode()
+        text = self.data if isinstance(self.data, str) else codec.encode(self.data).decode()
         lines = [f"{name}: {_one_line(value)}\n" for name, value in (("event", self.event), ("id", self.id)) if value]
         if self.retry is not None:
             lines.append(f"retry: {self.retry}\n")
@@ -89,39 +89,45 @@ def item_type(annotation: Any) -> Any:
     return arguments[0] if arguments else Any
 
 
-def streamed(items: AsyncIterable[Any], kind: Any, status: int, accept: str) -> StreamingResponse:
+def streamed(
+    items: AsyncIterable[Any], kind: Any, encode: Callable[[Any], bytes], status: int, accept: str
+) -> StreamingResponse:
     """The response for what a handler yields. ``kind`` is the items' type, ``accept`` the request's Accept header.
 
     bytes and text go as they are, `Event` as server-sent events; other values as server-sent events where the client
-    asks for them, else as lines of JSON.
+    asks for them, else as lines of JSON, which ``encode`` makes.
     """
     if kind is bytes:
         return StreamingResponse(items, status, content_type=BYTES)
     wants_events = EVENTS in accept
     if kind is Event or wants_events:
         no_cache = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(_each(items, _as_event), status, no_cache, EVENTS)
+        return StreamingResponse(_each(items, partial(_as_event, encode)), status, no_cache, EVENTS)
     if kind is str:
         return StreamingResponse(items, status, content_type=TEXT)
-    return StreamingResponse(_each(items, _as_line), status, content_type=LINES)
+    return StreamingResponse(_each(items, partial(_as_line, encode)), status, content_type=LINES)
 
 
-async def _each(items: AsyncIterable[Any], encode: Callable[[Any], bytes]) -> AsyncIterator[bytes]:
+async def _each(items: AsyncIterable[Any], show: Callable[[Any], bytes]) -> AsyncIterator[bytes]:
     try:
         async for item in items:
-            yield encode(item)
+            yield show(item)
     finally:
         close: Callable[[], Awaitable[None]] | None = getattr(items, "aclose", None)
         if close is not None:
             await close()
 
 
-def _as_event(item: Any) -> bytes:
-    return item if isinstance(item, bytes) else item.encode() if isinstance(item, Event) else Event(item).encode()
+def _as_event(encode: Callable[[Any], bytes], item: Any) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, Event):
+        return item.encode()
+    return Event(item if isinstance(item, str) else encode(item).decode()).encode()
 
 
-def _as_line(item: Any) -> bytes:
-    return item if isinstance(item, bytes) else _encode(item) + b"\n"
+def _as_line(encode: Callable[[Any], bytes], item: Any) -> bytes:
+    return item if isinstance(item, bytes) else encode(item) + b"\n"
 
 
 class IncomingBody:

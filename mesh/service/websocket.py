@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar, overload
 
-import msgspec
-
+from mesh import codec
 from mesh.bus import Bus
 from mesh.errors import MeshError
 from mesh.headers import crosses, encode
@@ -15,12 +14,12 @@ from mesh.service.http import Headers, Request, decode_json, header_pairs
 from mesh.streams import Stream, frames
 from mesh.streams.closing import INTERNAL, NO_STATUS, NORMAL, TOO_BIG, close_payload, is_sendable, read_close
 
+T = TypeVar("T")
+
 MAX_MESSAGE = 16 * 1024 * 1024
 """Bytes of the largest message."""
 MAX_REASON = 123
 """Bytes of the longest reason: a close frame has 125, two are the code's."""
-
-_encode = msgspec.json.Encoder().encode
 
 
 def _is_applications(name: bytes) -> bool:
@@ -119,10 +118,16 @@ class WebSocket:
                 whole = b"".join(parts) if len(parts) > 1 else parts[0]
                 return whole.decode() if frame.kind == frames.TEXT else whole
 
+    @overload
+    async def receive_json(self, type: type[T]) -> T: ...
+
+    @overload
+    async def receive_json(self, type: Any = ...) -> Any: ...
+
     async def receive_json(self, type: Any = Any) -> Any:
         """The next message as JSON of ``type``. Raises `Invalid`, `BadRequest`, `WebSocketClosed`."""
         message = await self.receive()
-        return decode_json(msgspec.json.Decoder(type), message.encode() if isinstance(message, str) else message)
+        return decode_json(codec.decoder(type), message.encode() if isinstance(message, str) else message)
 
     async def send(self, message: Any) -> None:
         """Send text, bytes, or any other value as JSON text; waits while the client reads slowly.
@@ -135,7 +140,7 @@ class WebSocket:
         elif isinstance(message, str):
             payload, kind = message.encode(), frames.TEXT
         else:
-            payload, kind = _encode(message), frames.TEXT
+            payload, kind = codec.encode(message), frames.TEXT
         try:
             async with self._sending:
                 await self.stream.write(payload, kind)

@@ -58,7 +58,7 @@ def receive(payloads, replies):
         if found is not None and micro.foreign:
             lines += registry.adopt(found, now)
     for service in registry.services():
-        table = table.replace(service, registry.contents(service), now)
+        table = table.replace(service, registry.announced(service), now)
     watcher = SimpleNamespace(registry=registry, now=now, stale=False, refused=refused)
     view = SimpleNamespace(
         watcher=watcher,

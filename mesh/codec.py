@@ -1,0 +1,189 @@
+"""JSON of users' values: msgspec's types, and Pydantic's where an annotation or a value is one of Pydantic's.
+
+Nothing here imports Pydantic on its own account: whoever annotates with a model has imported it. A type of Pydantic's
+is read and written by Pydantic as a whole, everything around it included: ``list[Model]``, ``dict[str, Model] | None``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import typing
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+_PACKAGES = frozenset({"pydantic", "pydantic_core", "pydantic_extra_types", "annotated_types"})
+
+
+class Mismatch(msgspec.ValidationError):
+    """A value of another shape than its annotation's. ``errors`` has a field (``items[0].name``) and a message each."""
+
+    def __init__(self, errors: Sequence[dict[str, str]]) -> None:
+        super().__init__("; ".join(f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in errors))
+        self.errors = list(errors)
+
+
+class Adapter:
+    """Reads and writes the values of one annotation that is Pydantic's.
+
+    Raises TypeError, with a sentence, for an annotation that Pydantic cannot read.
+    """
+
+    __slots__ = ("_adapter", "_wrong")
+
+    def __init__(self, annotation: Any) -> None:
+        try:
+            from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
+        except ImportError as error:
+            raise TypeError(f"its constraints need Pydantic 2: {error}") from error
+        if any(isinstance(part, msgspec.Meta) for part in _parts(annotation, set())):
+            raise TypeError("Meta is msgspec's; beside Pydantic's types write Field(...)")
+        try:
+            self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+            text = str(error).partition("\n")[0].partition(". Set `arbitrary")[0]
+            raise TypeError(f"Pydantic cannot read it: {text}") from error
+        self._wrong = ValidationError
+
+    def decode(self, data: bytes) -> Any:
+        """The value in a JSON text. Raises `msgspec.DecodeError` for what is no JSON, `Mismatch`."""
+        try:
+            return self._adapter.validate_json(data)
+        except self._wrong as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            if first["type"] == "json_invalid":
+                raise msgspec.DecodeError(first["msg"]) from None
+            raise _mismatch(error) from None
+
+    def convert(self, value: Any) -> Any:
+        """The value for texts or plain Python objects. Raises `Mismatch`."""
+        try:
+            return self._adapter.validate_python(value)
+        except self._wrong as error:
+            raise _mismatch(error) from None
+
+    def encode(self, value: Any) -> bytes:
+        """JSON of a value, by alias, with the members that the annotation has and no others. Raises `Mismatch`."""
+        try:
+            value = self._adapter.validate_python(value, from_attributes=True)
+        except self._wrong as error:
+            raise _mismatch(error) from None
+        return self._adapter.dump_json(value, by_alias=True)
+
+
+def _mismatch(error: Any) -> Mismatch:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return Mismatch([{"field": _field(e["loc"]), "message": _message(e)} for e in found])
+
+
+def _message(error: Any) -> str:
+    return "is required" if error["type"] == "missing" else str(error["msg"])
+
+
+def _field(location: tuple[str | int, ...]) -> str:
+    """``("items", 0, "name")`` as ``items[0].name``."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+
+
+def is_model(kind: Any) -> bool:
+    """Whether a type is a model or a dataclass of Pydantic's."""
+    return isinstance(kind, type) and hasattr(kind, "__pydantic_validator__")
+
+
+def is_constraint(extra: Any) -> bool:
+    """Whether what stands beside a type in ``Annotated`` is Pydantic's, such as ``Field(ge=1)``."""
+    return type(extra).__module__.partition(".")[0] in _PACKAGES
+
+
+def is_pydantic(annotation: Any) -> bool:
+    """Whether an annotation is, or contains, a model, a type or a constraint of Pydantic's."""
+    if not _PACKAGES & sys.modules.keys():
+        return False
+    return any(_is_theirs(part) for part in _parts(annotation, set()))
+
+
+def _is_theirs(part: Any) -> bool:
+    if not isinstance(part, type):
+        return is_constraint(part)
+    theirs = part.__module__.partition(".")[0] in _PACKAGES
+    return theirs or is_model(part) or hasattr(part, "__get_pydantic_core_schema__")
+
+
+def _parts(annotation: Any, seen: set[Any]) -> Iterator[Any]:
+    """Every type in an annotation, in its fields too, and everything that stands beside one in ``Annotated``."""
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        kind, *extras = typing.get_args(annotation)
+        yield from extras
+        yield from _parts(kind, seen)
+    elif origin is not None and origin is not Literal:
+        for argument in (origin, *typing.get_args(annotation)):
+            yield from _parts(argument, seen)
+    elif hasattr(annotation, "__value__"):  # type X = ...
+        yield from _parts(annotation.__value__, seen)
+    elif hasattr(annotation, "__supertype__"):  # NewType
+        yield from _parts(annotation.__supertype__, seen)
+    elif isinstance(annotation, type) and annotation not in seen:
+        seen.add(annotation)
+        yield annotation
+        if not is_model(annotation) and _has_fields(annotation):
+            for field in _hints(annotation).values():
+                yield from _parts(field, seen)
+
+
+def _has_fields(kind: type) -> bool:
+    return (
+        issubclass(kind, msgspec.Struct)
+        or dataclasses.is_dataclass(kind)
+        or typing.is_typeddict(kind)
+        or hasattr(kind, "__attrs_attrs__")
+        or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
+    )
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(kind, include_extras=True)
+    except (NameError, TypeError):
+        return {}  # whoever reads it says what is wrong with it
+
+
+def adapter_for(annotation: Any) -> Adapter | None:
+    """What reads and writes an annotation that is Pydantic's; None for any other. Raises TypeError."""
+    try:
+        return _remembered(annotation)
+    except TypeError:  # it cannot be hashed, or is wrong
+        return Adapter(annotation) if is_pydantic(annotation) else None
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _remembered(annotation: Any) -> Adapter | None:
+    return Adapter(annotation) if is_pydantic(annotation) else None
+
+
+def decoder(annotation: Any) -> msgspec.json.Decoder[Any] | Adapter:
+    """What decodes JSON of that type, with ``decode(bytes)``. Raises TypeError for a type that nobody knows."""
+    return adapter_for(annotation) or msgspec.json.Decoder(annotation)
+
+
+def decode(data: bytes, annotation: Any) -> Any:
+    """The value in a JSON text. Raises `msgspec.DecodeError` for what is no JSON, `msgspec.ValidationError`."""
+    adapter = adapter_for(annotation)
+    return msgspec.json.decode(data, type=annotation) if adapter is None else adapter.decode(data)
+
+
+def _encode_foreign(value: Any) -> msgspec.Raw:
+    """What msgspec does not know: a value of Pydantic's."""
+    dump = getattr(value, "model_dump_json", None)
+    if dump is not None:
+        return msgspec.Raw(dump(by_alias=True).encode())
+    if is_constraint(value):
+        return msgspec.Raw(sys.modules["pydantic_core"].to_json(value))
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+
+
+encode = msgspec.json.Encoder(enc_hook=_encode_foreign).encode
+"""JSON of a value, as bytes; models of Pydantic's by alias. Raises TypeError for a type that nobody knows."""
