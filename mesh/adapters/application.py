@@ -15,6 +15,7 @@ from mesh.adapters.inspection import Found, below, has_routes, routes_of
 from mesh.adapters.lifespan import Lifespan
 from mesh.adapters.scope import http_scope
 from mesh.adapters.sockets import SocketEndpoint
+from mesh.adapters.wsgi import THREADS, from_wsgi
 from mesh.errors import DeclarationError
 from mesh.routes import mount, parse_template
 from mesh.service import Context, Request, Service
@@ -108,6 +109,7 @@ def adapt(
     exclude: Sequence[str] = (),
     health: str = "",
     interface: Interface = "auto",
+    threads: int = THREADS,
     lifespan: bool = True,
 ) -> Adapted:
     """Make a service of an ASGI or WSGI application.
@@ -118,7 +120,7 @@ def adapt(
     that becomes the instance's readiness check. Raises `DeclarationError` with what to do about it.
     """
     if interface == "wsgi" or (interface == "auto" and is_wsgi(app)):
-        asgi, lifespan = _from_wsgi(app), False
+        asgi, lifespan = from_wsgi(app, threads), False
     else:
         asgi = app
     if has_routes(app):
@@ -166,14 +168,6 @@ def is_wsgi(app: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return len(names) == 2
-
-
-def _from_wsgi(app: Any) -> App:
-    try:
-        from a2wsgi import WSGIMiddleware
-    except ImportError:
-        raise DeclarationError("a WSGI application needs the package a2wsgi: pip install 'mesh[wsgi]'") from None
-    return cast(App, WSGIMiddleware(app, workers=32))
 
 
 def _description(app: Any) -> str:

@@ -21,6 +21,7 @@ from tests.adapters.fastapi_app import app as fastapi_app
 from tests.adapters.test_parity import FASTAPI, compare, under_uvicorn
 from tests.conditions import eventually
 from tests.processes import answers, gateway_on, run
+from tests.servers import server
 
 
 @contextlib.asynccontextmanager
@@ -32,21 +33,6 @@ async def bridged(nats_url, mesh_prefix, to, **options):
             yield mesh
     finally:
         await bridge.aclose()
-
-
-@contextlib.asynccontextmanager
-async def server(*routes, port=0):
-    """An HTTP server that knows nothing of the mesh."""
-    app = web.Application(client_max_size=1 << 30)
-    app.add_routes(routes)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-    finally:
-        await runner.cleanup()
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate Operation ID:UserWarning")
