@@ -24,7 +24,8 @@ def websocket_scope(request: Request, root_path: str, state: dict[str, Any]) -> 
     """The scope of one WebSocket."""
     offered = ",".join(request.header_values("sec-websocket-protocol"))
     protocols = [name.strip() for name in offered.split(",") if name.strip()]
-    more = {"subprotocols": protocols, "extensions": {"websocket.http.response": {}}}
+    # Of this version on, sending to a client that has left raises.
+    more = {"asgi": {**SPEC, "spec_version": "2.4"}, "subprotocols": protocols, "extensions": {"websocket.http.response": {}}}
     return {"type": "websocket", **_scope(request, root_path, state, "ws"), **more}
 
 

@@ -50,12 +50,14 @@ def run_service(service: Any, bus: BusSettings, settings: ServiceSettings, insta
     import asyncio
 
     from mesh.logs import configure
+    from mesh.service.exit import end_within
     from mesh.service.run import loop_factory, serve
 
     configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
             runner.run(serve(service, bus, settings, instance))
+            end_within()
         except ConfigError as error:  # of the service's own settings, raised by a startup hook or a dependency
             fail("\nerror: ".join(error.problems), 2)
         except DeclarationError as error:

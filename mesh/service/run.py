@@ -12,6 +12,7 @@ import sys
 from mesh.config import BusSettings, ServiceSettings, find_file, load_all
 from mesh.errors import ConfigError
 from mesh.logs import configure
+from mesh.service.exit import end_within
 from mesh.service.instance import ServiceInstance
 from mesh.service.service import Service
 
@@ -29,6 +30,7 @@ def run(service: Service) -> None:
     configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(service, bus, settings))
+        end_within()
 
 
 def loop_factory() -> type[asyncio.AbstractEventLoop] | None:

@@ -389,6 +389,57 @@ async def test_mesh_serve(tmp_path, env, target):
         assert await process.end() == 0
 
 
+BLOCKING = """
+import asyncio, time
+from fastapi import FastAPI
+
+app = FastAPI()
+
+
+@app.get("/blocks/sync")
+def sync():
+    print("blocks", flush=True)
+    time.sleep(55)
+
+
+@app.get("/blocks/to-thread")
+async def to_thread():
+    print("blocks", flush=True)
+    await asyncio.to_thread(time.sleep, 55)
+
+
+def wsgi(environ, start_response):
+    print("blocks", flush=True)
+    time.sleep(55)
+    start_response("200 OK", [])
+    return []
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "flags"),
+    [
+        ("/blocks/sync", ("blocking:app",)),
+        ("/blocks/to-thread", ("blocking:app",)),
+        ("/blocks/wsgi", ("blocking:wsgi", "--prefix", "/blocks")),
+    ],
+)
+async def test_a_thread_that_blocks_does_not_keep_the_process(tmp_path, env, path, flags):
+    (tmp_path / "blocking.py").write_text(BLOCKING)
+    env = {**env, "MESH_DRAIN_S": "0.5"}
+    async with (
+        gateway_on(tmp_path, env) as (_, http),
+        run("serve", *flags, "--name", "blocking", cwd=tmp_path, env=env) as process,
+    ):
+        async with asyncio.timeout(20):
+            await process.line("runs as")
+            asked = asyncio.ensure_future(answers(http, path, 503, 60))
+            await process.line("blocks")
+            assert await process.end() == 0  # within 30 s
+            assert await process.line("threads still run")
+            await asked
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
