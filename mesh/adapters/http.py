@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from mesh.adapters.entrance import Entrance
 from mesh.adapters.scope import Scope, http_scope
 from mesh.errors import MeshError
 from mesh.service import Context, Request, Response, StreamingResponse
@@ -199,14 +200,18 @@ class HttpExchange:
 class HttpEndpoint:
     """A handler of the mesh that calls an ASGI application."""
 
-    def __init__(self, app: App, root_path: str, state: dict[str, Any], tasks: set[asyncio.Task[None]]) -> None:
+    def __init__(
+        self, app: App, root_path: str, state: dict[str, Any], tasks: set[asyncio.Task[None]], entrance: Entrance
+    ) -> None:
         self._app = app
+        self._entrance = entrance
         self._root_path = root_path
         self._state = state
         self._tasks = tasks
 
     async def __call__(self, request: Request, ctx: Context, body: AsyncIterator[bytes]) -> Response:
         """The application's answer. It goes on in a task of its own: background work outlives the answer."""
+        self._entrance.check(request)
         exchange = HttpExchange(request, ctx)
         scope = http_scope(request, self._root_path, self._state)
         scope["extensions"] = {CLIENT: {"has_left": exchange.has_left}}

@@ -9,6 +9,7 @@ from typing import Any
 
 from mesh.adapters.application import adapt
 from mesh.adapters.inspection import has_routes
+from mesh.adapters.timeouts import Timeouts
 from mesh.config import BusSettings, ServiceSettings, find_file, load_all
 from mesh.errors import DeclarationError
 from mesh.service.instance import ServiceInstance
@@ -22,6 +23,9 @@ def join(
     prefix: str = "",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    only: Sequence[str] = (),
+    encoded_slashes: bool = False,
+    timeout: Timeouts = None,
     health: str = "",
 ) -> None:
     """Make a FastAPI or Starlette application join the mesh whenever it runs, under uvicorn or any other server.
@@ -32,7 +36,8 @@ def join(
         mesh.join(app, name="chat", version="1.0.0")
 
     It announces its routes when it has started, also those that are added after this line, and drains when it stops.
-    NATS may be down: it joins when NATS comes. The settings are those of every service (``NATS_URL``, ``mesh.toml``).
+    The options are those of `adapt`. NATS may be down: it joins when NATS comes. The settings are those of every
+    service (``NATS_URL``, ``mesh.toml``).
     Raises `DeclarationError` for an application of another kind.
     """
     router = getattr(app, "router", None)
@@ -52,6 +57,9 @@ def join(
                 prefix=prefix,
                 include=include,
                 exclude=exclude,
+                only=only,
+                encoded_slashes=encoded_slashes,
+                timeout=timeout,
                 health=health,
                 lifespan=False,
             )

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from typing import Any
 
+from mesh.adapters.entrance import Entrance
 from mesh.adapters.http import ABANDONED_S, App, Message
 from mesh.adapters.scope import websocket_scope
 from mesh.service import Context, Request, Response, WebSocket, WebSocketClosed
@@ -109,13 +110,15 @@ class SocketExchange:
 class SocketEndpoint:
     """A WebSocket handler of the mesh that calls an ASGI application."""
 
-    def __init__(self, app: App, root_path: str, state: dict[str, Any]) -> None:
+    def __init__(self, app: App, root_path: str, state: dict[str, Any], entrance: Entrance) -> None:
         self._app = app
+        self._entrance = entrance
         self._root_path = root_path
         self._state = state
 
     async def __call__(self, ws: WebSocket, request: Request, ctx: Context) -> Response | None:
         """Runs as long as the application does; when the client vanishes, it is told before it is cancelled."""
+        self._entrance.check(request, websocket=True)
         exchange = SocketExchange(ws)
         scope = websocket_scope(request, self._root_path, self._state)
         app = asyncio.ensure_future(self._app(scope, exchange.receive, exchange.send))

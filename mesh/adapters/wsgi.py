@@ -29,7 +29,8 @@ def from_wsgi(app: Wsgi, threads: int = THREADS) -> App:
         raise DeclarationError(f"threads {threads}: a WSGI application needs at least one")
 
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        has_left = environ["asgi.scope"]["extensions"][CLIENT]["has_left"]
+        client = environ["asgi.scope"].get("extensions", {}).get(CLIENT, {})  # none for our own question to its health
+        has_left = client.get("has_left", lambda: False)
         if has_left():
             start_response("503 Service Unavailable", [])
             return ()

@@ -27,7 +27,7 @@ def end_within(seconds: float = EXIT_S, code: int = 0) -> None:
 def _end(seconds: float, code: int) -> None:
     time.sleep(seconds)
     left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread.name != "MainThread"]
-    _log.warning("%d threads still run %g s after the drain; ending without them: %s", len(left), seconds, left)
+    _log.warning("ending %g s after the drain, though threads still run: %s", seconds, ", ".join(left) or "none")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mesh import DeclarationError, adapt
-from mesh.adapters.inspection import routes_of, template
+from mesh.adapters.inspection import Selection, routes_of, template
 from mesh.bus import Bus
 from mesh.client import MeshClient
 from mesh.testing import Mesh
@@ -300,8 +300,15 @@ def test_routes_of_starlette():
         ("/deep", ("POST",)),
     ]
     assert found["/", ("GET",)].summary == "A page of some kind."
-    assert [route.path for route in routes_of(app, include=["/hidden", "/in/*"])] == ["/hidden", "/in/deep"]
-    assert "/ws" not in [route.path for route in routes_of(app, exclude=["/ws", "/other/*"])]
+
+    def paths(**patterns):
+        return [route.path for route in routes_of(app, Selection(**patterns))]
+
+    assert paths(include=["/hidden"]) == ["/", "/hidden", "/in/deep", "/other/{path:path}", "/ws", "/deep"]
+    assert paths(only=["/in/*", "/hidden"]) == ["/in/deep"]
+    assert paths(only=["/in/*"], include=["/hidden"]) == ["/hidden", "/in/deep"]
+    assert paths(exclude=["/ws", "/other/*"]) == ["/", "/in/deep", "/deep"]
+    assert paths(include=["/hidden"], exclude=["*"]) == []
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate Operation ID:UserWarning")

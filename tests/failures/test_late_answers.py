@@ -206,28 +206,28 @@ async def test_late_answers_leave_every_place_free(nats_url, prefix, kind, why, 
     gateway = {"http_lane": lane, "timeout_ms": int(DEADLINE_S * 1000) if why == "deadline" else 30_000}
     at_once = 32 if kind.startswith("wsgi") else MANY
     before = len(asyncio.all_tasks())
-    async with make(gate) as (service, is_over):
-        async with Mesh(service, nats_url=nats_url, prefix=prefix, gateway=gateway, settings={"drain_s": 30}) as mesh:
-            (instance,) = mesh.instances
-            idle = len(asyncio.all_tasks())
-            async with contextlib.AsyncExitStack() as stack:
-                wires = [await stack.enter_async_context(HttpWire(mesh.gateway.port)) for _ in range(MANY)]
+    options = {"nats_url": nats_url, "prefix": prefix, "gateway": gateway, "settings": {"drain_s": 30}}
+    async with make(gate) as (service, is_over), Mesh(service, **options) as mesh:
+        (instance,) = mesh.instances
+        idle = len(asyncio.all_tasks())
+        async with contextlib.AsyncExitStack() as stack:
+            wires = [await stack.enter_async_context(HttpWire(mesh.gateway.port)) for _ in range(MANY)]
+            for wire in wires:
+                wire.send("GET", "/late", headers=upgrade)
+            await eventually(lambda: instance.dispatcher.inflight == MANY)
+            await eventually(lambda: gate.reached >= at_once)
+            if why == "deadline":
                 for wire in wires:
-                    wire.send("GET", "/late", headers=upgrade)
-                await eventually(lambda: instance.dispatcher.inflight == MANY)
-                await eventually(lambda: gate.reached >= at_once)
-                if why == "deadline":
-                    for wire in wires:
-                        assert (await wire.receive()).status == 504
-            if not upgrade or why == "deadline":  # until a WebSocket is accepted, nobody looks whether its client left
-                works = list(instance.dispatcher._running)
-                await eventually(lambda: all(work.context.cancelled.is_set() for work in works))
-            gate.release()
-            await eventually(lambda: instance.dispatcher.inflight == 0, 20)
-            await eventually(lambda: is_over() and gate.under_way == 0, 20)
-            assert len(instance.streams) == 0
-            await eventually(lambda: len(asyncio.all_tasks()) <= idle)
-            began = asyncio.get_running_loop().time()
-            await instance.drain()
-            assert asyncio.get_running_loop().time() - began < 5
+                    assert (await wire.receive()).status == 504
+        if not upgrade or why == "deadline":  # until a WebSocket is accepted, nobody looks whether its client left
+            works = list(instance.dispatcher._running)
+            await eventually(lambda: all(work.context.cancelled.is_set() for work in works))
+        gate.release()
+        await eventually(lambda: instance.dispatcher.inflight == 0, 20)
+        await eventually(lambda: is_over() and gate.under_way == 0, 20)
+        assert len(instance.streams) == 0
+        await eventually(lambda: len(asyncio.all_tasks()) <= idle)
+        began = asyncio.get_running_loop().time()
+        await instance.drain()
+        assert asyncio.get_running_loop().time() - began < 5
     await eventually(lambda: len(asyncio.all_tasks()) <= before)
