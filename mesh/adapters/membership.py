@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +13,10 @@ from mesh.adapters.inspection import has_routes
 from mesh.adapters.timeouts import Timeouts
 from mesh.config import BusSettings, ServiceSettings, find_file, load_all
 from mesh.errors import DeclarationError
+from mesh.logs import handler
 from mesh.service.instance import ServiceInstance
+
+_log = logging.getLogger("mesh.adapter")
 
 
 def join(
@@ -65,7 +69,17 @@ def join(
             )
             adapted.state.update(state or {})
             bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=find_file(os.environ))
-            async with ServiceInstance(adapted.service, bus, settings):
+            _let_speak(settings)
+            async with ServiceInstance(adapted.service, bus, settings) as instance:
+                _log.info("%s %s runs as %s, besides this server", name, version, instance.id)
                 yield state
 
     router.lifespan_context = lifespan  # type: ignore[union-attr]
+
+
+def _let_speak(settings: ServiceSettings) -> None:
+    """Show what the mesh logs, where the application set up no logging: servers such as uvicorn only do their own."""
+    ours = logging.getLogger("mesh")
+    if not ours.hasHandlers():
+        ours.addHandler(handler(settings.log_format))
+        ours.setLevel(settings.log_level.upper())

@@ -40,7 +40,7 @@ def command(target: str, reload: bool, instance: str) -> None:
 
         from mesh.cli.reload import Reloader
 
-        asyncio.run(Reloader(target, bus, Path.cwd()).run())
+        asyncio.run(Reloader(["run", target], bus, Path.cwd()).run())
         return
     run_service(find(target), bus, settings, instance)
 
