@@ -79,18 +79,21 @@ class TextFormatter(logging.Formatter):
         return f"{text}\n    {clean_lines(self.formatException(record.exc_info))}" if record.exc_info else text
 
 
-def configure(level: str = "INFO", format: str = "auto") -> None:
-    """Send all records to standard error. ``format``: ``json``, ``text``, or ``auto`` (text on a terminal)."""
+def handler(format: str = "auto") -> logging.Handler:
+    """Writes records to standard error. ``format``: ``json``, ``text``, or ``auto`` (text on a terminal)."""
     terminal = sys.stderr.isatty()
-    formatter: logging.Formatter
+    made = logging.StreamHandler(sys.stderr)
     if format == "json" or (format == "auto" and not terminal):
-        formatter = JsonFormatter()
+        made.setFormatter(JsonFormatter())
     else:
-        formatter = TextFormatter(terminal and not os.environ.get("NO_COLOR"))
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
+        made.setFormatter(TextFormatter(terminal and not os.environ.get("NO_COLOR")))
+    return made
+
+
+def configure(level: str = "INFO", format: str = "auto") -> None:
+    """Send all records to standard error; ``format`` as in `handler`."""
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler(format)]
     root.setLevel(level.upper())
     # Of no use to somebody who runs a service: every reconnect attempt and each selector choice.
     for name in ("asyncio", "nats", "nats.aio.client", "uvicorn", "uvicorn.error", "httpx", "httpcore"):

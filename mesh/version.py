@@ -1,3 +1,9 @@
-"""The version of this distribution."""
+"""The version of this distribution, and what it is called where it is installed from."""
 
 VERSION = "0.1.0"
+DISTRIBUTION = "nats-http-mesh"
+
+
+def install(extra: str) -> str:
+    """The command that installs what ``extra`` (of pyproject.toml's optional dependencies) adds."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"

@@ -10,11 +10,15 @@ from typing import Any, Literal, cast
 
 from msgspec.structs import replace
 
+from mesh.adapters.entrance import Entrance, Hidden
 from mesh.adapters.http import App, HttpEndpoint, HttpExchange
-from mesh.adapters.inspection import Found, below, has_routes, routes_of
+from mesh.adapters.inspection import Found, Selection, below, has_routes, pages_of, routes_of
 from mesh.adapters.lifespan import Lifespan
+from mesh.adapters.pages import Excluded, Pages
 from mesh.adapters.scope import http_scope
 from mesh.adapters.sockets import SocketEndpoint
+from mesh.adapters.timeouts import Timeouts, timeout_of
+from mesh.adapters.wsgi import THREADS, from_wsgi
 from mesh.errors import DeclarationError
 from mesh.routes import mount, parse_template
 from mesh.service import Context, Request, Service
@@ -41,8 +45,15 @@ class Adapted:
             service.on_shutdown(lifespan.stop)
         service.on_shutdown(self._finish)  # hooks run backwards: this one before the lifespan ends
 
-    def add(self, routes: Sequence[Found]) -> None:
-        """Declare the routes of the application."""
+    def add(
+        self,
+        routes: Sequence[Found],
+        *,
+        hidden: Hidden | None = None,
+        encoded_slashes: bool = False,
+        timeout: Timeouts = None,
+    ) -> None:
+        """Declare the routes of the application, and let nothing else in; see `Entrance` for ``hidden``."""
         used: set[str] = set()
         claimed: dict[tuple[str, object], Declared] = {}
         for found in sorted(routes, key=lambda found: not found.methods):  # WebSockets last
@@ -56,15 +67,21 @@ class Adapted:
                 "name": self._unique(found.name, used),
                 "summary": found.summary[:200],
                 "tags": found.tags,
+                "timeout": timeout_of(timeout, found.path),
             }
+            entrance = Entrance(found.path, methods, hidden, encoded_slashes=encoded_slashes)
             if found.methods:
-                handler = HttpEndpoint(self.app, self.root_path, self.state, self.tasks).__call__
+                handler = HttpEndpoint(self.app, self.root_path, self.state, self.tasks, entrance).__call__
                 declared = declare(handler, method="*", path=found.path, deprecated=found.deprecated, **facts)
-                declared.routes = [replace(declared.routes[0], method=method) for method in methods]
+                declared.routes = [
+                    replace(declared.routes[0], method=method, summary=facts["summary"]) for method in methods
+                ]
                 claimed.update({(method, shape): declared for method in methods})
             else:
-                socket = SocketEndpoint(self.app, self.root_path, self.state).__call__
+                socket = SocketEndpoint(self.app, self.root_path, self.state, entrance).__call__
                 declared = declare(socket, method="GET", path=found.path, websocket=True, **facts)
+                # Not the first line of our own documentation, where the application says nothing.
+                declared.routes = [replace(declared.routes[0], summary=facts["summary"])]
                 if upgraded is not None:
                     upgraded.upgrade = declared
                     continue
@@ -106,39 +123,59 @@ def adapt(
     strip: bool = False,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    only: Sequence[str] = (),
+    catch_all: bool = False,
+    encoded_slashes: bool = False,
+    timeout: Timeouts = None,
     health: str = "",
     interface: Interface = "auto",
+    threads: int = THREADS,
     lifespan: bool = True,
 ) -> Adapted:
     """Make a service of an ASGI or WSGI application.
 
-    FastAPI's and Starlette's say themselves what they serve; ``include`` and ``exclude`` are patterns of paths. Any
-    other is announced as ``prefix`` and everything below it. ``strip`` tells the application that it is mounted at
-    ``prefix`` (``root_path``): for one that says what it serves that is always so. ``health`` is the path of a page
-    that becomes the instance's readiness check. Raises `DeclarationError` with what to do about it.
+    FastAPI's and Starlette's say themselves what they serve. ``include``, ``exclude`` and ``only`` are patterns of
+    paths: announce hidden pages too, leave some out, announce nothing else. ``catch_all`` announces whatever else is
+    below ``prefix`` besides, for the application's own redirects and 404. Any other application is announced as
+    ``prefix`` and everything below it, but for ``exclude``.
+
+    ``strip`` tells the application that it is mounted at ``prefix`` (``root_path``): for one that says what it serves
+    that is always so. ``encoded_slashes`` lets paths with ``%2F`` and ``%5C`` through, which are a 400 else.
+    ``timeout`` is how many seconds callers wait for an answer, for all routes or by pattern of paths. ``health`` is
+    the path of a page that becomes the instance's readiness check; ``threads`` is how many requests of a WSGI
+    application run at a time. Raises `DeclarationError` with what to do about it.
     """
     if interface == "wsgi" or (interface == "auto" and is_wsgi(app)):
-        asgi, lifespan = _from_wsgi(app), False
+        asgi, lifespan = from_wsgi(app, threads), False
     else:
         asgi = app
+    hidden: Hidden | None
     if has_routes(app):
         root_path = prefix.rstrip("/")
-        found = [
-            route._replace(path=mount(root_path, route.path) if root_path else route.path)
-            for route in routes_of(app, include=include, exclude=exclude)
-        ]
+        selection = Selection(include, exclude, only)
+        found = [route._replace(path=mount(root_path, route.path)) for route in routes_of(app, selection)]
         if not found:
             raise DeclarationError(f"the application {name!r} has no routes to announce; is everything excluded?")
+        if catch_all:
+            found += below(root_path, "rest")
+        # FastAPI's own root_path is the one that its routes go by.
+        hidden = Pages(pages_of(app, selection), getattr(app, "root_path", "") or root_path).hides
     else:
         if not prefix:
             raise DeclarationError(
                 f"the application {name!r} does not say what it serves; give the paths that are its with --prefix /path"
             )
+        if include or only or catch_all:
+            raise DeclarationError(
+                f"the application {name!r} does not say what it serves: everything below {prefix} is announced, "
+                "so that there is nothing to include"
+            )
         root_path = prefix.rstrip("/") if strip else ""
         found = below(prefix, "app")
+        hidden = Excluded(exclude, root_path).hides if exclude else None
     service = Service(name, version=version, description=description or _description(app))
     adapted = Adapted(service, asgi, Lifespan(asgi) if lifespan else None, root_path)
-    adapted.add(found)
+    adapted.add(found, hidden=hidden, encoded_slashes=encoded_slashes, timeout=timeout)
     document = getattr(app, "openapi", None)
     if callable(document) and "openapi" not in service.endpoints:
 
@@ -166,14 +203,6 @@ def is_wsgi(app: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return len(names) == 2
-
-
-def _from_wsgi(app: Any) -> App:
-    try:
-        from a2wsgi import WSGIMiddleware
-    except ImportError:
-        raise DeclarationError("a WSGI application needs the package a2wsgi: pip install 'mesh[wsgi]'") from None
-    return cast(App, WSGIMiddleware(app, workers=32))
 
 
 def _description(app: Any) -> str:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from mesh.adapters.entrance import Entrance
 from mesh.adapters.scope import Scope, http_scope
 from mesh.errors import MeshError
 from mesh.service import Context, Request, Response, StreamingResponse
@@ -18,6 +19,8 @@ HEAD_S = 0.02
 """How long a response's first piece may come after its headers before these go alone."""
 ABANDONED_S = 5.0
 """How long an application may go on after its client went away and it was told."""
+CLIENT = "mesh.client"
+"""An extension of the scope (ASGI 3): ``has_left()`` says, in any thread, whether nobody waits for the response."""
 
 _log = logging.getLogger("mesh.adapter")
 
@@ -36,9 +39,17 @@ class HttpExchange:
         self._channel: asyncio.Queue[bytes | None] = asyncio.Queue(1)
         self._streaming = False
         self._complete = False
+        self._whole = False
+        """Whether the response is known as a whole; the application may still send an empty end."""
         self._failed = False
-        self._response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._response: asyncio.Future[Response] = self._loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
+        self._in_vain_since = 0.0
+
+    def has_left(self) -> bool:
+        """Whether the client went away before it had everything."""
+        return self.gone.is_set() and not self._complete and not self._whole
 
     async def response(self) -> Response:
         """What the application answers, whole or as a stream. Raises what it raises before that."""
@@ -76,20 +87,27 @@ class HttpExchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Take a piece of the response; waits while the client reads slowly. After it has gone nothing happens."""
+        """Take a piece of the response; waits while the client reads slowly.
+
+        After the client has gone nothing happens; an application that goes on sending all the same gets an OSError
+        after `ABANDONED_S` (ASGI 2.4 has it at once, which applications of older versions do not expect).
+        """
         kind = message["type"]
         if kind == "http.response.start":
             if self._status:
                 raise RuntimeError("the response has been started already")
             self._status = message["status"]
             self._pairs = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
-            self._timer = asyncio.get_running_loop().call_later(HEAD_S, self._begin)
+            self._timer = self._loop.call_later(HEAD_S, self._begin)
             return
         if kind != "http.response.body":
             raise RuntimeError(f"an application that answers over HTTP cannot send {kind!r}")
         if not self._status or self._complete:
             raise RuntimeError("http.response.body before http.response.start, or after the last one")
         body, more = bytes(message.get("body", b"")), bool(message.get("more_body", False))
+        if self.gone.is_set():
+            await self._in_vain(more)
+            return
         if not self._streaming and (not more or self._is_all(body)):
             self._finish(body)
             self._complete = not more
@@ -98,12 +116,21 @@ class HttpExchange:
             self._complete = not more
             return
         self._begin()
-        if body and not self.gone.is_set():
+        if body:
             await self._offer(body)
         if not more:
             self._complete = True
-            if not self.gone.is_set():
-                await self._offer(None)
+            await self._offer(None)
+
+    async def _in_vain(self, more: bool) -> None:
+        """A piece for a client that has gone: the handler need not wait any longer, whatever else would come."""
+        self._complete = not more
+        self._finish()
+        now = self._loop.time()
+        self._in_vain_since = self._in_vain_since or now
+        if more and now - self._in_vain_since > ABANDONED_S:
+            raise OSError("the client has gone")
+        await asyncio.sleep(0)  # who sends without end must not keep the event loop to itself
 
     # -- towards the mesh
 
@@ -117,13 +144,16 @@ class HttpExchange:
         if self._timer is not None:
             self._timer.cancel()
         if not self._response.done():
+            self._whole = not self.gone.is_set()
             self._response.set_result(self._shaped(Response(None, self._status), body))
 
     def _begin(self) -> None:
         """From here on it is a stream."""
         if self._timer is not None:
             self._timer.cancel()
-        if not self._streaming and not self._response.done():
+        if self.gone.is_set():
+            self._finish()
+        elif not self._streaming and not self._response.done():
             self._streaming = True
             self._response.set_result(self._shaped(StreamingResponse(self._content(), self._status), b""))
 
@@ -133,6 +163,8 @@ class HttpExchange:
 
     async def _offer(self, piece: bytes | None) -> None:
         """Hand a piece over; returns early when its reader goes."""
+        if self.gone.is_set():
+            return
         put = asyncio.ensure_future(self._channel.put(piece))
         left = asyncio.ensure_future(self.gone.wait())
         try:
@@ -142,35 +174,48 @@ class HttpExchange:
             left.cancel()
 
     def _break_off(self) -> None:
-        """Make an end without waiting: the application is over, and what it has sent last is void."""
+        """The application is over before its response is."""
         self._failed = True
+        self._close()
+
+    def _close(self) -> None:
+        """Make an end without waiting; what was sent last is void."""
         if self._channel.full():
             self._channel.get_nowait()
         self._channel.put_nowait(None)
 
     async def _content(self) -> AsyncIterator[bytes]:
+        left = asyncio.ensure_future(self.gone.wait())
+        left.add_done_callback(lambda _: self._close())
         try:
             while (piece := await self._channel.get()) is not None:
                 yield piece
             if self._failed:
                 raise RuntimeError("the application failed in mid-response")
         finally:
+            left.cancel()
             self.gone.set()
 
 
 class HttpEndpoint:
     """A handler of the mesh that calls an ASGI application."""
 
-    def __init__(self, app: App, root_path: str, state: dict[str, Any], tasks: set[asyncio.Task[None]]) -> None:
+    def __init__(
+        self, app: App, root_path: str, state: dict[str, Any], tasks: set[asyncio.Task[None]], entrance: Entrance
+    ) -> None:
         self._app = app
+        self._entrance = entrance
         self._root_path = root_path
         self._state = state
         self._tasks = tasks
 
     async def __call__(self, request: Request, ctx: Context, body: AsyncIterator[bytes]) -> Response:
         """The application's answer. It goes on in a task of its own: background work outlives the answer."""
+        self._entrance.check(request)
         exchange = HttpExchange(request, ctx)
-        task = asyncio.create_task(self._run(exchange, http_scope(request, self._root_path, self._state)))
+        scope = http_scope(request, self._root_path, self._state)
+        scope["extensions"] = {CLIENT: {"has_left": exchange.has_left}}
+        task = asyncio.create_task(self._run(exchange, scope))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:

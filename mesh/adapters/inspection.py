@@ -8,9 +8,11 @@ itself for what it does not serve.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
+
+from mesh.adapters.pages import Page
 
 _PARAMETER = re.compile(r"\{([a-zA-Z_][a-zA-Z0-9_]*)(:[a-zA-Z_][a-zA-Z0-9_]*)?\}")
 _DOCUMENTATION = ("openapi_url", "docs_url", "redoc_url", "swagger_ui_oauth2_redirect_url")
@@ -36,19 +38,44 @@ def has_routes(app: Any) -> bool:
     return known and bool(app.routes)
 
 
-def routes_of(app: Any, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Found]:
-    """Every route that the application shows to the world: not those of its documentation, nor the ones that it
-    keeps out of it (``include_in_schema=False``), unless ``include`` names them; ``exclude`` takes others away.
+class Selection(NamedTuple):
+    """Which routes of an application are announced; each is patterns of paths as in a shell: ``/internal/*``.
 
-    Both are patterns of paths, as in a shell: ``/internal/*``.
+    By default they are those that the application shows to the world: not those of its documentation, nor the ones
+    that it keeps out of it (``include_in_schema=False``). ``include`` adds what is hidden so, ``only`` leaves out what
+    is not like it, ``exclude`` takes away from all of them.
     """
-    hidden = {getattr(app, name, None) for name in _DOCUMENTATION}
-    found = []
-    for route, shown in _walk(app.routes, ""):
-        wanted = _matches(route.path, include) if include else shown and route.path not in hidden
-        if wanted and not _matches(route.path, exclude):
-            found.append(route._replace(path=template(route.path)))
-    return found
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    only: Sequence[str] = ()
+
+    def has(self, path: str, shown: bool) -> bool:
+        """Whether a route at ``path`` is announced, if the application shows it or does not."""
+        wanted = shown and (not self.only or _matches(path, self.only))
+        return (wanted or _matches(path, self.include)) and not _matches(path, self.exclude)
+
+
+EVERYTHING_SHOWN = Selection()
+
+
+def routes_of(app: Any, selection: Selection = EVERYTHING_SHOWN) -> list[Found]:
+    """The routes of the application that are announced, as the mesh has them."""
+    return [route.found._replace(path=template(route.found.path)) for route in _routes(app, selection) if route.shown]
+
+
+def pages_of(app: Any, selection: Selection = EVERYTHING_SHOWN) -> list[Page]:
+    """All routes of the application in its own order, announced or not."""
+    return [
+        Page(route.found.path, route.found.methods, route.shown, route.converters) for route in _routes(app, selection)
+    ]
+
+
+def _routes(app: Any, selection: Selection) -> Iterator[_Route]:
+    documentation = {getattr(app, name, None) for name in _DOCUMENTATION}
+    for route in _walk(app.routes, "", {}):
+        path = route.found.path
+        yield route._replace(shown=selection.has(path, route.shown and path not in documentation))
 
 
 def below(prefix: str, name: str) -> list[Found]:
@@ -71,34 +98,42 @@ def template(path: str) -> str:
     return "/".join(segments) or "/"
 
 
-def _walk(routes: Iterable[Any], prefix: str) -> Iterator[tuple[Found, bool]]:
+class _Route(NamedTuple):
+    """A route as the application has it, and whether it shows it."""
+
+    found: Found
+    shown: bool
+    converters: Mapping[str, str]
+
+
+def _walk(routes: Iterable[Any], prefix: str, above: Mapping[str, str]) -> Iterator[_Route]:
     for route in routes:
         included = getattr(route, "effective_route_contexts", None)
         if included is not None:  # newer FastAPI keeps included routers, and says on demand what they come to
             for found in included():
                 other = found.starlette_route
-                yield from _walk([other], prefix) if other is not None else [_described(found, prefix)]
+                yield from _walk([other], prefix, above) if other is not None else [_described(found, prefix, above)]
             continue
         kinds, path = _kinds(route), prefix + getattr(route, "path", "")
         name = str(getattr(route, "name", "") or "")
-        shown = bool(getattr(route, "include_in_schema", True))
+        shown, converters = bool(getattr(route, "include_in_schema", True)), _converters(route, above)
         if "Mount" in kinds:
             inner = getattr(route, "routes", None)
             if inner:
-                yield from _walk(inner, path)
+                yield from _walk(inner, path, converters)
             else:  # another application: it knows what it serves
-                yield Found(f"{path}/{{path:path}}", ("*",), name), True
+                yield _Route(Found(f"{path}/{{path:path}}", ("*",), name), True, converters)
         elif "WebSocketRoute" in kinds:
-            yield Found(path, (), name), shown
+            yield _Route(Found(path, (), name), shown, converters)
         elif "Route" in kinds:
-            yield _described(route, prefix)
+            yield _described(route, prefix, above)
         else:
             inner = getattr(route, "routes", None)
             if inner:
-                yield from _walk(inner, path)
+                yield from _walk(inner, path, converters)
 
 
-def _described(route: Any, prefix: str) -> tuple[Found, bool]:
+def _described(route: Any, prefix: str, above: Mapping[str, str]) -> _Route:
     methods = tuple(sorted(set(getattr(route, "methods", None) or ()))) or ("*",)
     if "GET" in methods:
         methods = tuple(method for method in methods if method != "HEAD")  # the gateway asks GET's route
@@ -106,7 +141,13 @@ def _described(route: Any, prefix: str) -> tuple[Found, bool]:
     tags = tuple(str(getattr(tag, "value", tag)) for tag in getattr(route, "tags", None) or ())
     deprecated = bool(getattr(route, "deprecated", False))
     found = Found(prefix + route.path, methods, str(route.name or ""), text, tags, deprecated)
-    return found, bool(getattr(route, "include_in_schema", True))
+    return _Route(found, bool(getattr(route, "include_in_schema", True)), _converters(route, above))
+
+
+def _converters(route: Any, above: Mapping[str, str]) -> Mapping[str, str]:
+    """The regular expressions of the parameters of a route and of what it is mounted below."""
+    own = getattr(route, "param_convertors", None) or {}
+    return {**above, **{str(name): str(converter.regex) for name, converter in own.items()}}
 
 
 def _kinds(value: Any) -> set[str]:

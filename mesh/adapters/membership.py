@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -9,9 +10,13 @@ from typing import Any
 
 from mesh.adapters.application import adapt
 from mesh.adapters.inspection import has_routes
+from mesh.adapters.timeouts import Timeouts
 from mesh.config import BusSettings, ServiceSettings, find_file, load_all
 from mesh.errors import DeclarationError
+from mesh.logs import handler
 from mesh.service.instance import ServiceInstance
+
+_log = logging.getLogger("mesh.adapter")
 
 
 def join(
@@ -22,6 +27,9 @@ def join(
     prefix: str = "",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    only: Sequence[str] = (),
+    encoded_slashes: bool = False,
+    timeout: Timeouts = None,
     health: str = "",
 ) -> None:
     """Make a FastAPI or Starlette application join the mesh whenever it runs, under uvicorn or any other server.
@@ -32,7 +40,8 @@ def join(
         mesh.join(app, name="chat", version="1.0.0")
 
     It announces its routes when it has started, also those that are added after this line, and drains when it stops.
-    NATS may be down: it joins when NATS comes. The settings are those of every service (``NATS_URL``, ``mesh.toml``).
+    The options are those of `adapt`. NATS may be down: it joins when NATS comes. The settings are those of every
+    service (``NATS_URL``, ``mesh.toml``).
     Raises `DeclarationError` for an application of another kind.
     """
     router = getattr(app, "router", None)
@@ -52,12 +61,25 @@ def join(
                 prefix=prefix,
                 include=include,
                 exclude=exclude,
+                only=only,
+                encoded_slashes=encoded_slashes,
+                timeout=timeout,
                 health=health,
                 lifespan=False,
             )
             adapted.state.update(state or {})
             bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=find_file(os.environ))
-            async with ServiceInstance(adapted.service, bus, settings):
+            _let_speak(settings)
+            async with ServiceInstance(adapted.service, bus, settings) as instance:
+                _log.info("%s %s runs as %s, besides this server", name, version, instance.id)
                 yield state
 
     router.lifespan_context = lifespan  # type: ignore[union-attr]
+
+
+def _let_speak(settings: ServiceSettings) -> None:
+    """Show what the mesh logs, where the application set up no logging: servers such as uvicorn only do their own."""
+    ours = logging.getLogger("mesh")
+    if not ours.hasHandlers():
+        ours.addHandler(handler(settings.log_format))
+        ours.setLevel(settings.log_level.upper())

@@ -12,6 +12,8 @@ from mesh.service import Request
 Scope = dict[str, Any]
 
 SPEC = {"version": "3.0", "spec_version": "2.3"}
+_ENCLOSING = ("POST", "PUT", "PATCH")
+"""Methods whose requests say the length of their body also where it is empty (RFC 9110 section 8.6)."""
 _FORWARDED = re.compile(rb'(for|proto|host)=("(?:[^"\\]|\\.)*"|[^;,"]*)')
 
 
@@ -24,7 +26,11 @@ def websocket_scope(request: Request, root_path: str, state: dict[str, Any]) -> 
     """The scope of one WebSocket."""
     offered = ",".join(request.header_values("sec-websocket-protocol"))
     protocols = [name.strip() for name in offered.split(",") if name.strip()]
-    more = {"subprotocols": protocols, "extensions": {"websocket.http.response": {}}}
+    more = {
+        "asgi": {**SPEC, "spec_version": "2.4"},  # of this version on, sending to a client that has left raises
+        "subprotocols": protocols,
+        "extensions": {"websocket.http.response": {}},
+    }
     return {"type": "websocket", **_scope(request, root_path, state, "ws"), **more}
 
 
@@ -60,7 +66,7 @@ def _headers(request: Request, host: str) -> headers.Pairs:
         return pairs
     if request.has_stream and request.socket is None:
         pairs.append((b"transfer-encoding", b"chunked"))
-    elif request.body:
+    elif request.body or request.method in _ENCLOSING:
         pairs.append((b"content-length", b"%d" % len(request.body)))
     return pairs
 

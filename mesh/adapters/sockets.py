@@ -7,9 +7,10 @@ import contextlib
 import logging
 from typing import Any
 
+from mesh.adapters.entrance import Entrance
 from mesh.adapters.http import ABANDONED_S, App, Message
 from mesh.adapters.scope import websocket_scope
-from mesh.service import Request, Response, WebSocket, WebSocketClosed
+from mesh.service import Context, Request, Response, WebSocket, WebSocketClosed
 
 VANISHED = 1006
 """Close code of a connection that ended without a close frame (RFC 6455 section 7.1.5)."""
@@ -31,6 +32,11 @@ class SocketExchange:
     def vanish(self) -> None:
         """The client is gone without a word."""
         self._vanished.set()
+
+    @property
+    def client_left(self) -> bool:
+        """Whether the client closed the connection, or is gone."""
+        return self._closed is not None or self._vanished.is_set()
 
     async def receive(self) -> Message:
         """`websocket.connect`, then messages, at last `websocket.disconnect`."""
@@ -66,9 +72,14 @@ class SocketExchange:
         return {"type": "websocket.receive", "bytes": found}
 
     async def send(self, message: Message) -> None:
-        """What the application does with the connection; after its end nothing happens."""
+        """What the application does with the connection; after it closed it, nothing happens.
+
+        Raises OSError when the client has left (ASGI 2.4): who only sends would go on for ever.
+        """
         kind, ws = message["type"], self._ws
-        if self._vanished.is_set() or ws.closed:
+        if self.client_left and kind != "websocket.close":
+            raise OSError("the client has left")
+        if self.client_left or ws.closed:
             return
         try:
             if kind == "websocket.accept":
@@ -93,33 +104,52 @@ class SocketExchange:
                 raise RuntimeError(f"an application cannot send {kind!r} over a WebSocket")
         except WebSocketClosed as closed:
             self._closed = closed
+            raise OSError("the client has left") from closed
 
 
 class SocketEndpoint:
     """A WebSocket handler of the mesh that calls an ASGI application."""
 
-    def __init__(self, app: App, root_path: str, state: dict[str, Any]) -> None:
+    def __init__(self, app: App, root_path: str, state: dict[str, Any], entrance: Entrance) -> None:
         self._app = app
+        self._entrance = entrance
         self._root_path = root_path
         self._state = state
 
-    async def __call__(self, ws: WebSocket, request: Request) -> Response | None:
+    async def __call__(self, ws: WebSocket, request: Request, ctx: Context) -> Response | None:
         """Runs as long as the application does; when the client vanishes, it is told before it is cancelled."""
+        self._entrance.check(request, websocket=True)
         exchange = SocketExchange(ws)
         scope = websocket_scope(request, self._root_path, self._state)
         app = asyncio.ensure_future(self._app(scope, exchange.receive, exchange.send))
+        # Before it is accepted, a client that leaves breaks no stream: only the context knows.
+        left = asyncio.ensure_future(ctx.cancelled.wait())
         try:
-            await asyncio.wait((app,))
-            error = app.exception()
-            if error is not None:
-                if ws.accepted:
-                    _log.error("the application failed at %s", scope["path"], exc_info=error)
-                    await ws.close(1011, "the service failed")
-                    return None
-                raise error
+            await asyncio.wait((app, left), return_when=asyncio.FIRST_COMPLETED)
+            if not app.done():
+                await self._abandon(exchange, app)
+                return None
         except asyncio.CancelledError:
-            exchange.vanish()
-            await asyncio.wait((app,), timeout=ABANDONED_S)
-            app.cancel()
+            await self._abandon(exchange, app)
             raise
+        finally:
+            left.cancel()
+        error = app.exception()
+        if error is not None and ws.accepted:
+            if not exchange.client_left:
+                _log.error("the application failed at %s", scope["path"], exc_info=error)
+                await ws.close(1011, "the service failed")
+            return None
+        if error is not None:
+            raise error
         return exchange.refusal
+
+    @staticmethod
+    async def _abandon(exchange: SocketExchange, app: asyncio.Future[None]) -> None:
+        """Tell the application that its client is gone; what it does then may take `ABANDONED_S`."""
+        exchange.vanish()
+        await asyncio.wait((app,), timeout=ABANDONED_S)
+        if not app.done():
+            app.cancel()
+        elif not app.cancelled() and app.exception() is not None:
+            _log.debug("the application ended with its client: %r", app.exception())

@@ -13,6 +13,7 @@ import aiohttp
 
 from mesh.adapters import Adapted
 from mesh.adapters.inspection import Found, below
+from mesh.adapters.timeouts import Timeouts
 from mesh.bridge.child import Child
 from mesh.bridge.proxy import Proxy
 from mesh.bridge.routes import parse_routes, routes_of_openapi
@@ -31,7 +32,8 @@ class Bridge:
 
     ``routes`` are flags such as ``GET /jokes/{id}``; ``openapi`` a file, or a path there; ``prefix`` stands for all
     that is below it. With none of them ``/openapi.json`` is tried. ``health`` is a page there that says whether it is
-    ready; without one, that it accepts connections will do. ``command`` starts it. Raises `DeclarationError`.
+    ready; without one, that it accepts connections will do. ``timeout`` and ``encoded_slashes`` are those of
+    `mesh.adapters.adapt`. ``command`` starts it. Raises `DeclarationError`.
     """
 
     def __init__(
@@ -45,15 +47,21 @@ class Bridge:
         openapi: str = "",
         prefix: str = "",
         health: str = "",
+        timeout: Timeouts = None,
+        encoded_slashes: bool = False,
         command: Sequence[str] = (),
     ) -> None:
         parts = urlsplit(to)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
             raise DeclarationError(f"--to {to!r} is not the address of an HTTP server, such as http://127.0.0.1:5000")
+        if health and not health.startswith("/"):
+            raise DeclarationError(f"--health {health!r} is not a path, such as /health")
         self._address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
         self._given = parse_routes(routes) + (below(prefix, "all") if prefix else [])
         self._openapi = openapi
         self._health = health
+        self._timeout = timeout
+        self._encoded_slashes = encoded_slashes
         self._proxy = Proxy(to)
         self.child = Child(command) if command else None
         self._service = Service(name, version=version, description=description)
@@ -72,7 +80,8 @@ class Bridge:
         except BaseException:
             await self.aclose()
             raise
-        Adapted(self._service, self._proxy, None, "").add(found)
+        adapted = Adapted(self._service, self._proxy, None, "")
+        adapted.add(found, timeout=self._timeout, encoded_slashes=self._encoded_slashes)
         self._service.readiness("upstream", timeout=CHECK_S, every=2.0)(self._is_well)
         return self._service
 
@@ -85,12 +94,15 @@ class Bridge:
     # -- the other side
 
     async def _wait(self) -> None:
+        where = "{}:{}".format(*self._address)
+        if await self._accepts():
+            return
+        _log.info("waiting for %s to accept connections, for %g s at most", where, START_S)
         try:
             async with asyncio.timeout(START_S):
                 while not await self._accepts():  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            where = "{}:{}".format(*self._address)
             raise DeclarationError(f"nothing accepts connections at {where}; is --to right, and does it run?") from None
 
     async def _accepts(self) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -12,14 +12,19 @@ from yarl import URL
 from mesh import headers
 from mesh.adapters.http import Message
 from mesh.adapters.scope import Scope
-from mesh.errors import MeshError, Unavailable
+from mesh.errors import BadReply, Executed, MeshError, Unavailable
 from mesh.service.websocket import MAX_MESSAGE
 
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 CONNECT_S = 2.0
+MAX_HEADERS = 1000
+MAX_FIELD = 64 * 1024
+"""Bytes of the longest header of an answer; more, and more than `MAX_HEADERS` of them, is a 502."""
 _WEBSOCKET = ("sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions", "sec-websocket-protocol")
+
+_log = logging.getLogger("mesh.bridge")
 
 
 class Proxy:
@@ -37,6 +42,8 @@ class Proxy:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            max_headers=MAX_HEADERS,
+            max_field_size=MAX_FIELD,
             skip_auto_headers=("user-agent", "accept", "accept-encoding", "content-type"),
         )
 
@@ -116,11 +123,13 @@ class Proxy:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise self._away(error, "no") from error
+            raise _away(scope, error, "no") from error
         except (aiohttp.ClientError, OSError) as error:
             if started:
                 raise  # the body breaks off, and does not look whole
-            raise self._away(error, "unknown") from error
+            if isinstance(error, aiohttp.ClientResponseError):
+                raise _unusable(scope, error) from error
+            raise _away(scope, error, "unknown") from error
 
     # -- WebSockets
 
@@ -140,7 +149,7 @@ class Proxy:
             await send({"type": "websocket.http.response.body", "body": b""})
             return
         except (aiohttp.ClientError, OSError) as error:
-            raise self._away(error, "no") from error
+            raise _away(scope, error, "no") from error
         try:
             await send({"type": "websocket.accept", "subprotocol": other.protocol})
             up = asyncio.ensure_future(self._up(receive, other))
@@ -184,7 +193,9 @@ class Proxy:
     # -- both
 
     def url(self, target: str) -> URL:
-        """The address of a target there, exactly as it is written."""
+        """The address of a target there, exactly as it is written. Raises ValueError where it is not a path."""
+        if not target.startswith("/"):
+            raise ValueError(f"{target!r} does not begin with '/': it could name another host")
         return URL(self._base + target, encoded=True)
 
     def _url(self, scope: Scope) -> URL:
@@ -201,6 +212,17 @@ class Proxy:
         pairs.append(("x-forwarded-proto", "https" if secure else "http"))
         return pairs
 
-    def _away(self, error: Exception, executed: Any) -> MeshError:
-        text = str(error) or type(error).__name__
-        return Unavailable(f"the service behind the bridge does not answer: {text}", executed=executed)
+
+def _away(scope: Scope, error: Exception, executed: Executed) -> MeshError:
+    """What the client is told of a service that cannot be asked: no address of it, nor what it sent. The log has it."""
+    _log.warning("%s: no answer: %s", scope["path"], _words(error))
+    return Unavailable("the service behind the bridge does not answer", executed=executed)
+
+
+def _unusable(scope: Scope, error: aiohttp.ClientResponseError) -> MeshError:
+    _log.error("%s: not an answer that can be passed on: %s", scope["path"], _words(error))
+    return BadReply("the service behind the bridge gave an unusable answer")
+
+
+def _words(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:200]

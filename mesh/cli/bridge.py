@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from mesh.cli.main import fail
+from mesh.cli.serve import SLASHES_HELP, TIMEOUT_HELP
 from mesh.cli.settings import load
 from mesh.config import BusSettings, ServiceSettings
 from mesh.errors import DeclarationError
+from mesh.version import install
 
 
 @click.command("bridge", context_settings={"allow_interspersed_args": False})
@@ -22,8 +24,10 @@ from mesh.errors import DeclarationError
 @click.option("--openapi", default="", metavar="FILE_OR_PATH", help="Its OpenAPI document  [default: /openapi.json]")
 @click.option("--prefix", default="", help="Everything at and below this path.")
 @click.option("--health", default="", metavar="PATH", help="Its page that says whether it is ready.")
+@click.option("--timeout", "timeouts", multiple=True, metavar="[PATTERN=]SECONDS", help=TIMEOUT_HELP)
+@click.option("--encoded-slashes", is_flag=True, help=SLASHES_HELP)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND ...]")
-def command(command: tuple[str, ...], **options: Any) -> None:
+def command(command: tuple[str, ...], timeouts: tuple[str, ...], **options: Any) -> None:
     """Stand in the mesh for a service that only speaks HTTP, in any language, unchanged.
 
     Its routes come from --route, from its OpenAPI document, or are everything below --prefix. It is asked here
@@ -33,7 +37,7 @@ def command(command: tuple[str, ...], **options: Any) -> None:
     Examples:
       mesh bridge --name joke --to http://127.0.0.1:5000 --route 'GET /joke' --health /health
       mesh bridge --name joke --to http://127.0.0.1:5000 --prefix /joke -- ./joke_api --port 5000
-      mesh bridge --name shop --to http://127.0.0.1:8000 --openapi /openapi.json
+      mesh bridge --name shop --to http://127.0.0.1:8000 --openapi /openapi.json --timeout '/reports/*=120'
 
     Exit codes: 0 after draining, 1 when the other side cannot be reached or started, 2 for wrong settings.
     """
@@ -45,9 +49,11 @@ def command(command: tuple[str, ...], **options: Any) -> None:
     try:
         from mesh.bridge import Bridge
     except ImportError:
-        fail("mesh bridge needs the package aiohttp: pip install 'mesh[bridge]'", 1)
+        fail(f"mesh bridge needs the package aiohttp: {install('bridge')}", 1)
+    from mesh.adapters.timeouts import parse_timeouts
+
     try:
-        bridge = Bridge(options.pop("to"), command=command, **options)
+        bridge = Bridge(options.pop("to"), command=command, timeout=parse_timeouts(timeouts), **options)
     except DeclarationError as error:
         fail(str(error), 2)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -1,4 +1,4 @@
-"""`mesh run --reload`: a saved file is live within a second, and requests in flight end where they began.
+"""``--reload``: a saved file is live within a second, and requests in flight end where they began.
 
 The new instance is started beside the old one. Only when it has announced itself ready is the old one drained; when
 it does not start, the old one goes on.
@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -60,10 +60,13 @@ def _files(folder: str) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 class Reloader:
-    """Keeps one instance of ``target`` running, and replaces it when a file below ``folder`` changes."""
+    """Keeps one instance running, and replaces it when a file below ``folder`` changes.
 
-    def __init__(self, target: str, settings: BusSettings, folder: Path) -> None:
-        self._target = target
+    ``command`` is the `mesh` command that runs it, such as ``["run", "users:service"]``; it takes ``--instance ID``.
+    """
+
+    def __init__(self, command: Sequence[str], settings: BusSettings, folder: Path) -> None:
+        self._command = list(command)
         self._settings = settings
         self._folder = folder
         self._current: asyncio.subprocess.Process | None = None
@@ -107,8 +110,7 @@ class Reloader:
 
     async def _replace(self, watcher: Watcher, stop: asyncio.Event) -> None:
         instance = new_id()
-        command = [sys.executable, "-m", "mesh", "run", self._target, "--instance", instance]
-        command += ["--replaces", self._live]
+        command = [sys.executable, "-m", "mesh", *self._command, "--instance", instance, "--replaces", self._live]
         child = await asyncio.create_subprocess_exec(*leashed(command), start_new_session=True)
         if not await self._ready(watcher, instance, child, stop):
             if child.returncode is None and not stop.is_set():

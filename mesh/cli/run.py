@@ -45,7 +45,7 @@ def command(target: str, reload: bool, instance: str, replaces: str | None) -> N
 
         from mesh.cli.reload import Reloader
 
-        asyncio.run(Reloader(target, bus, Path.cwd()).run())
+        asyncio.run(Reloader(["run", target], bus, Path.cwd()).run())
         return
     run_service(find(target, settings.log_level), bus, settings, instance, replaces)
 
@@ -58,11 +58,13 @@ def run_service(
 
     from mesh.cli.mistakes import shown
     from mesh.logs import configure
+    from mesh.service.exit import end_within
     from mesh.service.run import loop_factory, serve
 
     configure(settings.log_level, settings.log_format)
     with shown(1, settings.log_level), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(service, bus, settings, instance, replaces=replaces))
+        end_within()
 
 
 def find(target: str, log_level: str) -> Any:

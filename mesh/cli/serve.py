@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,20 +14,43 @@ from mesh.cli.run import load_module, run_service
 from mesh.cli.settings import load
 from mesh.config import BusSettings, ServiceSettings
 
+TIMEOUT_HELP = "How long callers wait for an answer, all routes or those like PATTERN; may be repeated."
+SLASHES_HELP = "Let paths with %2F and %5C through; they are a 400 else."
+_GENERAL = frozenset({"app", "application", "asgi", "main", "server", "wsgi", "__init__"})
+"""Names of modules that say nothing of what they are."""
+
 
 @click.command("serve")
 @click.argument("target", metavar="MODULE:APP")
-@click.option("--name", required=True, help="The service's name.")
+@click.option("--name", default="", help="The service's name  [default: the application's title, or its module]")
 @click.option("--version", default="0.0.1", show_default=True, help="Its version.")
 @click.option("--description", default="", help="What it does  [default: the application's own words]")
 @click.option("--prefix", default="", help="Where it is mounted; needed where the application does not say its routes.")
 @click.option("--strip", is_flag=True, help="Tell the application that it is mounted there (root_path).")
-@click.option("--include", multiple=True, metavar="PATTERN", help="Announce only paths like this; may be repeated.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Do not announce paths like this; may be repeated.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Announce hidden pages like this too; repeatable.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Do not announce paths like this; repeatable.")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Announce nothing but paths like this; repeatable.")
+@click.option("--catch-all", is_flag=True, help="Announce all else below --prefix too: for its redirects, its own 404.")
+@click.option("--timeout", "timeouts", multiple=True, metavar="[PATTERN=]SECONDS", help=TIMEOUT_HELP)
+@click.option("--encoded-slashes", is_flag=True, help=SLASHES_HELP)
 @click.option("--health", default="", metavar="PATH", help="A page of the application that says whether it is ready.")
 @click.option("--interface", type=click.Choice(["auto", "asgi", "wsgi"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=32, show_default=True, help="Threads for WSGI.")
 @click.option("--factory", is_flag=True, help="APP is a function that makes the application.")
-def command(target: str, name: str, interface: Any, factory: bool, **options: Any) -> None:
+@click.option("--reload", is_flag=True, help="Replace the instance when a file below this folder changes.")
+@click.option("--instance", hidden=True, default="", help="The instance's id; a new one by default.")
+@click.option("--replaces", hidden=True, help="Started by --reload: the id of the instance before, or nothing.")
+def command(
+    target: str,
+    name: str,
+    interface: Any,
+    factory: bool,
+    timeouts: tuple[str, ...],
+    reload: bool,
+    instance: str,
+    replaces: str | None,
+    **options: Any,
+) -> None:
     """Run an application of FastAPI, Starlette, Litestar, Django, Flask ... on the mesh, unchanged and without a port.
 
     Routes, methods, summaries and tags are taken from FastAPI's and Starlette's applications, but for documentation
@@ -32,15 +58,24 @@ def command(target: str, name: str, interface: Any, factory: bool, **options: An
 
     \b
     Examples:
-      mesh serve shop.main:app --name shop
+      mesh serve shop.main:app
+      mesh serve shop.main:app --name shop --reload
       mesh serve main.py:app --name chat --health /health --exclude '/internal/*'
       mesh serve wsgi:application --name legacy --prefix /legacy --strip
-      mesh serve shop.main:create_app --factory --name shop --version 2.1.0
+      mesh serve shop.main:create_app --factory --name shop --version 2.1.0 --timeout 30
 
     Exit codes: 0 after draining, 1 when the application does not start, 2 for wrong settings or declarations.
     """
     bus, settings = load(BusSettings, ServiceSettings)
     meaning = "MODULE:APP names a file and an application in it, as main:app"
+    if reload:
+        import asyncio
+
+        from mesh.cli.reload import Reloader
+
+        given = [argument for argument in sys.argv[sys.argv.index("serve") :] if argument != "--reload"]
+        asyncio.run(Reloader(given, bus, Path.cwd()).run())
+        return
     module, attribute = load_module(target, meaning, settings.log_level)
     attribute = attribute or "app"
     app = getattr(module, attribute, None)
@@ -48,8 +83,24 @@ def command(target: str, name: str, interface: Any, factory: bool, **options: An
         what = "no application" if app is None else f"a {type(app).__name__}, which nobody can call"
         fail(f"{module.__name__}:{attribute} is {what}", 2)
     from mesh.adapters import adapt
+    from mesh.adapters.timeouts import parse_timeouts
     from mesh.cli.mistakes import shown
 
     with shown(1, settings.log_level):
-        adapted = adapt(app() if factory else app, name=name, interface=interface, **options)
-    run_service(adapted.service, bus, settings)
+        app = app() if factory else app
+        name = name or default_name(app, module.__name__)
+        adapted = adapt(app, name=name, interface=interface, timeout=parse_timeouts(timeouts), **options)
+    run_service(adapted.service, bus, settings, instance, replaces)
+
+
+def default_name(app: Any, module: str) -> str:
+    """A service's name where none is given: the application's title, else the part of its module that means something.
+
+    ``shop.main`` is ``shop``; ``main`` alone is called after the current folder.
+    """
+    title = getattr(app, "title", "")
+    if isinstance(title, str) and title not in ("", "FastAPI"):
+        given = title
+    else:
+        given = next((part for part in reversed(module.split(".")) if part not in _GENERAL), Path.cwd().name)
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", given).strip("-").lower()[:64]

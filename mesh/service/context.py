@@ -79,6 +79,11 @@ class Context:
         return self._cancelled
 
     @property
+    def is_cancelled(self) -> bool:
+        """Whether `cancelled` is set."""
+        return self._cancelled is not None and self._cancelled.is_set()
+
+    @property
     def log(self) -> logging.Logger:
         """The service's logger; its lines carry this request's id and trace."""
         return logging.getLogger(f"service.{self.service}")

@@ -80,6 +80,11 @@ class Dispatcher:
         """Handlers that run."""
         return self._admission.running
 
+    def given_up(self) -> int:
+        """How many handlers run for callers that wait no more."""
+        contexts = [work.context for work in self._running]
+        return sum(context is not None and context.is_cancelled for context in contexts)
+
     # -- in
 
     def receive(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:

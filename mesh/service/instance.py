@@ -19,7 +19,8 @@ from mesh.service.dispatch import Dispatcher
 from mesh.service.endpoints import Statistics
 from mesh.service.events import EventReceiver
 from mesh.service.micro import MicroResponder
-from mesh.service.readiness import Readiness
+from mesh.service.places import EVERY_S, Places
+from mesh.service.readiness import Check, Readiness
 from mesh.service.service import Service
 from mesh.streams import Streams
 from mesh.subjects import QUEUE, new_id
@@ -43,7 +44,6 @@ class ServiceInstance:
         self.streams = Streams(self.bus)
         self.calls = Calls(self.bus, self.streams)
         self.resources = Resources()
-        self.readiness = Readiness(service.checks, self._readiness_changed)
         self.events = EventReceiver(self.bus, service.subscriptions, self.calls, self.resources)
         # Figures are the instance's own, also where one process runs several instances of a service.
         self.endpoints = {name: replace(e, statistics=Statistics()) for name, e in service.endpoints.items()}
@@ -59,6 +59,9 @@ class ServiceInstance:
             layers=service.layers,
             resources=self.resources.values,
         )
+        places = Places(self.dispatcher.given_up, settings.concurrency, asyncio.get_running_loop().time)
+        own = Check("places", places.check, timeout=EVERY_S, every=EVERY_S)
+        self.readiness = Readiness([*service.checks, own], self._readiness_changed)
         self.announcer = Announcer(
             self.bus,
             version=service.version,

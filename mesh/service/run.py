@@ -14,6 +14,7 @@ from mesh.errors import BusUnavailable, ConfigError
 from mesh.logs import configure
 from mesh.service import namesakes
 from mesh.service.blocking import DEVELOPING_S, SERVING_S, BlockingWatch, code_of
+from mesh.service.exit import end_within
 from mesh.service.instance import ServiceInstance
 from mesh.service.service import Service
 from mesh.settings import redact
@@ -35,6 +36,7 @@ def run(service: Service) -> None:
     configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(service, bus, settings))
+        end_within()
 
 
 def loop_factory() -> type[asyncio.AbstractEventLoop] | None:

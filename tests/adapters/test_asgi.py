@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 
 import httpx
 import pytest
@@ -13,8 +14,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mesh import DeclarationError, adapt
-from mesh.adapters.inspection import routes_of, template
+from mesh.adapters.inspection import Selection, routes_of, template
 from mesh.bus import Bus
+from mesh.cli.serve import default_name
 from mesh.client import MeshClient
 from mesh.testing import Mesh
 from tests.adapters import fastapi_app, flask_app, litestar_app
@@ -118,6 +120,55 @@ async def test_client_scheme_and_mount_are_known(nats_url, prefix):
         assert (seen["root"], seen["path"], seen["raw"], seen["query"]) == ("/eu", "/eu/url", "/eu/url", "a=1")
         assert (seen["client"], seen["scheme"], seen["made"]) == ("127.0.0.1", "http", "/eu/items/3")
         assert (await mesh.http.get("/url")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "length"),
+    [("POST", b"", "0"), ("PUT", b"", "0"), ("PATCH", b"", "0"), ("POST", b"abc", "3"), ("DELETE", b"", None)],
+)
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+async def test_the_length_of_a_body_is_known_also_where_it_is_none(nats_url, prefix, interface, method, body, length):
+    async def app(scope, receive, send):
+        given = dict(scope["headers"]).get(b"content-length")
+        await JSONResponse(given and given.decode())(scope, receive, send)
+
+    def wsgi(environ, start_response):
+        start_response("200 OK", [])
+        return [json.dumps(environ.get("CONTENT_LENGTH")).encode()]
+
+    app = wsgi if interface == "wsgi" else app
+    service = adapt(app, name="old", prefix="/x", interface=interface, lifespan=False).service
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh:
+        assert (await mesh.http.request(method, "/x", content=body)).json() == length
+
+
+async def test_wsgi_runs_as_many_requests_as_it_has_threads(nats_url, prefix):
+    go, running = threading.Event(), []
+
+    def app(environ, start_response):
+        running.append(environ["PATH_INFO"])
+        go.wait(20)
+        start_response("200 OK", [])
+        return [b"done"]
+
+    service = adapt(app, name="old", prefix="/x", interface="wsgi", threads=2).service
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh:
+        asked = [asyncio.ensure_future(mesh.http.get(f"/x/{n}")) for n in range(3)]
+        await eventually(lambda: mesh.instances[0].dispatcher.inflight == 3 and len(running) == 2)
+        go.set()
+        assert [response.text for response in await asyncio.gather(*asked)] == ["done"] * 3
+    with pytest.raises(DeclarationError, match="at least one"):
+        adapt(app, name="old", prefix="/x", interface="wsgi", threads=0)
+
+
+async def test_a_wsgi_application_may_have_a_health_page(nats_url, prefix):
+    def app(environ, start_response):
+        start_response("200 OK" if environ["PATH_INFO"] == "/x/health" else "404 Not Found", [])
+        return []
+
+    service = adapt(app, name="old", prefix="/x", interface="wsgi", health="/x/health").service
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh:
+        assert mesh.instances[0].announcer.state == "ready"
 
 
 @pytest.mark.parametrize(("strip", "root"), [(False, ""), (True, "/legacy")])
@@ -300,8 +351,15 @@ def test_routes_of_starlette():
         ("/deep", ("POST",)),
     ]
     assert found["/", ("GET",)].summary == "A page of some kind."
-    assert [route.path for route in routes_of(app, include=["/hidden", "/in/*"])] == ["/hidden", "/in/deep"]
-    assert "/ws" not in [route.path for route in routes_of(app, exclude=["/ws", "/other/*"])]
+
+    def paths(**patterns):
+        return [route.path for route in routes_of(app, Selection(**patterns))]
+
+    assert paths(include=["/hidden"]) == ["/", "/hidden", "/in/deep", "/other/{path:path}", "/ws", "/deep"]
+    assert paths(only=["/in/*", "/hidden"]) == ["/in/deep"]
+    assert paths(only=["/in/*"], include=["/hidden"]) == ["/hidden", "/in/deep"]
+    assert paths(exclude=["/ws", "/other/*"]) == ["/", "/in/deep", "/deep"]
+    assert paths(include=["/hidden"], exclude=["*"]) == []
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate Operation ID:UserWarning")
@@ -310,6 +368,8 @@ async def test_facts_of_fastapi_are_announced(shop):
     item = announced["GET", "/items/{item_id}"]
     assert (item.summary, item.tags, item.deprecated, item.endpoint) == ("One thing", ("items",), True, "item")
     assert announced["GET", "/"].summary == "The first page."
+    assert announced["GET", "/me"].summary == ""  # it says nothing, and nothing is said for it
+    assert not any(route.summary for route in announced.values() if route.stream == "websocket")
     assert announced["DELETE", "/v1/things/{thing}"].tags == ("router",)
     assert ("GET", "/openapi.json") not in announced
     assert ("GET", "/health") not in announced
@@ -389,13 +449,115 @@ async def test_mesh_serve(tmp_path, env, target):
         assert await process.end() == 0
 
 
+async def test_names_and_timeouts_of_mesh_serve(tmp_path, env):
+    """Named after the folder, as ``main`` says nothing; what a route's callers wait for goes along."""
+    folder = tmp_path / "greeter"
+    folder.mkdir()
+    slow = '@app.get("/slow/{n}")\nasync def slow(n: int):\n    import asyncio\n    await asyncio.sleep(30)\n'
+    (folder / "main.py").write_text(APP + slow)
+    flags = ("--timeout", "30", "--timeout", "/slow/*=0.25")
+    async with run("serve", "main:app", *flags, cwd=folder, env=env), gateway_on(tmp_path, env) as (_, http):
+        await answers(http, "/hello/world", 200)
+        (instance,) = (await http.get("/v1/metadata/greeter")).json()["services"]["greeter"]
+        assert instance["state"] == "ready"
+        late = await http.get("/slow/1")
+        assert (late.status_code, late.json()["reason"]) == (504, "deadline_exceeded")
+        assert late.elapsed.total_seconds() < 8  # a gateway waits 10 s where nothing is said
+
+
+@pytest.mark.parametrize(
+    ("title", "module", "name"),
+    [
+        ("Shop of Things", "shop.main", "shop-of-things"),
+        ("FastAPI", "shop.main", "shop"),
+        (None, "shop.orders", "orders"),
+        (None, "asgi", "folder"),
+    ],
+)
+def test_names_by_default(tmp_path, monkeypatch, title, module, name):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path / "folder")
+    app = FastAPI(title=title) if title else object()
+    assert default_name(app, module) == name
+
+
+async def test_mesh_serve_reloads(tmp_path, env):
+    main = tmp_path / "main.py"
+    main.write_text(APP)
+    async with (
+        gateway_on(tmp_path, env) as (_, http),
+        run("serve", "main:app", "--name", "greeter", "--reload", cwd=tmp_path, env=env) as process,
+    ):
+        await answers(http, "/hello/world", 200)
+        main.write_text(APP.replace("return greeting", "return greeting.upper()"))
+        async with asyncio.timeout(20):
+            while (answer := await http.get("/hello/world")).json() != "HELLO":
+                assert answer.status_code == 200  # the old instance serves until the new one does
+        main.write_text("this is not Python")
+        assert await process.line("the instance from before goes on")
+        assert (await http.get("/hello/world")).json() == "HELLO"
+        assert await process.end() == 0
+
+
+BLOCKING = """
+import asyncio, time
+from fastapi import FastAPI
+
+app = FastAPI()
+
+
+@app.get("/blocks/sync")
+def sync():
+    print("blocks", flush=True)
+    time.sleep(55)
+
+
+@app.get("/blocks/to-thread")
+async def to_thread():
+    print("blocks", flush=True)
+    await asyncio.to_thread(time.sleep, 55)
+
+
+def wsgi(environ, start_response):
+    print("blocks", flush=True)
+    time.sleep(55)
+    start_response("200 OK", [])
+    return []
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "flags"),
+    [
+        ("/blocks/sync", ("blocking:app",)),
+        ("/blocks/to-thread", ("blocking:app",)),
+        ("/blocks/wsgi", ("blocking:wsgi", "--prefix", "/blocks")),
+    ],
+)
+async def test_a_thread_that_blocks_does_not_keep_the_process(tmp_path, env, path, flags):
+    (tmp_path / "blocking.py").write_text(BLOCKING)
+    env = {**env, "MESH_DRAIN_S": "0.5"}
+    async with (
+        gateway_on(tmp_path, env) as (_, http),
+        run("serve", *flags, "--name", "blocking", cwd=tmp_path, env=env) as process,
+    ):
+        async with asyncio.timeout(20):
+            await process.line("runs as")
+            asked = asyncio.ensure_future(answers(http, path, 503, 60))
+            await process.line("blocks")
+            assert await process.end() == 0  # within 30 s
+            assert await process.line("threads still run")
+            await asked
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         (("nowhere:app", "--name", "a"), 2, "there is no module 'nowhere'"),
         (("main:nothing", "--name", "a"), 2, "main:nothing is no application"),
         (("main:app", "--name", "a b"), 2, "service name 'a b'"),
-        (("main:app",), 2, "Missing option '--name'"),
+        (("main:app", "--timeout", "soon"), 2, "'soon' is neither seconds nor PATTERN=seconds"),
+        (("main:app", "--timeout", "7200"), 2, "timeout 7200.0 is not between"),
         (("main:app", "--name", "a", "--exclude", "*"), 2, "is everything excluded"),
     ],
 )
@@ -411,6 +573,7 @@ async def test_one_line_joins_and_the_application_keeps_its_port(tmp_path, env):
     (tmp_path / "main.py").write_text(JOINED)
     code = "import uvicorn; uvicorn.run('main:app', port=0)"
     async with gateway_on(tmp_path, env) as (_, http), run_python(code, cwd=tmp_path, env=env) as process:
+        assert await process.line("joined 1.2.0 runs as")
         line = await process.line(r"running on http://")
         own = f"http://127.0.0.1:{line.rpartition('127.0.0.1:')[2].split()[0]}"
         await answers(http, "/hello/world", 200)

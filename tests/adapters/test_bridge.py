@@ -10,17 +10,21 @@ import sys
 import httpx
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mesh import DeclarationError
 from mesh.bridge import Bridge, parse_routes, routes_of_openapi
+from mesh.bridge.proxy import Proxy
 from mesh.embedded import free_port
 from mesh.testing import Mesh
 from tests.adapters.fastapi_app import app as fastapi_app
 from tests.adapters.test_parity import FASTAPI, compare, under_uvicorn
 from tests.conditions import eventually
+from tests.failures.wires import HttpWire
 from tests.processes import answers, gateway_on, run
+from tests.servers import server
 
 
 @contextlib.asynccontextmanager
@@ -34,21 +38,6 @@ async def bridged(nats_url, mesh_prefix, to, **options):
         await bridge.aclose()
 
 
-@contextlib.asynccontextmanager
-async def server(*routes, port=0):
-    """An HTTP server that knows nothing of the mesh."""
-    app = web.Application(client_max_size=1 << 30)
-    app.add_routes(routes)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-    finally:
-        await runner.cleanup()
-
-
 @pytest.mark.filterwarnings("ignore:Duplicate Operation ID:UserWarning")
 async def test_nothing_changes_on_the_way(nats_url, prefix, monkeypatch):
     """The same table as for the adapter; routes are found in the application's OpenAPI document."""
@@ -57,7 +46,7 @@ async def test_nothing_changes_on_the_way(nats_url, prefix, monkeypatch):
     tail = "GET /files/{path:path}"  # OpenAPI has no word for a parameter of several segments
     async with (
         under_uvicorn(fastapi_app) as url,
-        bridged(nats_url, prefix, url, openapi="/openapi.json", routes=[tail]) as mesh,
+        bridged(nats_url, prefix, url, openapi="/openapi.json", routes=[tail], encoded_slashes=True) as mesh,
         httpx.AsyncClient(base_url=url, headers=headers) as direct,
         httpx.AsyncClient(base_url=mesh.url, headers=headers) as through,
     ):
@@ -173,7 +162,7 @@ async def test_health_is_asked_here_and_told_by_heartbeats(nats_url, prefix):
         assert (await mesh.http.get("/health")).json()["services"]["other"]["ready"] == 1
 
 
-async def test_a_service_that_is_away_is_503_and_comes_back(nats_url, prefix):
+async def test_a_service_that_is_away_is_503_and_comes_back(nats_url, prefix, caplog):
     port = free_port(0)
 
     async def hello(request):
@@ -186,7 +175,9 @@ async def test_a_service_that_is_away_is_503_and_comes_back(nats_url, prefix):
         for method in ("GET", "POST"):
             away = await mesh.http.request(method, "/hello", content=b"x" if method == "POST" else None)
             assert away.status_code == 503
-            assert "behind the bridge does not answer" in away.json()["detail"]
+            assert away.json()["detail"] == "the service behind the bridge does not answer"
+            assert str(port) not in away.text  # whatever it is, and where: the log has it
+            assert f"127.0.0.1:{port}" in caplog.text
             assert away.json()["executed"] == "no"
         async with server(web.get("/hello", hello), port=port):
             assert (await mesh.http.get("/hello")).text == "hello"
@@ -213,13 +204,77 @@ async def test_a_server_that_breaks_off(nats_url, prefix):
         assert (broken.status_code, broken.json()["executed"]) == (503, "unknown")
 
 
+@pytest.mark.parametrize("kind", ["many", "long"])
+async def test_large_heads_of_answers(nats_url, prefix, kind):
+    """What is large passes; what is beyond all measure is a 502 that tells nothing of it."""
+
+    async def head(request):
+        size = int(request.match_info["size"])
+        pairs = [("x-large", "v" * size)] if kind == "long" else [("x-many", str(number)) for number in range(size)]
+        return web.Response(text="whole", headers=CIMultiDict(pairs))
+
+    sizes = (300, 900, 2000) if kind == "many" else (9000, 60_000, 100_000)
+    async with (
+        server(web.get("/head/{size}", head)) as url,
+        bridged(nats_url, prefix, url, routes=["GET /head/{size}"]) as mesh,
+        HttpWire(mesh.gateway.port) as wire,
+    ):
+        for size in sizes[:2]:
+            answer = await wire.ask("GET", f"/head/{size}")
+            assert (answer.status, answer.body) == (200, b"whole")
+            assert answer.headers["x-large" if kind == "long" else "x-many"] == (
+                "v" * size if kind == "long" else str(size - 1)
+            )
+        refused = await wire.ask("GET", f"/head/{sizes[2]}")
+        assert (refused.status, refused.reason) == (502, "bad_reply")
+        problem = json.loads(refused.body)
+        assert problem["executed"] == "unknown"
+        assert problem["detail"] == "the service behind the bridge gave an unusable answer"
+
+
+async def test_what_is_no_http_is_a_502(nats_url, prefix):
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"220 secret.internal ESMTP\r\n")
+        await writer.drain()
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    async with listening, bridged(nats_url, prefix, url, routes=["GET /x"]) as mesh:
+        answer = await mesh.http.get("/x")
+        assert (answer.status_code, answer.json()["reason"]) == (502, "bad_reply")
+        assert "secret" not in answer.text
+
+
+async def test_timeouts_are_announced(nats_url, prefix):
+    async def slow(request):
+        await asyncio.sleep(3600)
+
+    async with (
+        server(web.get("/slow", slow)) as url,
+        bridged(nats_url, prefix, url, routes=["GET /slow", "GET /x"], timeout={"/s*": 0.3, "*": 40}) as mesh,
+    ):
+        announced = {route.path: route.timeout_ms for route in mesh.instances[0].service.announced_routes()}
+        assert announced == {"/slow": 300, "/x": 40_000}
+        assert (await mesh.http.get("/slow")).status_code == 504
+
+
+def test_the_proxy_asks_no_other_host():
+    proxy = Proxy("http://127.0.0.1:1")
+    assert str(proxy.url("/a//b@c?d")) == "http://127.0.0.1:1/a//b@c?d"
+    for target in ("@127.0.0.1:2/x", ":x@host/", ".example/", "", "x"):
+        with pytest.raises(ValueError, match="another host"):
+            proxy.url(target)
+
+
 async def test_everything_below_a_prefix(nats_url, prefix):
     async def seen(request):
         return web.json_response({"method": request.method, "path": request.raw_path})
 
     async with (
         server(web.route("*", "/{tail:.*}", seen)) as url,
-        bridged(nats_url, prefix, url, prefix="/old") as mesh,
+        bridged(nats_url, prefix, url, prefix="/old", encoded_slashes=True) as mesh,
     ):
         for method, path in (("GET", "/old"), ("PUT", "/old/a%2Fb?x=%20"), ("DELETE", "/old/")):
             assert (await mesh.http.request(method, path)).json() == {"method": method, "path": path}
@@ -338,11 +393,27 @@ async def test_the_command_says_what_is_wrong(tmp_path, env):
     for arguments, code, says in (
         (("--name", "a", "--to", "nowhere"), 2, "not the address of an HTTP server"),
         (("--name", "a", "--to", "http://127.0.0.1:1", "--route", "X /a"), 2, "'X' is not one of"),
+        (("--name", "a", "--to", "http://127.0.0.1:1", "--health", "x"), 2, "--health 'x' is not a path"),
+        (("--name", "a", "--to", "http://127.0.0.1:1", "--timeout", "/a=x"), 2, "neither seconds nor"),
         (("--name", "a", "--to", "http://127.0.0.1:1", "--", "./nothing-here"), 1, "nothing-here"),
     ):
         async with run("bridge", *arguments, cwd=tmp_path, env=env) as process:
             assert await process.line(says)
             assert await process.child.wait() == code
+
+
+async def test_the_command_says_what_it_waits_for(tmp_path, env):
+    port = free_port(0)
+    flags = ("--name", "joke", "--to", f"http://127.0.0.1:{port}", "--route", "GET /joke", "--timeout", "/joke=3")
+
+    async def joke(request):
+        return web.Response(text="ha")
+
+    async with run("bridge", *flags, cwd=tmp_path, env=env) as process:
+        assert await process.line(f"waiting for 127.0.0.1:{port}")
+        async with server(web.get("/joke", joke), port=port):
+            assert await process.line("joke 0.0.1 runs as")
+            assert await process.end() == 0
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")

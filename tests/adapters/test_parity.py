@@ -194,12 +194,13 @@ async def both(app, nats_url, mesh_prefix, *, direct_lifespan="on", **options):
 
 async def test_fastapi(nats_url, prefix, monkeypatch):
     assert len(FASTAPI) >= 60
-    async with both(fastapi_app, nats_url, prefix) as (direct, through):
+    async with both(fastapi_app, nats_url, prefix, encoded_slashes=True) as (direct, through):
         await compare(direct, through, FASTAPI, monkeypatch)
 
 
 async def test_flask(nats_url, prefix, monkeypatch):
-    async with both(flask_app.app, nats_url, prefix, prefix="/legacy", direct_lifespan="off") as (direct, through):
+    options = {"prefix": "/legacy", "encoded_slashes": True, "direct_lifespan": "off"}
+    async with both(flask_app.app, nats_url, prefix, **options) as (direct, through):
         await compare(direct, through, FLASK, monkeypatch)
 
 

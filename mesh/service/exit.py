@@ -1,0 +1,33 @@
+"""A process whose work is done ends, also where a thread of it does not.
+
+Python waits at exit for every thread that is not a daemon: those of `asyncio.to_thread`, of synchronous handlers, of
+WSGI applications. None of them can be stopped from outside, and the drain has waited for their work already.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from typing import Final
+
+EXIT_S: Final = 5.0
+"""Seconds that everything after the drain may take: other threads, and functions of `atexit`."""
+
+_log = logging.getLogger("mesh.service")
+
+
+def end_within(seconds: float = EXIT_S, code: int = 0) -> None:
+    """Let this process end with ``code`` after so many seconds at the latest, from now on."""
+    threading.Thread(target=_end, args=(seconds, code), name="exit", daemon=True).start()
+
+
+def _end(seconds: float, code: int) -> None:
+    time.sleep(seconds)
+    left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread.name != "MainThread"]
+    _log.warning("ending %g s after the drain, though threads still run: %s", seconds, ", ".join(left) or "none")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
