@@ -117,7 +117,7 @@ class Reader:
                 await result
 
     async def _run_services(self) -> Mesh:
-        """A mesh with the example services, as `make up` starts them, and everything that the page has declared by now."""
+        """A mesh with the example services of `make up` and everything that the page has declared by now."""
         if self._mesh is None:
             self._mesh = await self._stack.enter_async_context(self._fresh())
             for example in running_examples():
