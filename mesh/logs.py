@@ -6,13 +6,14 @@ Nothing that a request carried (bodies, header values, query strings) is ever pu
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import msgspec
+
+from mesh.colour import has_colours
 
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -77,12 +78,11 @@ class TextFormatter(logging.Formatter):
 
 def configure(level: str = "INFO", format: str = "auto") -> None:
     """Send all records to standard error. ``format``: ``json``, ``text``, or ``auto`` (text on a terminal)."""
-    terminal = sys.stderr.isatty()
     formatter: logging.Formatter
-    if format == "json" or (format == "auto" and not terminal):
+    if format == "json" or (format == "auto" and not sys.stderr.isatty()):
         formatter = JsonFormatter()
     else:
-        formatter = TextFormatter(terminal and not os.environ.get("NO_COLOR"))
+        formatter = TextFormatter(has_colours(sys.stderr))
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     root = logging.getLogger()

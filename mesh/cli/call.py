@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from mesh.cli.names import endpoints, services_and_methods
 from mesh.cli.terminal import clean
-from mesh.cli.view import HELP, Missing, Target, View, execute, nearest
+from mesh.cli.texts import nearest
+from mesh.cli.view import HELP, Missing, Target, View, execute
 from mesh.subjects import is_name
 
 if TYPE_CHECKING:
@@ -32,8 +34,8 @@ class Options(NamedTuple):
 
 
 @click.command("call", context_settings=HELP)
-@click.argument("what", metavar="SERVICE|METHOD")
-@click.argument("where", metavar="ENDPOINT|/PATH")
+@click.argument("what", metavar="SERVICE|METHOD", shell_complete=services_and_methods)
+@click.argument("where", metavar="ENDPOINT|/PATH", shell_complete=endpoints)
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE|KEY:=JSON]...")
 @click.option("-d", "--data", metavar="BODY|@FILE", help="The body; @- reads standard input.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header; may be repeated.")

@@ -39,7 +39,7 @@ def command(worker: str | None, succeeds: bool, **flags: Any) -> None:
       mesh gateway --host 0.0.0.0 --port 80
       mesh gateway --workers 4
       NATS_URL=nats://nats.internal:4222 mesh gateway
-      kill -HUP PID                      take over a new configuration, or a new version of mesh
+      kill -HUP PID                      take over a new configuration or version
 
     Exit codes: 0 after draining, 1 when a port is taken, 2 for wrong settings.
     """

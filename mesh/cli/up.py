@@ -19,7 +19,7 @@ from mesh.cli.examples import examples
 from mesh.cli.main import NO_NATS, fail
 from mesh.cli.settings import load
 from mesh.cli.terminal import Terminal
-from mesh.config import BusSettings, GatewaySettings
+from mesh.config import BusSettings, GatewaySettings, foreign_variables
 from mesh.embedded import NatsServer, ServerError, Supervisor, free_port
 from mesh.errors import BusUnavailable
 from mesh.settings import redact
@@ -52,6 +52,8 @@ def command(port: int | None, ops_port: int | None, quiet: bool) -> None:
       NATS_URL=nats://127.0.0.1:4222 mesh up
     """
     bus, gateway = load(BusSettings, GatewaySettings, flags={"port": port, "ops_port": ops_port})
+    for name in foreign_variables(os.environ):  # warned of here; not by each of the processes again
+        del os.environ[name]
     try:
         code = asyncio.run(_up(bus, gateway, quiet))
     except BusUnavailable as error:

@@ -15,6 +15,7 @@ from typing import Self, TextIO, cast
 
 import anyio
 
+from mesh.colour import has_colours
 from mesh.embedded.leash import leashed
 
 _log = logging.getLogger("mesh.embedded")
@@ -79,7 +80,7 @@ class Supervisor:
 
     def __init__(self, stream: TextIO | None = None, *, colour: bool | None = None, grace_s: float = 30.0) -> None:
         self._stream = stream
-        self._colour = _has_colours(stream) if colour is None else colour
+        self._colour = has_colours(stream) if colour is None else colour
         self._grace_s = grace_s
         self._children: list[_Child] = []
         self._callbacks: list[OnExit] = []
@@ -238,9 +239,3 @@ def _kill_session(pid: int) -> None:
         pass
     except PermissionError:  # macOS, for a group of which only zombies are left
         pass
-
-
-def _has_colours(stream: TextIO | None) -> bool:
-    if stream is None or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return False
-    return stream.isatty()

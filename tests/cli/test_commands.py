@@ -284,20 +284,3 @@ async def test_stats_watch_has_rates(shell, mesh):
     assert {r["endpoint"] for r in json.loads(line) if r["rate"]} == {"get_user"}
     assert await running.end(signal.SIGINT) in (0, 130)  # between two rounds, or in one
     assert running.errors == b""
-
-
-# -- completion
-
-
-async def test_completion(shell):
-    for name, word in (
-        ("bash", "complete -o"),
-        ("zsh", "#compdef mesh"),
-        ("fish", "complete --no-files --command mesh"),
-    ):
-        done = await shell("completion", name)
-        assert (done.code, done.err) == (0, "")
-        assert word in done.out
-        assert "_MESH_COMPLETE" in done.out
-    done = await shell(_MESH_COMPLETE="bash_complete", COMP_WORDS="mesh ro", COMP_CWORD="1")
-    assert done.out.split() == ["plain,routes"]
