@@ -81,7 +81,7 @@ async def _stats(bus: Bus, target: Target | None, interval: float, as_json: bool
             await view.beats(service=target.service if target else "")
         while True:
             rows = await _rows(view, target, before)
-            if not rows and not before:
+            if not rows and not before and (target or not interval):
                 await _say_why(view, target)
             _print(terminal, rows, as_json, bool(interval))
             if not interval:

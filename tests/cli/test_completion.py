@@ -1,12 +1,14 @@
 """What Tab does, in real shells."""
 
 import asyncio
+import fcntl
 import os
 import pty
 import re
 import shutil
 import stat
 import sys
+import termios
 import time
 
 import pytest
@@ -46,8 +48,11 @@ class Typist:
         loop.add_reader(self._master, arrived.set)
         try:
             while not (found := re.search(pattern, self._seen)):
-                async with asyncio.timeout(max(0.0, end - time.monotonic())):
-                    await arrived.wait()
+                try:
+                    async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                        await arrived.wait()
+                except TimeoutError:
+                    raise AssertionError(f"{pattern!r} is not in {self._seen!r}") from None
                 arrived.clear()
                 try:
                     self._seen += os.read(self._master, 65536)
@@ -59,8 +64,8 @@ class Typist:
         return found
 
     async def run(self, line):
-        os.write(self._master, line.encode() + b"; echo done-$((40+2))\n")
-        await self._until(rb"done-42")
+        os.write(self._master, line.encode() + b"; echo do''ne\n")
+        await self._until(rb"done")
 
     async def complete(self, line):
         """The line after Tab, as `echo` prints it: Ctrl-A goes to its beginning."""
@@ -72,6 +77,11 @@ class Typist:
         self._child.kill()
         await self._child.wait()
         os.close(self._master)
+
+
+def at_terminal():
+    """In the shell's process: its standard input is the terminal that controls it, as at a desk."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.fixture(params=SHELLS)
@@ -92,7 +102,14 @@ async def typist(request, shell, tmp_path):
     environment = {**shell.environment, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "TERM": "xterm"}
     master, slave = pty.openpty()
     child = await asyncio.create_subprocess_exec(
-        *SHELLS[name], cwd=folder, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        *SHELLS[name],
+        cwd=folder,
+        env=environment,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=at_terminal,
     )
     os.close(slave)
     typist = Typist(master, child)

@@ -173,7 +173,7 @@ async def test_text_for_people(shell, mesh, puppet):
     puppet.say("stopped")
     await tail.line(r"- left +puppet")
     await tail.end()
-    assert b"1 instances of 1 services; watching" in tail.errors
+    assert b"1 instance of 1 service; watching" in tail.errors
     assert not any("\x1b" in line for line in tail.lines)
 
 
