@@ -85,7 +85,7 @@ def _write(body: bytes) -> None:
     try:
         text = (msgspec.json.format(body, indent=2) if is_json(body) else body).decode()
     except UnicodeDecodeError:
-        click.echo(f"{len(body)} bytes that are no text; redirect the output to keep them", err=True)
+        click.echo(f"{len(body)} bytes that are not text; redirect the output to keep them", err=True)
         return
     sys.stdout.write(_tame(text) + "\n")
     sys.stdout.flush()
@@ -109,7 +109,7 @@ async def _write_pieces(stream: Stream) -> None:
         decode(b"", True)
         note = ""
     except UnicodeDecodeError:
-        note = "what follows is no text; redirect the output to keep it"
+        note = "what follows is not text; redirect the output to keep it"
     if last != "\n":
         click.echo()
     if note:

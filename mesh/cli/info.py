@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli.foreign import taken
 from mesh.cli.names import services
 from mesh.cli.terminal import Fit
 from mesh.cli.view import HELP, Target, age, execute, plain, span, state_of, target_of
@@ -99,9 +100,7 @@ def _micro(micro: Micro, prefix: str) -> dict[str, Any]:
 
 def _routes(micro: Micro) -> list[dict[str, Any]]:
     """The routes that a gateway takes from it, under the names of their endpoints; none of another mesh's service."""
-    from mesh.micros import announcement_of
-
-    announced = announcement_of(micro, []) if micro.foreign else None
+    announced = taken(micro)
     if announced is None:
         return []
     names = {e.subject: e.name for e in announced.endpoints}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli.foreign import taken
 from mesh.cli.names import services
 from mesh.cli.terminal import STATES, Fit
 from mesh.cli.view import HELP, age, execute, number, span, state_of, target_of
@@ -114,16 +115,9 @@ def _foreign(micro: Micro, prefix: str) -> dict[str, Any]:
         "kind": "nats micro",
         "state": micro.kind(prefix),
         "metadata": micro.metadata,
-        "routes": _routes(micro),
+        # None for one of another mesh: no gateway of this one asks it.
+        "routes": None if (announced := taken(micro)) is None else len(announced.routes),
     }
-
-
-def _routes(micro: Micro) -> int | None:
-    """How many routes a gateway takes from it; None for one of another mesh, which no gateway of this one asks."""
-    from mesh.micros import announcement_of
-
-    announced = announcement_of(micro, []) if micro.foreign else None
-    return None if announced is None else len(announced.routes)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from mesh.cli.main import NO_NATS, fail
 from mesh.cli.settings import load
 from mesh.cli.terminal import Terminal
 from mesh.config import BusSettings, GatewaySettings, foreign_variables
-from mesh.embedded import NatsServer, ServerError, Supervisor, free_port
+from mesh.embedded import NatsServer, ServerError, Supervisor, ended, free_port
 from mesh.errors import BusUnavailable
 from mesh.settings import redact
 from mesh.watcher import Watcher
@@ -142,7 +142,7 @@ async def _all_ready(client: Bus, stop: asyncio.Event) -> bool:
 def _report(name: str, code: int, stop: asyncio.Event) -> None:
     """A process ended by itself; without the gateway there is nothing left to show."""
     if not stop.is_set():
-        click.echo(f"{name} ended with exit code {code}", err=True)
+        click.echo(f"{name} {ended(code)}", err=True)
         if name == "gateway":
             stop.set()
 

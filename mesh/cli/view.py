@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 import click
 
+from mesh.cli.foreign import taken
 from mesh.cli.main import NO_NATS, fail
 from mesh.cli.terminal import clean
 from mesh.cli.texts import nearest, no_service, nothing
@@ -52,7 +53,7 @@ def target_of(text: str) -> Target:
 
     service, dot, instance = text.partition(".")
     if not is_name(service) or (dot and not is_name(instance)):
-        raise click.UsageError(f"{clean(text)!r} is no SERVICE or SERVICE.INSTANCE")
+        raise click.UsageError(f"{clean(text)!r} is not SERVICE or SERVICE.INSTANCE")
     return Target(service, instance)
 
 
@@ -165,16 +166,13 @@ class View:
 
     def adopt(self, micros: Iterable[Micro]) -> list[tuple[str, str]]:
         """Take in foreign services and their routes, as a gateway does; gives what was left out: service, sentence."""
-        from mesh.micros import announcement_of
-
         left_out: dict[tuple[str, str], None] = {}
         for micro in self.foreign(micros):
-            if micro.foreign:
-                problems: list[str] = []
-                found = announcement_of(micro, problems)
-                if found is not None:
-                    self.watcher.adopt(found)
-                left_out |= dict.fromkeys((micro.name, p.removeprefix(f"{micro.name}, ")) for p in problems)
+            problems: list[str] = []
+            found = taken(micro, problems)
+            if found is not None:
+                self.watcher.adopt(found)
+            left_out |= dict.fromkeys((micro.name, p.removeprefix(f"{micro.name}, ")) for p in problems)
         self.directory.settle()
         return list(left_out)
 

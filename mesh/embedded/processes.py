@@ -239,3 +239,13 @@ def _kill_session(pid: int) -> None:
         pass
     except PermissionError:  # macOS, for a group of which only zombies are left
         pass
+
+
+def ended(code: int) -> str:
+    """How a process ended, for a sentence about it; ``code`` as in `OnExit`."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"

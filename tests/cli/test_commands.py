@@ -93,7 +93,8 @@ async def test_without_nats_the_exit_code_is_75(shell, arguments):
 async def test_wrong_usage_is_2_before_anything_is_connected(shell, arguments):
     done = await shell(*arguments, NATS_URL=NOBODY, MESH_CONNECT_TIMEOUT_S="0.3")
     assert (done.code, done.out) == (2, "")
-    assert "Error" in done.err
+    assert re.search("^error: ", done.err, re.MULTILINE)
+    assert "Error" not in done.err
 
 
 async def test_a_wrong_setting_is_named(shell):
