@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -93,6 +94,8 @@ async def _serve(
     ready, ops, *public = descriptors
     sockets = [*(inherited(fd) for fd in public), inherited(ops)]
     gateway = Gateway(bus, settings, sockets=sockets, text_log=text)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(gateway.access.comes_first)
     hurry, replaced = asyncio.Event(), asyncio.Event()
 
     def asked() -> None:
