@@ -269,6 +269,8 @@ async def test_stats_of_mesh_and_foreign_services(shell, mesh, foreign):
     assert 0 < row["p50_ms"] <= row["p99_ms"]
     assert row["average_ms"] > 0
     assert row["inflight"] == 0
+    unused = rows["users", "greet"]
+    assert (unused["requests"], unused["average_ms"], unused["p50_ms"]) == (0, None, None)
     other = rows[foreign.name, "add"]
     assert (other["requests"], other["errors"], other["average_ms"]) == (7, 1, 2.0)
     assert (other["last_error"], other["p50_ms"], other["inflight"]) == ("", None, None)
