@@ -36,7 +36,14 @@ async def _show(answer: Answer, *, head: bool, include: bool, as_json: bool) -> 
     status = headers.status_of(pairs)
     if status is None:
         raise Missing(f"the reply has the status {headers.find(pairs, headers.STATUS)!r}")
-    body = b"" if head else reply.payload
+    body = reply.payload
+    if status >= 400 and not body and headers.find(pairs, headers.STATUS) is None:
+        # The error of a foreign service is two headers (ADR-32); it is shown as a gateway's clients get it.
+        from gateway.headers import response
+
+        _, pairs, body = response(reply, "GET")
+    if head:
+        body = b""
     if as_json:
         if stream is not None:
             body = b"".join([piece async for piece in _pieces(stream)])

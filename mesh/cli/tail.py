@@ -171,6 +171,7 @@ class Tail:
 
     def _present(self, watcher: Watcher, directory: Directory, once: bool) -> bool:
         """Print who is there; False where a service that was named is not."""
+        directory.settle()
         instances = [i for i in watcher.registry.instances() if self._wanted(i.service)]
         absent = self._services - {i.service for i in instances}
         for name in sorted(absent):

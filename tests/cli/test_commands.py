@@ -103,6 +103,16 @@ async def test_a_wrong_setting_is_named(shell):
     assert "MESH_PREFIX" in done.err
 
 
+async def test_a_variable_that_is_nobodys_setting_is_warned_of_once(shell):
+    done = await shell("routes", "--json", MESH_TAIL="1")  # which reads its settings twice
+    assert done.code == 0
+    assert done.json["routes"] == []
+    warning = "warning: environment MESH_TAIL: no setting of the mesh has this name; it is ignored\n"
+    assert done.err.count("MESH_TAIL") == done.err.count(warning) == 1
+    done = await shell("ls", MESH_HEARTBEET_MS="1")
+    assert (done.code, "did you mean MESH_HEARTBEAT_MS?" in done.err) == (2, True)
+
+
 async def test_names_that_do_not_exist_lead_to_the_nearest(shell, mesh):
     instance = await mesh.start(users())
     wrong = instance.id[:-1] + ("A" if instance.id[-1] != "A" else "B")

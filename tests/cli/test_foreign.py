@@ -43,13 +43,18 @@ async def test_a_gateway_that_asks_for_none_serves_none(shell, mesh, sums):
     assert sums.name not in {r["service"] for r in document["routes"]}
 
 
-async def test_their_routes_can_be_called(shell, mesh, sums):
+async def test_their_routes_can_be_called(shell, sums, mesh):
     done = await shell("call", "POST", f"/{sums.name}", "a:=2", "b:=3")
     assert (done.code, done.out) == (0, "5")
     done = await shell("call", "GET", f"/{sums.name}/2", "--json")
     assert (done.json["status"], done.json["body"]) == (200, 7)
     done = await shell("call", "GET", f"/{sums.name}/0", "--json")
     assert (done.code, done.json["status"]) == (1, 422)
+    await mesh.until(lambda: mesh.gateway.watcher.registry.instances(sums.name), timeout=15)
+    problem = (await mesh.http.get(f"/{sums.name}/0")).json()
+    assert problem["detail"] == "by zero"
+    told = done.json["body"]
+    assert {**told, "request_id": ""} == {**problem, "request_id": ""}
     done = await shell("call", "DELETE", f"/{sums.name}")
     assert (done.code, f"/{sums.name} answers " in done.err) == (1, True)
 

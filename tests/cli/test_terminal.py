@@ -7,6 +7,7 @@ import pytest
 from mesh import Service
 from mesh.cli.main import COMMANDS
 from mesh.cli.terminal import GAP, Fit, Terminal, fitted
+from mesh.colour import has_colours
 from tests.cli.builders import on_terminal, users
 
 HEAD = ("SERVICE", "INSTANCE", "REVISION", "STATE")
@@ -43,6 +44,41 @@ def test_without_a_terminal_nothing_is_shortened():
     assert LONG in stream.getvalue()
     assert "7K2M" * 6 in stream.getvalue()
     assert "ab" * 60 in stream.getvalue()
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "environment", "coloured"),
+    [
+        (Screen(), {"TERM": "xterm"}, True),
+        (Screen(), {}, True),
+        (Screen(), {"TERM": "dumb"}, False),
+        (Screen(), {"NO_COLOR": "1"}, False),
+        (Screen(), {"NO_COLOR": "", "TERM": "xterm"}, True),
+        (Screen(), {"NO_COLOR": "1", "FORCE_COLOR": "1"}, True),
+        (io.StringIO(), {"TERM": "xterm"}, False),
+        (io.StringIO(), {"FORCE_COLOR": "1"}, True),
+        (None, {"FORCE_COLOR": "1"}, False),
+    ],
+)
+def test_who_gets_colours(monkeypatch, stream, environment, coloured):
+    for name in ("TERM", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert has_colours(stream) is coloured
+
+
+@pytest.mark.parametrize(("term", "cleared"), [("xterm", "\x1b[H\x1b[2J"), ("dumb", "\n")])
+def test_only_a_screen_that_can_is_emptied(monkeypatch, term, cleared):
+    monkeypatch.setenv("TERM", term)
+    screen = Screen()
+    Terminal(screen).clear()
+    assert screen.getvalue() == cleared
 
 
 async def wide(mesh):
