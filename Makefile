@@ -4,6 +4,8 @@ SUITABLE := import sys; sys.exit(sys.version_info < (3, 11))
 # The first one that is new enough; `make PYTHON=/path/to/python setup` names another, `make UV= setup` avoids uv.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	$$python -c '$(SUITABLE)' 2>/dev/null && { echo $$python; break; }; done)
+# What is checked: a file that somebody writes beside these folders, as the tutorial has them do, is theirs.
+FOLDERS := bench docs gateway mesh services tests
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -40,7 +42,14 @@ endef
 EDITABLE := --config-settings editable_mode=compat -e .
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+define refuse_an_old_python
+if [ -n '$(PYTHON)' ] && $(PYTHON) -c pass 2>/dev/null && ! $(PYTHON) -c '$(SUITABLE)'; then \
+	echo 'error: $(PYTHON) is too old: Python 3.11 or later is needed; name one: make PYTHON=/path/to/python setup' >&2; exit 1; \
+fi
+endef
+
 $(STAMP): $(REQUIREMENTS) pyproject.toml
+	@$(refuse_an_old_python)
 	@echo 'installing into $(VENV) ...'
 ifeq ($(UV),)
 	@$(install_with_pip)
@@ -71,8 +80,8 @@ bench: setup ## Measure this project beside its peers (takes a quarter of an hou
 	@$(BIN)/python -m bench --page docs/performance.md
 
 check: setup ## Run the linters and the type checker.
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check $(FOLDERS)
+	@$(BIN)/ruff format --check --quiet $(FOLDERS)
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo >$(VENV)/imports.txt 2>&1 || { cat $(VENV)/imports.txt; exit 1; }
 

@@ -7,7 +7,9 @@ shortened and without its query.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from typing import BinaryIO
@@ -52,7 +54,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class AccessLog:
-    """Collects lines and writes them a few times a second, so that a request never waits for a terminal or a pipe."""
+    """Collects lines and writes them a few times a second, so that a request never waits for a terminal or a pipe.
+
+    Lines for people are not held back: they are read beside those of other processes.
+    """
 
     FLUSH_S = 0.1
 
@@ -64,6 +69,7 @@ class AccessLog:
         self._timer: asyncio.TimerHandle | None = None
         self._second = self._millisecond = 0
         self._clock = self._time = ""
+        self._thread = 0
 
     def write(self, entry: Entry) -> None:
         if not self.enabled:
@@ -78,13 +84,21 @@ class AccessLog:
             line = (clean if self._text else escaped_json)(line.decode()).encode()
         self._lines.append(line)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self.FLUSH_S, self.flush)
+            loop = asyncio.get_running_loop()
+            self._thread = threading.get_ident()
+            self._timer = loop.call_later(0 if self._text else self.FLUSH_S, self.flush)
 
     def _format(self, second: int, millisecond: int) -> str:
         if second != self._second:
             self._second = second
             self._clock = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return f"{self._clock}.{millisecond:03d}+00:00"
+
+    def comes_first(self, record: logging.LogRecord) -> bool:
+        """A filter for the handlers of other logs on the same stream: lines that are older than a record are first."""
+        if self._lines and self._thread == threading.get_ident():
+            self.flush()
+        return True
 
     def flush(self) -> None:
         """Write what is there."""

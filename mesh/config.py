@@ -327,9 +327,15 @@ def load_all(
     """Instances of ``classes`` in their order, or one `ConfigError` with the mistakes of all of them.
 
     ``flags`` maps field names to values; a name that several classes have goes to each of them. Names of
-    ``mesh.toml`` keys and MESH_* variables that belong to no class of this module are mistakes too.
+    ``mesh.toml`` keys that belong to no class of this module are mistakes too, and so are MESH_* variables that look
+    like a misspelt one. Other MESH_* variables are warned of, once.
     """
     return settings.read_all(classes, environ=environ, file=file, flags=flags, known=CLASSES, variables=VARIABLES)
+
+
+def foreign_variables(environ: Mapping[str, str]) -> list[str]:
+    """The MESH_* variables in ``environ`` that are no setting of the mesh, nor a misspelt one."""
+    return settings.strangers(environ, settings.names_of(CLASSES, VARIABLES))
 
 
 def find_file(environ: Mapping[str, str], flag: str | Path | None = None) -> Path | None:

@@ -7,7 +7,6 @@ others named (services, subjects, templates) is; the formatters take out of it w
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from mesh.colour import has_colours
 from mesh.printable import clean, clean_lines, escaped_json
 
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
@@ -81,12 +81,11 @@ class TextFormatter(logging.Formatter):
 
 def handler(format: str = "auto") -> logging.Handler:
     """Writes records to standard error. ``format``: ``json``, ``text``, or ``auto`` (text on a terminal)."""
-    terminal = sys.stderr.isatty()
     made = logging.StreamHandler(sys.stderr)
-    if format == "json" or (format == "auto" and not terminal):
+    if format == "json" or (format == "auto" and not sys.stderr.isatty()):
         made.setFormatter(JsonFormatter())
     else:
-        made.setFormatter(TextFormatter(terminal and not os.environ.get("NO_COLOR")))
+        made.setFormatter(TextFormatter(has_colours(sys.stderr)))
     return made
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,8 @@ from typing import Any, ClassVar
 from mesh.errors import ConfigError
 
 OWN_PREFIX = "MESH_"
+NEAR = 0.75
+"""How alike a variable and a setting are, without the prefix, where one is taken for a misspelling of the other."""
 _METADATA = "mesh.setting"
 _USERINFO = re.compile(r"[^/\s]+@")
 _ANYTHING_BEFORE_AT = re.compile(r"([a-z]+://)?.*@", re.DOTALL)
@@ -26,6 +29,8 @@ _ANYTHING_BEFORE_AT = re.compile(r"([a-z]+://)?.*@", re.DOTALL)
 # them under a name of ours (MESH_GATEWAY_PORT=tcp://10.0.0.1:8080). They are nobody's setting.
 _INJECTED_NAME = re.compile(r".*_SERVICE_(HOST|PORT(_.+)?)|.*_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://.*")
+_log = logging.getLogger("mesh.settings")
+_told: set[str] = set()  # variables that this process has warned of
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,8 @@ def read_all(
 
     ``flags`` maps field names to values, None meaning "not given". ``known`` adds classes whose names are legal
     although their values are not read now, ``variables`` does the same for single environment variables.
+    A MESH_* variable that is near the name of a setting is a mistake; one that is near none is somebody else's, and
+    the log warns of it once.
     Raises TypeError when a flag belongs to none of ``classes``: that is a mistake in the command, not the user's.
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
@@ -123,7 +130,7 @@ def read_all(
     problems: list[str] = []
     everything = tuple(dict.fromkeys((*classes, *known)))
     document = _read(file, problems)
-    problems += _unknown_variables(environ, everything, variables)
+    problems += _misspelt_variables(environ, names_of(everything, variables))
     problems += _unknown_keys(document, everything, file)
     loaded = []
     for cls in classes:
@@ -135,7 +142,21 @@ def read_all(
             loaded.append(instance)
     if problems:
         raise ConfigError(problems)
+    for name in strangers(environ, names_of(everything, variables)):
+        if name not in _told:
+            _told.add(name)
+            _log.warning("environment %s: no setting of the mesh has this name; it is ignored", name)
     return tuple(loaded)
+
+
+def names_of(classes: Iterable[type[Settings]], variables: Iterable[Variable] = ()) -> set[str]:
+    """Every environment variable that has a meaning here."""
+    return {v for cls in classes for _, meta in _fields(cls) for v in meta.env} | {v.name for v in variables}
+
+
+def strangers(environ: Mapping[str, str], names: Collection[str]) -> list[str]:
+    """The MESH_* variables in ``environ`` that are not among ``names``, nor near one of them."""
+    return [name for name in _unknown(environ, names) if not _meant(name, names)]
 
 
 def documentation(classes: Iterable[type[Settings]]) -> Iterator[Documented]:
@@ -224,13 +245,23 @@ def _unknown_keys(document: Mapping[str, Any], classes: Iterable[type[Settings]]
                 yield f"{where} [{section}] {key}: no such setting{_hint(key, by_section[section])}"
 
 
-def _unknown_variables(
-    environ: Mapping[str, str], classes: Iterable[type[Settings]], variables: Iterable[Variable]
-) -> Iterator[str]:
-    names = {v for cls in classes for _, meta in _fields(cls) for v in meta.env} | {v.name for v in variables}
+def _misspelt_variables(environ: Mapping[str, str], names: Collection[str]) -> Iterator[str]:
+    for name in _unknown(environ, names):
+        if meant := _meant(name, names):
+            yield f"environment {name}: no such setting; did you mean {meant}?"
+
+
+def _unknown(environ: Mapping[str, str], names: Collection[str]) -> Iterator[str]:
     for name in sorted(environ):
         if name.startswith(OWN_PREFIX) and name not in names and not _injected(name, environ[name]):
-            yield f"environment {name}: no such setting{_hint(name, names)}"
+            yield name
+
+
+def _meant(name: str, names: Collection[str]) -> str:
+    """The variable that ``name`` misspells, or empty; the prefix, which all share, makes nothing alike."""
+    known = {candidate.removeprefix(OWN_PREFIX): candidate for candidate in sorted(names)}
+    near = difflib.get_close_matches(name.removeprefix(OWN_PREFIX), known, n=1, cutoff=NEAR)
+    return known[near[0]] if near else ""
 
 
 def _injected(name: str, value: str) -> bool:

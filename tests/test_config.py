@@ -13,6 +13,7 @@ from mesh.config import (
     ServiceSettings,
     documentation,
     find_file,
+    foreign_variables,
     load_all,
 )
 from mesh.errors import ConfigError
@@ -130,6 +131,30 @@ def test_names_are_checked_for_classes_that_are_not_read_values_are_not(tmp_path
     assert problems(ServiceSettings, environ={"MESH_OPS_PROT": "1"}) == [
         "environment MESH_OPS_PROT: no such setting; did you mean MESH_OPS_PORT?"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MESH_HEARTBEET_MS", "MESH_HEARTBEAT_MS"),
+        ("MESH_HEARTBEAT", "MESH_HEARTBEAT_MS"),
+        ("MESH_CONCURENCY", "MESH_CONCURRENCY"),
+        ("MESH_NATS_URL", "NATS_URL"),
+    ],
+)
+def test_a_misspelt_variable_is_a_mistake(name, meant):
+    assert problems(environ={name: "1"}) == [f"environment {name}: no such setting; did you mean {meant}?"]
+
+
+def test_a_variable_that_is_near_no_setting_is_warned_of_once(caplog, monkeypatch):
+    monkeypatch.setattr("mesh.settings._told", set())
+    environ = dict.fromkeys(("MESH_TAIL", "MESH_NAMESPACE", "MESH_VERSION", "MESH_FLAVOUR_OF_OURS"), "1")
+    for _ in range(3):
+        assert GatewaySettings.load(environ=environ, file=None) == GatewaySettings()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"environment {n}: no setting of the mesh has this name; it is ignored" for n in sorted(environ)]
+    assert foreign_variables(environ) == sorted(environ)
+    assert foreign_variables({"MESH_HEARTBEET_MS": "1", "MESH_NATS_PORT": "tcp://a:1", "MESH_PREFIX": "x"}) == []
 
 
 def test_what_a_platform_says_of_its_neighbours_is_no_setting():

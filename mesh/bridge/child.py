@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from mesh.embedded import Supervisor
+from mesh.embedded import Supervisor, ended
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 10.0
@@ -54,7 +54,7 @@ class Child:
         loop = asyncio.get_running_loop()
         if loop.time() - self._began > STEADY_S:
             self._pause = FIRST_PAUSE_S
-        _log.error("%s ended with exit code %d; starting it again in %.1f s", name, code, self._pause)
+        _log.error("%s %s; starting it again in %.1f s", name, ended(code), self._pause)
         self._again = loop.call_later(self._pause, self._restart)
         self._pause = min(self._pause * 2, LONGEST_PAUSE_S)
 

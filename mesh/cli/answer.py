@@ -36,7 +36,14 @@ async def _show(answer: Answer, *, head: bool, include: bool, as_json: bool) -> 
     status = headers.status_of(pairs)
     if status is None:
         raise Missing(f"the reply has the status {headers.find(pairs, headers.STATUS)!r}")
-    body = b"" if head else reply.payload
+    body = reply.payload
+    if status >= 400 and not body and headers.find(pairs, headers.STATUS) is None:
+        # The error of a foreign service is two headers (ADR-32); it is shown as a gateway's clients get it.
+        from gateway.headers import response
+
+        _, pairs, body = response(reply, "GET")
+    if head:
+        body = b""
     if as_json:
         if stream is not None:
             body = b"".join([piece async for piece in _pieces(stream)])
@@ -85,7 +92,7 @@ def _write(body: bytes) -> None:
     try:
         text = (msgspec.json.format(body, indent=2) if is_json(body) else body).decode()
     except UnicodeDecodeError:
-        click.echo(f"{len(body)} bytes that are no text; redirect the output to keep them", err=True)
+        click.echo(f"{len(body)} bytes that are not text; redirect the output to keep them", err=True)
         return
     sys.stdout.write(_tame(text) + "\n")
     sys.stdout.flush()
@@ -109,7 +116,7 @@ async def _write_pieces(stream: Stream) -> None:
         decode(b"", True)
         note = ""
     except UnicodeDecodeError:
-        note = "what follows is no text; redirect the output to keep it"
+        note = "what follows is not text; redirect the output to keep it"
     if last != "\n":
         click.echo()
     if note:

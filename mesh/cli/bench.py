@@ -48,7 +48,7 @@ def command(
     Examples:
       mesh bench http://127.0.0.1:8080/jokes
       mesh bench http://127.0.0.1:8080/jokes --rate 2000 -d 30
-      mesh bench http://127.0.0.1:8080/users -H 'content-type: application/json' --data '{"name": "ada"}'
+      mesh bench http://127.0.0.1:8080/users --data '{"name": "ada"}'
       mesh bench http://127.0.0.1:8080/jokes --json | jq .p99_ms
 
     Exit codes: 0, 1 when a request failed (no answer, or a status of 400 or more), 2 for wrong usage.

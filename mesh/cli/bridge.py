@@ -35,9 +35,9 @@ def command(command: tuple[str, ...], timeouts: tuple[str, ...], **options: Any)
 
     \b
     Examples:
-      mesh bridge --name joke --to http://127.0.0.1:5000 --route 'GET /joke' --health /health
-      mesh bridge --name joke --to http://127.0.0.1:5000 --prefix /joke -- ./joke_api --port 5000
-      mesh bridge --name shop --to http://127.0.0.1:8000 --openapi /openapi.json --timeout '/reports/*=120'
+      mesh bridge --name joke --to http://127.0.0.1:5000 --route 'GET /joke'
+      mesh bridge --name joke --to http://127.0.0.1:5000 --prefix /joke -- ./joke
+      mesh bridge --name shop --to http://127.0.0.1:8000 --openapi /openapi.json
 
     Exit codes: 0 after draining, 1 when the other side cannot be reached or started, 2 for wrong settings.
     """

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from mesh.cli.names import endpoints, services_and_methods
 from mesh.cli.terminal import clean
-from mesh.cli.view import HELP, Missing, Target, View, execute, nearest
+from mesh.cli.texts import nearest
+from mesh.cli.view import HELP, Missing, Target, View, execute
 from mesh.subjects import is_name
 
 if TYPE_CHECKING:
@@ -32,8 +34,8 @@ class Options(NamedTuple):
 
 
 @click.command("call", context_settings=HELP)
-@click.argument("what", metavar="SERVICE|METHOD")
-@click.argument("where", metavar="ENDPOINT|/PATH")
+@click.argument("what", metavar="SERVICE|METHOD", shell_complete=services_and_methods)
+@click.argument("where", metavar="ENDPOINT|/PATH", shell_complete=endpoints)
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE|KEY:=JSON]...")
 @click.option("-d", "--data", metavar="BODY|@FILE", help="The body; @- reads standard input.")
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header; may be repeated.")
@@ -76,7 +78,7 @@ def command(
     values = dict(_argument(text) for text in arguments)
     if where.startswith("/"):
         if not METHOD.fullmatch(what):
-            raise click.UsageError(f"{clean(what)!r} is no HTTP method; they are upper case")
+            raise click.UsageError(f"{clean(what)!r} is not an HTTP method; write it in upper case, as GET")
         execute(lambda bus: _route(bus, what, where, values, options))
     if not is_name(what) or not is_name(where):
         raise click.UsageError("give SERVICE ENDPOINT, or METHOD /PATH")
@@ -91,7 +93,7 @@ def command(
 def _header(text: str) -> tuple[bytes, bytes]:
     name, colon, value = text.partition(":")
     if not colon or not name:
-        raise click.UsageError(f"{clean(text)!r} is no header; write NAME:VALUE")
+        raise click.UsageError(f"{clean(text)!r} is not a header; write NAME:VALUE")
     try:
         return name.strip().lower().encode("ascii"), value.strip().encode("latin-1")
     except UnicodeEncodeError:
@@ -103,7 +105,7 @@ def _argument(text: str) -> tuple[str, Any]:
 
     found = re.match(r"([^=:]+)(:?=)(.*)", text, re.DOTALL)
     if not found:
-        raise click.UsageError(f"{clean(text)!r} is no argument; write KEY=VALUE or KEY:=JSON")
+        raise click.UsageError(f"{clean(text)!r} is not an argument; write KEY=VALUE or KEY:=JSON")
     key, mark, value = found.groups()
     if mark == "=":
         return key, value

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mesh.cli.names import services
 from mesh.cli.terminal import clean
+from mesh.cli.texts import counted
 from mesh.cli.view import HELP, Missing, Target, View, execute, target_of
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ WAIT_S = 60.0
 
 
 @click.command("drain", context_settings=HELP)
-@click.argument("target", metavar="SERVICE[.INSTANCE]")
+@click.argument("target", metavar="SERVICE[.INSTANCE]", shell_complete=services)
 @click.option("--no-wait", is_flag=True, help="Do not wait until they have left.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before every instance of a service is drained.")
 @click.option(
@@ -37,6 +39,7 @@ WAIT_S = 60.0
 def command(target: str, no_wait: bool, yes: bool, timeout: float, as_json: bool) -> None:
     """Drain one instance, or all instances of a service: no new work, the rest is finished, then they exit.
 
+    Before all instances of a service are drained it asks; without a terminal to ask at it wants --yes.
     Progress goes to standard error. INSTANCE may be shortened as long as one instance alone begins so.
 
     \b
@@ -61,8 +64,13 @@ async def _drain(bus: Bus, target: Target, no_wait: bool, yes: bool, timeout: fl
             raise view.missing(target)
         if target.instance and len(instances) > 1:
             raise Missing(f"{target} is the beginning of {len(instances)} ids: {', '.join(i.id for i in instances)}")
-        if not target.instance and not yes and sys.stdin.isatty():
-            if not await confirmed(f"Drain all {len(instances)} instances of {target.service}?"):
+        if not target.instance and not yes:
+            all_of_them = counted(len(instances), "instance")
+            if sys.stdin is None or not sys.stdin.isatty():
+                raise click.UsageError(
+                    f"this drains {all_of_them} of {target.service} and cannot ask first: give --yes"
+                )
+            if not await confirmed(f"Drain {all_of_them} of {target.service}?"):
                 click.echo("nothing was drained", err=True)
                 return 1
             instances = view.instances(target)  # some may have come or gone meanwhile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -39,7 +40,7 @@ def command(worker: str | None, succeeds: bool, **flags: Any) -> None:
       mesh gateway --host 0.0.0.0 --port 80
       mesh gateway --workers 4
       NATS_URL=nats://nats.internal:4222 mesh gateway
-      kill -HUP PID                      take over a new configuration, or a new version of mesh
+      kill -HUP PID                      take over a new configuration or version
 
     Exit codes: 0 after draining, 1 when a port is taken, 2 for wrong settings.
     """
@@ -96,6 +97,8 @@ async def _serve(
     ready, ops, *public = descriptors
     sockets = [*(inherited(fd) for fd in public), inherited(ops)]
     gateway = Gateway(bus, settings, sockets=sockets, text_log=text)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(gateway.access.comes_first)
     hurry, replaced = asyncio.Event(), asyncio.Event()
 
     def asked() -> None:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli.foreign import taken
+from mesh.cli.names import services
+from mesh.cli.terminal import Fit
 from mesh.cli.view import HELP, Target, age, execute, plain, span, state_of, target_of
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("info", context_settings=HELP)
-@click.argument("target", metavar="SERVICE[.INSTANCE]")
+@click.argument("target", metavar="SERVICE[.INSTANCE]", shell_complete=services)
 @click.option("--json", "as_json", is_flag=True, help="One JSON array, an object for each instance.")
 def command(target: str, as_json: bool) -> None:
     """Show what the instances of a service announce: description, metadata, endpoints and routes.
@@ -45,7 +48,7 @@ async def _info(bus: Bus, target: Target, as_json: bool) -> int:
     async with View(bus) as view:
         _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
         documents = [_announced(i) for i in view.instances(target)]
-        foreign = [m for m in micros if m.kind(bus.subjects.prefix)]
+        foreign = view.foreign(micros)
         wanted = [m for m in foreign if m.name == target.service and m.id.startswith(target.instance)]
         documents += [_micro(m, bus.subjects.prefix) for m in wanted]
         if not documents:
@@ -91,8 +94,17 @@ def _micro(micro: Micro, prefix: str) -> dict[str, Any]:
             {"name": e.name, "subject": e.subject, "queue_group": e.queue_group, "metadata": e.metadata}
             for e in micro.endpoints
         ],
-        "routes": [],
+        "routes": _routes(micro, prefix),
     }
+
+
+def _routes(micro: Micro, prefix: str) -> list[dict[str, Any]]:
+    """The routes that a gateway takes from it, under the names of their endpoints; none of another mesh's service."""
+    announced = taken(micro, prefix)
+    if announced is None:
+        return []
+    names = {e.subject: e.name for e in announced.endpoints}
+    return [{**plain(route), "endpoint": names.get(route.endpoint, route.endpoint)} for route in announced.routes]
 
 
 def _print(terminal: Terminal, document: dict[str, Any]) -> None:
@@ -116,11 +128,13 @@ def _print(terminal: Terminal, document: dict[str, Any]) -> None:
                 (f"  {e['name']}", e["subject"], e["queue_group"] or "-", _pairs(e.get("metadata")))
                 for e in document["endpoints"]
             ],
+            (Fit("METADATA", 16), Fit("QUEUE"), Fit("METADATA"), Fit("SUBJECT", 24), Fit("  ENDPOINT", 16)),
         )
     if document["routes"]:
         terminal.table(
             ("  METHOD", "PATH", "ENDPOINT", "SUMMARY"),
             [(f"  {r['method']}", r["path"], r["endpoint"], r.get("summary", "")) for r in document["routes"]],
+            (Fit("SUMMARY", 16), Fit("ENDPOINT", 12), Fit("SUMMARY"), Fit("PATH", 24)),
         )
 
 

@@ -66,7 +66,7 @@ class Target:
         """Raises ValueError with a sentence where the URL is none."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is no URL like http://127.0.0.1:8080/jokes")
+            raise ValueError(f"{url!r} is not a URL like http://127.0.0.1:8080/jokes")
         port = parts.port or (443 if parts.scheme == "https" else 80)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         lines = {"host": parts.netloc.rpartition("@")[2], "user-agent": "mesh-bench", "accept": "*/*"}

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli.foreign import taken
+from mesh.cli.names import services
+from mesh.cli.terminal import STATES, Fit
 from mesh.cli.view import HELP, age, execute, number, span, state_of, target_of
 
 if TYPE_CHECKING:
@@ -14,11 +17,22 @@ if TYPE_CHECKING:
     from mesh.micros.survey import Micro
     from mesh.registry import Instance
 
+# What gives way on a narrow terminal, in this order.
+FIT = (
+    Fit("INSTANCE", 8, mark=""),
+    Fit("REVISION"),
+    Fit("HEARD"),
+    Fit("SERVICE", 16),
+    Fit("STATE", 10),
+    Fit("VERSION", 8),
+    Fit("AGE"),
+    Fit("LAG"),
+)
 HEAD = ("SERVICE", "INSTANCE", "VERSION", "STATE", "AGE", "HEARD", "LOAD", "LAG", "REVISION", "ROUTES")
 
 
 @click.command("ls", context_settings=HELP)
-@click.argument("service", required=False)
+@click.argument("service", required=False, shell_complete=services)
 @click.option("--json", "as_json", is_flag=True, help="One JSON array of instances.")
 @click.option("--quick", is_flag=True, help="Do not wait for heartbeats: load and lag may be missing.")
 def command(service: str | None, as_json: bool, quick: bool) -> None:
@@ -47,8 +61,8 @@ async def _ls(bus: Bus, target: Target | None, as_json: bool, quick: bool) -> in
     from mesh.micros.survey import survey
 
     async with View(bus) as view:
-        _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))
-        foreign = [m for m in micros if m.kind(bus.subjects.prefix)]
+        _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
+        foreign = view.foreign(micros)
         instances = view.instances(target)
         shown = [
             m for m in foreign if target is None or (m.name == target.service and m.id.startswith(target.instance))
@@ -60,12 +74,18 @@ async def _ls(bus: Bus, target: Target | None, as_json: bool, quick: bool) -> in
         instances = view.instances(target)
         rows = [_row(view, i) for i in instances]
         rows += [_foreign(m, bus.subjects.prefix) for m in shown]
+        if not rows:
+            view.say_nothing()
     terminal = Terminal()
     if as_json:
         terminal.json(rows)
-    else:
-        terminal.table(HEAD, [_cells(row) for row in rows])
+    elif rows:
+        terminal.table(HEAD, [_cells(row) for row in rows], FIT, _colour)
     return 0
+
+
+def _colour(column: str, cell: str) -> str:
+    return STATES.get(cell, "") if column == "STATE" else ""
 
 
 def _row(view: View, instance: Instance) -> dict[str, Any]:
@@ -95,13 +115,15 @@ def _foreign(micro: Micro, prefix: str) -> dict[str, Any]:
         "kind": "nats micro",
         "state": micro.kind(prefix),
         "metadata": micro.metadata,
+        # None for one of another mesh: no gateway of this one asks it.
+        "routes": None if (announced := taken(micro, prefix)) is None else len(announced.routes),
     }
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     cells = [row["service"], row["instance"], row["version"], row["state"]]
     if row["kind"] != "mesh":
-        return [*cells, "-", "-", "-", "-", "-", "-"]
+        return [*cells, "-", "-", "-", "-", "-", "-" if row["routes"] is None else str(row["routes"])]
     load = "-" if row["inflight"] is None else f"{row['inflight']}/{row['capacity'] or 'any'}"
     lag = "-" if row["lag_ms"] is None else f"{row['lag_ms']}ms"
     return [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -14,7 +16,7 @@ COMMANDS = {
     "up": ("mesh.cli.up", "Run a whole mesh here: NATS, gateway and example services."),
     "run": ("mesh.cli.run", "Run a service: module:service."),
     "serve": ("mesh.cli.serve", "Run an ASGI or WSGI application as a service."),
-    "bridge": ("mesh.cli.bridge", "Stand for a service that only speaks HTTP."),
+    "bridge": ("mesh.cli.bridge", "Stand in for a service that only speaks HTTP."),
     "gateway": ("mesh.cli.gateway", "Run the HTTP gateway."),
     "tail": ("mesh.cli.tail", "Show who joins, changes and leaves, live."),
     "ls": ("mesh.cli.ls", "List instances and how they are."),
@@ -75,16 +77,30 @@ def mesh() -> None:
     """
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of `mesh`."""
-    mesh(prog_name="mesh")
+    _start(mesh, "mesh")
 
 
-def tail_main() -> None:
+def tail_main() -> NoReturn:
     """Entry point of `mesh-tail`."""
     from mesh.cli.tail import command
 
-    command(prog_name="mesh-tail")
+    _start(command, "mesh-tail")
+
+
+def _start(command: click.Command, name: str) -> NoReturn:
+    """Run a command and exit; wrong usage is told in the form that all other errors have."""
+    try:
+        code = command.main(prog_name=name, standalone_mode=False)
+    except click.ClickException as error:
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(re.sub(r"^Error: ", "error: ", shown.getvalue(), flags=re.MULTILINE), err=True, nl=False)
+        code = error.exit_code
+    except click.Abort:  # Ctrl-C before the command itself handles it
+        code = 130
+    sys.exit(code)
 
 
 def fail(text: str, code: int) -> NoReturn:

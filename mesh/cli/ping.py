@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli.names import services
 from mesh.cli.terminal import clean
 from mesh.cli.view import HELP, Target, execute, number, target_of
 
@@ -52,7 +53,7 @@ Found = dict[tuple[str, str], Pinged]
 
 
 @click.command("ping", context_settings=HELP)
-@click.argument("target", required=False, metavar="[SERVICE[.INSTANCE]]")
+@click.argument("target", required=False, metavar="[SERVICE[.INSTANCE]]", shell_complete=services)
 @click.option("-c", "--count", type=click.IntRange(1, 10_000), default=1, help="How often to ask.")
 @click.option(
     "--timeout",
@@ -213,7 +214,7 @@ async def _silence(bus: Bus, target: Target) -> str:
 
 
 def _print(nats: list[float], rows: list[dict[str, Any]], quiet: bool, as_json: bool) -> None:
-    from mesh.cli.terminal import Terminal
+    from mesh.cli.terminal import Fit, Terminal
 
     if quiet:
         return
@@ -233,4 +234,5 @@ def _print(nats: list[float], rows: list[dict[str, Any]], quiet: bool, as_json: 
         told = [number(value, "ms") for value in figures(nats).values()]
         cells.insert(0, ["(NATS)", "-", "-", f"{len(nats)}/{len(nats)}", *told])
     if cells:
-        terminal.table(("SERVICE", "INSTANCE", "VERSION", "ANSWERS", "MIN", "AVERAGE", "MAX"), cells)
+        fit = (Fit("INSTANCE", 8, mark=""), Fit("SERVICE", 16), Fit("VERSION", 8), Fit("MIN"), Fit("MAX"))
+        terminal.table(("SERVICE", "INSTANCE", "VERSION", "ANSWERS", "MIN", "AVERAGE", "MAX"), cells, fit)

@@ -2,37 +2,72 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from mesh.cli.names import services
+from mesh.cli.terminal import Fit
 from mesh.cli.view import HELP, Target, View, as_list, execute, number, plain
 from mesh.conflicts import sentence
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mesh.bus import Bus
     from mesh.routes import Entry
 
+# What gives way on a narrow terminal, in this order.
+FIT = (
+    Fit("FLAGS", 12),
+    Fit("SERVICE", 12),
+    Fit("VERSIONS", 8),
+    Fit("INSTANCES"),
+    Fit("FLAGS"),
+    Fit("VERSIONS"),
+    Fit("PATH", 24),
+)
 HEAD = ("METHOD", "PATH", "SERVICE", "VERSIONS", "INSTANCES", "FLAGS")
 
 
-def gateway_view(bus: Bus) -> View:
-    """A view whose routes are decided with the settings of a gateway that runs here."""
+class GatewayView(View):
+    """A view of what a gateway with the settings that hold here serves, foreign services' routes included."""
+
+    asks_foreign = True
+    left_out: Sequence[tuple[str, str]] = ()
+    """What such a gateway does not serve of foreign services: the service, and why."""
+
+    async def synchronise(self) -> Self:
+        from mesh.micros import survey
+
+        if self.asks_foreign:
+            _, micros = await asyncio.gather(super().synchronise(), survey(self.bus, "INFO"))
+            self.left_out = self.adopt(micros)
+        else:
+            await super().synchronise()
+        return self
+
+
+def gateway_view(bus: Bus) -> GatewayView:
+    """What a gateway would serve that runs here with the same settings."""
     from gateway.health import RESERVED
     from mesh.cli.settings import load
     from mesh.config import GatewaySettings
 
     (settings,) = load(GatewaySettings)
-    return View(bus, owners=settings.owners, reserved=RESERVED)
+    view = GatewayView(bus, owners=settings.owners, reserved=RESERVED)
+    view.asks_foreign = bool(settings.foreign_s)
+    return view
 
 
 @click.command("routes", context_settings=HELP)
-@click.option("--service", metavar="NAME", help="Only routes of this service.")
+@click.option("--service", metavar="NAME", shell_complete=services, help="Only routes of this service.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: routes, conflicts, rejected.")
 def command(service: str | None, as_json: bool) -> None:
     """List HTTP routes, then the conflicts (two services claim one route) and the routes that cannot be one.
 
-    Decided here as a gateway with the same settings decides.
+    Decided here as a gateway with the same settings decides, those of foreign NATS micro services included.
 
     \b
     Examples:
@@ -56,6 +91,16 @@ async def _routes(bus: Bus, service: str, as_json: bool) -> int:
         rows = [_row(view, entry) for entry in table.entries() if service in ("", entry.service)]
         conflicts = [c for c in table.conflicts if service in ("", c.winner, *c.losers)]
         rejected = [plain(r) for r in table.rejected if service in ("", r.service)]
+        rejected += [
+            {"service": name, "method": "", "path": "", "why": why}
+            for name, why in view.left_out
+            if service in ("", name)
+        ]
+        if not view.instances():
+            view.say_nothing()
+        elif not rows:
+            hint = f"'mesh info {service}' shows what it has" if service else "'mesh ls' shows who is there"
+            click.echo(clean(f"no HTTP route of {service or 'anybody'} is served; {hint}"), err=True)
     terminal = Terminal()
     if as_json:
         terminal.json({"routes": rows, "conflicts": [plain(c) for c in conflicts], "rejected": rejected})
@@ -63,11 +108,13 @@ async def _routes(bus: Bus, service: str, as_json: bool) -> int:
     cells = [
         (r["method"], r["path"], r["service"], as_list(r["versions"]), str(r["instances"]), _flags(r)) for r in rows
     ]
-    terminal.table(HEAD, cells)
+    if cells:
+        terminal.table(HEAD, cells, FIT)
     for conflict in conflicts:
         terminal.line(terminal.paint(clean(f"conflict: {sentence(conflict)}"), "red"))
     for r in rejected:
-        text = f"rejected: {r['method']} {r['path']} of {r['service']}: {r['why']}"
+        what = f"{r['method']} {r['path']} of {r['service']}" if r["path"] else r["service"]
+        text = f"rejected: {what}: {r['why']}"
         terminal.line(terminal.paint(clean(text), "red"))
     return 0
 

@@ -62,7 +62,7 @@ def command(
       mesh serve shop.main:app --name shop --reload
       mesh serve main.py:app --name chat --health /health --exclude '/internal/*'
       mesh serve wsgi:application --name legacy --prefix /legacy --strip
-      mesh serve shop.main:create_app --factory --name shop --version 2.1.0 --timeout 30
+      mesh serve shop.main:create_app --factory --name shop --timeout 30
 
     Exit codes: 0 after draining, 1 when the application does not start, 2 for wrong settings or declarations.
     """

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli.names import services
+from mesh.cli.terminal import Fit
 from mesh.cli.view import HELP, Target, View, execute, number, target_of
 
 if TYPE_CHECKING:
@@ -26,13 +28,25 @@ HEAD = (
     "INFLIGHT",
     "LAST ERROR",
 )
+# What gives way on a narrow terminal, in this order.
+FIT = (
+    Fit("INSTANCE", 8, mark=""),
+    Fit("LAST ERROR", 20),
+    Fit("P50"),
+    Fit("SERVICE", 12),
+    Fit("ENDPOINT", 12),
+    Fit("INFLIGHT"),
+    Fit("LAST ERROR", 10),
+    Fit("AVERAGE"),
+    Fit("RATE"),
+)
 STATS_S = 1.0
 """How long the slowest instance may take to answer."""
 Counts = dict[tuple[str, str, str], tuple[float, int]]
 
 
 @click.command("stats", context_settings=HELP)
-@click.argument("service", required=False)
+@click.argument("service", required=False, shell_complete=services)
 @click.option("--watch", is_flag=True, help="Again and again until Ctrl-C, with rates per second.")
 @click.option("--interval", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, metavar="SECONDS")
 @click.option("--json", "as_json", is_flag=True, help="One JSON array; with --watch one a line.")
@@ -67,8 +81,8 @@ async def _stats(bus: Bus, target: Target | None, interval: float, as_json: bool
             await view.beats(service=target.service if target else "")
         while True:
             rows = await _rows(view, target, before)
-            if target and not rows and not before:
-                raise await _missing(view, target)
+            if not rows and not before and (target or not interval):
+                await _say_why(view, target)
             _print(terminal, rows, as_json, bool(interval))
             if not interval:
                 return 0
@@ -120,28 +134,34 @@ def _row(view: View, micro: Micro, endpoint: Asked, rate: float | None) -> dict[
         "rate": None if rate is None else round(rate, 3),
         "errors": endpoint.errors,
         "last_error": endpoint.last_error,
-        "average_ms": round(endpoint.average_ms, 4),
+        "average_ms": round(endpoint.average_ms, 4) if endpoint.requests else None,
         "p50_ms": endpoint.p50_ms,
         "p99_ms": endpoint.p99_ms,
         "inflight": instance.inflight if instance is not None and view.has_beaten(instance) else None,
     }
 
 
-async def _missing(view: View, target: Target) -> Exception:
+async def _say_why(view: View, target: Target | None) -> None:
+    """Say why there is no row; raises `Missing` for a name that does not exist."""
     from mesh.micros.survey import survey
 
-    return view.missing(target, (m.name for m in await survey(view.bus, "PING")))
+    micros = await survey(view.bus, "PING")
+    if view.instances(target) or any(target is None or m.name == target.service for m in micros):
+        click.echo(f"no endpoint of {target or 'anybody'} has figures; 'mesh ls' shows who is there", err=True)
+    elif target:
+        raise view.missing(target, (m.name for m in micros))
+    else:
+        view.say_nothing()
 
 
 def _print(terminal: Terminal, rows: list[dict[str, Any]], as_json: bool, again: bool) -> None:
     if as_json:
         terminal.json(rows)
         return
-    if again and terminal.stream.isatty():
-        terminal.stream.write("\x1b[H\x1b[2J")
-    terminal.table(HEAD, [_cells(row) for row in rows])
-    if again and not terminal.stream.isatty():
-        terminal.line()
+    if again:
+        terminal.clear()
+    if rows or again:
+        terminal.table(HEAD, [_cells(row) for row in rows], FIT if again else (Fit("RATE"), *FIT))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -152,7 +172,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         str(row["requests"]),
         number(row["rate"], "/s"),
         str(row["errors"]),
-        number(row["average_ms"] if row["requests"] else None, "ms"),
+        number(row["average_ms"], "ms"),
         number(row["p50_ms"], "ms"),
         number(row["p99_ms"], "ms"),
         "-" if row["inflight"] is None else str(row["inflight"]),

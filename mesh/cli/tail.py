@@ -13,11 +13,13 @@ import click
 import msgspec
 
 from mesh.bus import Bus
+from mesh.cli import names
 from mesh.cli.main import NO_NATS, fail
 from mesh.cli.settings import load
 from mesh.cli.terminal import Terminal, clean, json_text
+from mesh.cli.texts import counted, no_service, nothing
 from mesh.cli.view import HELP, connecting, detach, quiet, without_nats
-from mesh.config import BusSettings
+from mesh.config import BusSettings, GatewaySettings
 from mesh.conflicts import sentence
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable
@@ -43,7 +45,14 @@ MARKS = {
 
 
 @click.command("tail", context_settings=HELP)
-@click.option("--service", "services", multiple=True, metavar="NAME", help="Only this service; may be repeated.")
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=names.services,
+    help="Only this service; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line (the default when not on a terminal).")
 @click.option("--text", "as_text", is_flag=True, help="Text for people, also into a pipe.")
 @click.option("--raw", is_flag=True, help="The announcements and heartbeats themselves, as they arrive.")
@@ -66,31 +75,41 @@ def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, 
       mesh-tail --json | jq 'select(.kind == "lost")'
       mesh-tail --raw
 
-    Data goes to standard output, the rest to standard error. Exit codes: 0, 2 for wrong usage, 75 without NATS.
+    Data goes to standard output, the rest to standard error. Exit codes: 0, 1 when --once misses a service that
+    was named, 2 for wrong usage, 75 without NATS.
     """
     if as_json and as_text:
         raise click.UsageError("--json and --text exclude each other")
     if raw and once:
         raise click.UsageError("--raw shows what arrives, so it has no present state for --once")
-    (settings,) = load(BusSettings)
+    settings, gateway = load(BusSettings, GatewaySettings)
     quiet()  # what the library warns of is shown here as an event
     terminal = Terminal()
     text = as_text or (not as_json and (sys.stdout.isatty() or terminal.colour))
-    tail = Tail(settings, terminal, frozenset(services), text, foreign_s)
+    tail = Tail(settings, gateway, terminal, frozenset(services), text, foreign_s)
     try:
-        asyncio.run(tail.run(raw=raw, once=once))
+        code = asyncio.run(tail.run(raw=raw, once=once))
     except BusUnavailable as error:
         fail(without_nats(error), NO_NATS)
     except BrokenPipeError:
         detach()
+        code = 0
+    sys.exit(code)
 
 
 class Tail:
     """Prints the mesh's events. ``services`` empty means all."""
 
     def __init__(
-        self, settings: BusSettings, terminal: Terminal, services: frozenset[str], text: bool, foreign_s: float = 10.0
+        self,
+        settings: BusSettings,
+        gateway: GatewaySettings,
+        terminal: Terminal,
+        services: frozenset[str],
+        text: bool,
+        foreign_s: float,
     ) -> None:
+        self._gateway = gateway
         self._foreign_s = foreign_s
         self._settings = settings
         self._terminal = terminal
@@ -99,7 +118,8 @@ class Tail:
         self._live = False
         self._broken: asyncio.Future[None] | None = None
 
-    async def run(self, *, raw: bool, once: bool) -> None:
+    async def run(self, *, raw: bool, once: bool) -> int:
+        """Print until a signal, or the present state alone; 1 where that lacks a service that was named."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -108,15 +128,16 @@ class Tail:
             if raw:
                 await self._raw(bus)
                 await self._until(stop)
-                return
+                return 0
             watcher = Watcher(bus)
             watcher.on_change(self._changes)
-            directory = Directory(watcher, on_conflicts=self._conflicts)
+            directory = self._directory(watcher)
             await watcher.start()
             foreign = ForeignWatch(bus, watcher, self._foreign_s)
             foreign.start()
+            there = True
             if await self._until(stop, watcher.synchronised):
-                self._present(watcher, directory, once)
+                there = self._present(watcher, directory, once)
                 self._live = True
                 bus.on_connection(self._connection)
                 if not once:
@@ -125,6 +146,14 @@ class Tail:
             await watcher.aclose()
             if self._broken.done():
                 raise BrokenPipeError
+        return 1 if once and not there else 0
+
+    def _directory(self, watcher: Watcher) -> Directory:
+        """Routes as a gateway with the settings that hold here decides them."""
+        from gateway.health import RESERVED
+
+        owners = self._gateway.owners
+        return Directory(watcher, owners=owners, reserved=RESERVED, on_conflicts=self._conflicts)
 
     async def _until(self, stop: asyncio.Event, other: asyncio.Event | None = None) -> bool:
         """Wait for ``other``; False when it was ``stop``, or the reader of our output, that ended the wait."""
@@ -141,8 +170,14 @@ class Tail:
 
     # -- events
 
-    def _present(self, watcher: Watcher, directory: Directory, once: bool) -> None:
+    def _present(self, watcher: Watcher, directory: Directory, once: bool) -> bool:
+        """Print who is there; False where a service that was named is not."""
+        directory.settle()
         instances = [i for i in watcher.registry.instances() if self._wanted(i.service)]
+        absent = self._services - {i.service for i in instances}
+        for name in sorted(absent):
+            sentence = clean(no_service(name, watcher.registry.services()))
+            click.echo(f"{'error' if once else 'note'}: {sentence}", err=True)
         for instance in sorted(instances, key=lambda i: (i.service, i.id)):
             self._print(
                 "present",
@@ -155,9 +190,17 @@ class Tail:
         for conflict in directory.conflicts:
             self._conflict("conflict", conflict)
         if self._text:
-            services = len({i.service for i in instances})
-            note = f"{len(instances)} instances of {services} services"
-            click.echo(note if once else f"{note}; watching, Ctrl-C ends", err=True)
+            self._sum_up(instances, once)
+        return not absent
+
+    def _sum_up(self, instances: Sequence[Instance], once: bool) -> None:
+        if not instances and not self._services:
+            click.echo(nothing(self._settings.prefix, self._settings.servers), err=True)
+        services = len({i.service for i in instances})
+        words = [f"{counted(len(instances), 'instance')} of {counted(services, 'service')}"] if instances else []
+        words += [] if once else ["watching, Ctrl-C ends"]
+        if words:
+            click.echo("; ".join(words), err=True)
 
     def _changes(self, changes: Sequence[Change]) -> None:
         if not self._live:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TextIO
 
+from mesh.colour import can_be_steered, has_colours
 from mesh.printable import clean, json_text
 
 COLOURS = {"green": 32, "yellow": 33, "red": 31, "blue": 34, "cyan": 36, "dim": 2, "bold": 1}
+STATES = {"starting": "cyan", "ready": "green", "unready": "red", "draining": "blue", "suspect": "yellow"}
+"""The colour of an instance's state."""
+GAP = "  "
 
 
 __all__ = ["COLOURS", "Terminal", "clean", "json_text"]
 
 
 class Terminal:
-    """A text stream that may have colours: a terminal, unless NO_COLOR is set; FORCE_COLOR decides otherwise."""
+    """A text stream that may have colours, where `has_colours` says so unless ``colour`` does."""
 
     def __init__(self, stream: TextIO | None = None, colour: bool | None = None) -> None:
         self.stream = stream or sys.stdout
-        if colour is None:
-            forced = os.environ.get("FORCE_COLOR")
-            colour = bool(forced) or (self.stream.isatty() and not os.environ.get("NO_COLOR"))
-        self.colour = colour
+        self.colour = has_colours(self.stream) if colour is None else colour
 
     def paint(self, text: str, colour: str) -> str:
         return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m" if self.colour else text
@@ -37,10 +38,77 @@ class Terminal:
         """Print one value as a line of JSON."""
         self.line(json_text(value))
 
-    def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print aligned columns."""
+    def clear(self) -> None:
+        """Empty the screen, where there is one; into a pipe, an empty line parts what follows."""
+        if can_be_steered(self.stream):
+            self.stream.write("\x1b[H\x1b[2J")
+        else:
+            self.line()
+
+    @property
+    def width(self) -> int:
+        """Columns that a line may have; 0 where nobody looks at them, as in a pipe."""
+        return shutil.get_terminal_size((80, 24)).columns if self.stream.isatty() else 0
+
+    def table(
+        self,
+        head: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        fit: Sequence[Fit] = (),
+        colour: Callable[[str, str], str] = lambda column, cell: "",
+    ) -> None:
+        """Print aligned columns; ``fit`` says what gives way on a terminal that is too narrow, one after the other.
+
+        ``colour`` gives a cell's colour or nothing for the title of its column and its text.
+        """
         cells = [[clean(str(cell)) for cell in row] for row in rows]
-        widths = [max([len(head[i]), *(len(row[i]) for row in cells)]) for i in range(len(head))]
-        self.line(self.paint("  ".join(h.ljust(w) for h, w in zip(head, widths, strict=True)).rstrip(), "bold"))
+        natural = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(head)]
+        widths = fitted(head, natural, fit, self.width)
+        marks = {step.column: step.mark for step in fit}
+        shown = [i for i, width in enumerate(widths) if width]
+        titles = [head[i][: widths[i]].ljust(widths[i]) for i in shown]
+        self.line(self.paint(GAP.join(titles).rstrip(), "bold"))
         for row in cells:
-            self.line("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+            line = ""
+            for i in shown:
+                text = _short(row[i], widths[i], marks.get(head[i], "…"))
+                name = colour(head[i], row[i])
+                line += (self.paint(text, name) if name else text) + " " * (widths[i] - len(text)) + GAP
+            self.line(line.rstrip())
+        hidden = [title.strip() for title, width in zip(head, widths, strict=True) if not width]
+        if hidden:
+            self.line(self.paint(f"not shown: {', '.join(hidden)}"[: self.width], "dim"))
+
+
+class Fit(NamedTuple):
+    """How one column of a table gives way: down to ``least`` characters, with 0 it is left out.
+
+    ``mark`` ends a text that was cut; without one its beginning can be copied, as that of an id.
+    """
+
+    column: str
+    least: int = 0
+    mark: str = "…"
+
+
+def fitted(head: Sequence[str], widths: Sequence[int], fit: Sequence[Fit], room: int) -> list[int]:
+    """The width of each column within ``room`` characters (0: any number); 0 for one that is left out."""
+    found = list(widths)
+
+    def excess() -> int:
+        return sum(w + len(GAP) for w in found if w) - len(GAP) - room if room else 0
+
+    for step in fit:
+        if excess() <= 0:
+            break
+        place = list(head).index(step.column)
+        least = min(found[place], max(step.least, len(head[place])))
+        found[place] = max(least, found[place] - excess()) if step.least else 0
+    if excess() > 0:  # no row may wrap: the widest column gives what is missing
+        widest = found.index(max(found))
+        found[widest] = max(1, found[widest] - excess())
+    return found
+
+
+def _short(text: str, width: int, mark: str) -> str:
+    return text if len(text) <= width else text[: width - len(mark)] + mark

@@ -20,8 +20,8 @@ from mesh.cli.main import NO_NATS, fail
 from mesh.cli.settings import load
 from mesh.cli.terminal import Terminal
 from mesh.cli.view import without_nats
-from mesh.config import BusSettings, GatewaySettings
-from mesh.embedded import NatsServer, ServerError, Supervisor, free_port
+from mesh.config import BusSettings, GatewaySettings, foreign_variables
+from mesh.embedded import NatsServer, ServerError, Supervisor, ended, free_port
 from mesh.errors import BusUnavailable
 from mesh.settings import redact
 from mesh.watcher import Watcher
@@ -53,6 +53,8 @@ def command(port: int | None, ops_port: int | None, quiet: bool) -> None:
       NATS_URL=nats://127.0.0.1:4222 mesh up
     """
     bus, gateway = load(BusSettings, GatewaySettings, flags={"port": port, "ops_port": ops_port})
+    for name in foreign_variables(os.environ):  # warned of here; not by each of the processes again
+        del os.environ[name]
     try:
         code = asyncio.run(_up(bus, gateway, quiet))
     except BusUnavailable as error:
@@ -144,7 +146,7 @@ async def _all_ready(client: Bus, stop: asyncio.Event) -> bool:
 def _report(name: str, code: int, stop: asyncio.Event) -> None:
     """A process ended by itself; without the gateway there is nothing left to show."""
     if not stop.is_set():
-        click.echo(f"{name} ended with exit code {code}", err=True)
+        click.echo(f"{name} {ended(code)}", err=True)
         if name == "gateway":
             stop.set()
 

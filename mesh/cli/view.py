@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self, TypeVar
 
 import click
 
+from mesh.cli.foreign import taken
 from mesh.cli.main import NO_NATS, fail
 from mesh.cli.terminal import clean
+from mesh.cli.texts import nearest, no_service, nothing
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
     from mesh.config import BusSettings
     from mesh.directory import Directory
     from mesh.errors import BusUnavailable
+    from mesh.micros import Micro
     from mesh.registry import Instance
     from mesh.watcher import Watcher
 
@@ -55,15 +57,8 @@ def target_of(text: str) -> Target:
 
     service, dot, instance = text.partition(".")
     if not is_name(service) or (dot and not is_name(instance)):
-        raise click.UsageError(f"{clean(text)!r} is no SERVICE or SERVICE.INSTANCE")
+        raise click.UsageError(f"{clean(text)!r} is not SERVICE or SERVICE.INSTANCE")
     return Target(service, instance)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean ...?`` or empty."""
-    names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, 1, 0.5) or [n for n in names if n.lower() == name.lower()]
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 # -- a command's run
@@ -150,14 +145,14 @@ class View:
         self.watcher.on_heard(self._note)
         self.watcher.on_change(lambda changes: self._heard.set())
 
-    async def __aenter__(self) -> View:
+    async def __aenter__(self) -> Self:
         await self.watcher.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.watcher.aclose()
 
-    async def synchronise(self) -> View:
+    async def synchronise(self) -> Self:
         """Return when everybody who lives has answered."""
         from mesh.errors import BusUnavailable
 
@@ -178,6 +173,23 @@ class View:
                     await self._heard.wait()
         except TimeoutError:
             pass
+
+    def foreign(self, micros: Iterable[Micro]) -> list[Micro]:
+        """Those of ``micros`` that are no instance of this mesh, whether or not they say so themselves."""
+        get, prefix = self.watcher.registry.get, self.bus.subjects.prefix
+        return [m for m in micros if m.kind(prefix) and ((known := get(m.name, m.id)) is None or known.foreign)]
+
+    def adopt(self, micros: Iterable[Micro]) -> list[tuple[str, str]]:
+        """Take in foreign services and their routes, as a gateway does; gives what was left out: service, sentence."""
+        left_out: dict[tuple[str, str], None] = {}
+        for micro in self.foreign(micros):
+            problems: list[str] = []
+            found = taken(micro, self.bus.subjects.prefix, problems)
+            if found is not None:
+                self.watcher.adopt(found)
+            left_out |= dict.fromkeys((micro.name, p.removeprefix(f"{micro.name}, ")) for p in problems)
+        self.directory.settle()
+        return list(left_out)
 
     def has_beaten(self, instance: Instance) -> bool:
         """Whether load and lag of that instance are known."""
@@ -202,8 +214,11 @@ class View:
                 f" It has {len(siblings)}: see 'mesh ls {target.service}'."
             )
         names = {*registry.services(), *others}
-        there = f" There are: {', '.join(sorted(names)[:8])}." if names else " Nothing has announced itself."
-        return Missing(f"no service {target.service!r}.{nearest(target.service, names) or there}")
+        return Missing(no_service(target.service, names))
+
+    def say_nothing(self) -> None:
+        """Say on standard error that there is nobody, where somebody might have been."""
+        click.echo(clean(nothing(self.bus.settings.prefix, self.bus.settings.servers)), err=True)
 
     def _note(self, service: str, id: str) -> None:
         instance = self.watcher.registry.get(service, id)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mesh.embedded import ended
 from mesh.embedded.leash import leashed
 from mesh.tasks import keep
 
@@ -249,7 +250,7 @@ class Workers:
         if code == 2:
             return False  # the worker has said what is wrong with its configuration
         pause = min(LONGEST_PAUSE_S, 0.05 * 2.0 ** min(self._failures, 10))
-        _log.error("the gateway's worker ended with exit code %d; starting another in %.1f s", code, pause)
+        _log.error("the gateway's worker %s; starting another in %.1f s", ended(code), pause)
         try:
             async with asyncio.timeout(pause):
                 await self._stop.wait()

@@ -4,7 +4,7 @@ Used by the commands and the test fixtures only. POSIX; nothing here outlives th
 """
 
 from mesh.embedded.binary import ServerError, ServerNotFound, find_nats_server
-from mesh.embedded.processes import Supervisor, free_port
+from mesh.embedded.processes import Supervisor, ended, free_port
 from mesh.embedded.server import Cluster, NatsServer, Tls
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "ServerNotFound",
     "Supervisor",
     "Tls",
+    "ended",
     "find_nats_server",
     "free_port",
 ]

@@ -15,6 +15,7 @@ from typing import Self, TextIO, cast
 
 import anyio
 
+from mesh.colour import has_colours
 from mesh.embedded.leash import leashed
 
 _log = logging.getLogger("mesh.embedded")
@@ -79,7 +80,7 @@ class Supervisor:
 
     def __init__(self, stream: TextIO | None = None, *, colour: bool | None = None, grace_s: float = 30.0) -> None:
         self._stream = stream
-        self._colour = _has_colours(stream) if colour is None else colour
+        self._colour = has_colours(stream) if colour is None else colour
         self._grace_s = grace_s
         self._children: list[_Child] = []
         self._callbacks: list[OnExit] = []
@@ -240,7 +241,11 @@ def _kill_session(pid: int) -> None:
         pass
 
 
-def _has_colours(stream: TextIO | None) -> bool:
-    if stream is None or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return False
-    return stream.isatty()
+def ended(code: int) -> str:
+    """How a process ended, for a sentence about it; ``code`` as in `OnExit`."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import sys
+import termios
 
 import msgspec
 
@@ -46,6 +47,12 @@ def users(version="1.0.0") -> Service:
     return service
 
 
+def responder(bus, answer):
+    """A subscription's callback that answers everybody with that document."""
+    payload = json.dumps(answer).encode()
+    return lambda subject, reply, block, body: bus.publish(reply, payload)
+
+
 class Foreign:
     """A micro service of another client: answers are as lenient as FACTS allows them to be."""
 
@@ -54,13 +61,20 @@ class Foreign:
 
     async def start(self):
         for verb, answer in self.answers.items():
-            for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{self.name}"):
-                await self.bus.subscribe(subject, self._responder(json.dumps(answer).encode()))
+            for who in ("", f".{self.name}", f".{self.name}.GoLike1"):
+                await self.bus.subscribe(f"$SRV.{verb}{who}", responder(self.bus, answer))
         await self.bus.subscribe(f"{self.name}.add", self._add)
+        await self.bus.subscribe(f"{self.name}.divide", self._divide)
         await self.bus.flush()
 
-    def _responder(self, payload):
-        return lambda subject, reply, block, body: self.bus.publish(reply, payload)
+    def _divide(self, subject, reply, block, payload):
+        """An answer of the micro library: its errors are two headers."""
+        if b"Mesh-Params: by=0" in block:
+            self.bus.publish(
+                reply, b"", b"NATS/1.0\r\nNats-Service-Error: by zero\r\nNats-Service-Error-Code: 422\r\n\r\n"
+            )
+        else:
+            self.bus.publish(reply, b"7")
 
     def _add(self, subject, reply, block, payload):
         self.bus.publish(reply, b"%d" % sum(json.loads(payload).values()))
@@ -75,6 +89,24 @@ def go_like(name):
         "INFO": {**identity, "description": "adds", "endpoints": [{**endpoint, "metadata": None}, 7]},
         "STATS": {**identity, "started": "2024-05-01T10:11:12.123456789Z", "endpoints": [{**endpoint, **figures}]},
     }
+
+
+def with_routes(name, *routes, path="/sums"):
+    """The same with two routes, and two that cannot be one; ``routes`` are claimed besides."""
+
+    def endpoint(kind, subject, **metadata):
+        metadata = {key.replace("_", "."): value for key, value in metadata.items()}
+        return {"name": kind, "subject": subject, "queue_group": "q", "metadata": metadata}
+
+    answers = go_like(name)
+    answers["INFO"]["endpoints"] = [
+        endpoint("add", f"{name}.add", http_method="POST", http_path=path, http_summary="Adds up."),
+        endpoint("divide", f"{name}.divide", http_path=f"{path}/{{by}}"),
+        endpoint("bare", f"{name}.bare", http_path="no-slash"),
+        endpoint("two", f"{name}.two", http_path=f"{path}/two", http_method="GET,POST"),
+        *[endpoint(f"more{i}", f"{name}.divide", http_path=route) for i, route in enumerate(routes)],
+    ]
+    return answers
 
 
 async def announce_hostile(mesh):
@@ -113,11 +145,20 @@ async def announce_hostile(mesh):
     return bus
 
 
-async def on_terminal(shell, *arguments, answer=b""):
+async def on_terminal(shell, *arguments, answer=b"", columns=200, **environment):
     """What a person sees, standard error included."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (50, columns))
+    without_size = {key: value for key, value in shell.environment.items() if key not in ("COLUMNS", "LINES")}
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "mesh", *arguments, env=shell.environment, stdin=theirs, stdout=theirs, stderr=theirs
+        sys.executable,
+        "-m",
+        "mesh",
+        *arguments,
+        env={**without_size, "TERM": "xterm", **environment},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
     )
     os.close(theirs)
     if answer:

@@ -13,7 +13,7 @@ import pytest
 from mesh.bus import Bus
 from mesh.config import BusSettings
 from mesh.testing import Mesh
-from tests.cli.builders import Foreign, go_like
+from tests.cli.builders import Foreign, go_like, with_routes
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -132,6 +132,16 @@ async def shell(nats_url, prefix):
 async def mesh(nats_url, prefix):
     async with Mesh(nats_url=nats_url, prefix=prefix) as mesh:
         yield mesh
+
+
+@pytest.fixture
+async def sums(nats_url, prefix):
+    """A foreign service with HTTP routes, one of which ``users`` has too."""
+    name = f"sums-{prefix}"
+    async with Bus(BusSettings(servers=(nats_url,), prefix=f"f{prefix}")) as bus:
+        foreign = Foreign(bus, name, with_routes(name, "/users/{user_id}", path=f"/{name}"))
+        await foreign.start()
+        yield foreign
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ async def test_connections_that_the_server_closes_are_made_anew():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["ftp://x/"], "is no URL"),
+        (["ftp://x/"], "is not a URL"),
         (["http://127.0.0.1:1/"], "no connection to 127.0.0.1:1"),
         (["http://x/", "-H", "nothing"], "write it as 'NAME: VALUE'"),
         (["http://x/", "-H", "a: b\r\nc: d"], "without line breaks"),

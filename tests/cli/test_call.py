@@ -92,7 +92,7 @@ async def test_call_on_a_terminal(shell, mesh):
     assert '{\n  "text": "a\\x9b2J"\n}\n' in shown
     assert "one\ttwo\nevil\\x1b[2J\n" in await on_terminal(shell, "call", "GET", "/text")
     assert "5 bytes" not in (shown := await on_terminal(shell, "call", "GET", "/users/avatar.bin", "-i"))
-    assert "6 bytes that are no text" in shown
+    assert "6 bytes that are not text" in shown
     assert "x-note: evil\\x9b2J" in shown
 
 
@@ -152,4 +152,4 @@ async def test_a_stream_on_a_terminal(shell, mesh):
     assert "evil\\x1b[2J\tä\nlast\n" in await on_terminal(shell, "call", "GET", "/texts")
     shown = await on_terminal(shell, "call", "GET", "/texts", "octets=true")
     assert "evil\\x1b[2J\t\n" in shown
-    assert "no text" in shown
+    assert "not text" in shown

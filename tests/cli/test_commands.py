@@ -93,13 +93,24 @@ async def test_without_nats_the_exit_code_is_75(shell, arguments):
 async def test_wrong_usage_is_2_before_anything_is_connected(shell, arguments):
     done = await shell(*arguments, NATS_URL=NOBODY, MESH_CONNECT_TIMEOUT_S="0.3")
     assert (done.code, done.out) == (2, "")
-    assert "Error" in done.err
+    assert re.search("^error: ", done.err, re.MULTILINE)
+    assert "Error" not in done.err
 
 
 async def test_a_wrong_setting_is_named(shell):
     done = await shell("ls", MESH_PREFIX="a.b")
     assert done.code == 2
     assert "MESH_PREFIX" in done.err
+
+
+async def test_a_variable_that_is_nobodys_setting_is_warned_of_once(shell):
+    done = await shell("routes", "--json", MESH_TAIL="1")  # which reads its settings twice
+    assert done.code == 0
+    assert done.json["routes"] == []
+    warning = "warning: environment MESH_TAIL: no setting of the mesh has this name; it is ignored\n"
+    assert done.err.count("MESH_TAIL") == done.err.count(warning) == 1
+    done = await shell("ls", MESH_HEARTBEET_MS="1")
+    assert (done.code, "did you mean MESH_HEARTBEAT_MS?" in done.err) == (2, True)
 
 
 async def test_names_that_do_not_exist_lead_to_the_nearest(shell, mesh):
@@ -268,6 +279,8 @@ async def test_stats_of_mesh_and_foreign_services(shell, mesh, foreign):
     assert 0 < row["p50_ms"] <= row["p99_ms"]
     assert row["average_ms"] > 0
     assert row["inflight"] == 0
+    unused = rows["users", "greet"]
+    assert (unused["requests"], unused["average_ms"], unused["p50_ms"]) == (0, None, None)
     other = rows[foreign.name, "add"]
     assert (other["requests"], other["errors"], other["average_ms"]) == (7, 1, 2.0)
     assert (other["last_error"], other["p50_ms"], other["inflight"]) == ("", None, None)
@@ -284,20 +297,3 @@ async def test_stats_watch_has_rates(shell, mesh):
     assert {r["endpoint"] for r in json.loads(line) if r["rate"]} == {"get_user"}
     assert await running.end(signal.SIGINT) in (0, 130)  # between two rounds, or in one
     assert running.errors == b""
-
-
-# -- completion
-
-
-async def test_completion(shell):
-    for name, word in (
-        ("bash", "complete -o"),
-        ("zsh", "#compdef mesh"),
-        ("fish", "complete --no-files --command mesh"),
-    ):
-        done = await shell("completion", name)
-        assert (done.code, done.err) == (0, "")
-        assert word in done.out
-        assert "_MESH_COMPLETE" in done.out
-    done = await shell(_MESH_COMPLETE="bash_complete", COMP_WORDS="mesh ro", COMP_CWORD="1")
-    assert done.out.split() == ["plain,routes"]

@@ -65,10 +65,20 @@ async def test_drain_one_waits_until_it_has_left(shell, mesh):
 async def test_drain_all(shell, mesh):
     instances = [await mesh.start(users()) for _ in range(2)]
     processes = [asyncio.ensure_future(drained(instance)) for instance in instances]
-    done = await shell("drain", "users")
+    done = await shell("drain", "users", "--yes")
     assert done.code == 0
     assert "; 0 to go" in done.err
     await asyncio.gather(*processes)
+
+
+async def test_drain_all_is_refused_where_nobody_can_be_asked(shell, mesh):
+    instances = [await mesh.start(users()) for _ in range(2)]
+    for options in ((), ("--no-wait",), ("--json",)):
+        done = await shell("drain", "users", *options)  # its standard input is a pipe without a word
+        assert (done.code, done.out) == (2, "")
+        assert "this drains 2 instances of users and cannot ask first: give --yes" in done.err
+    await instances[0].bus.flush()
+    assert not any(instance.stop_requested.is_set() for instance in instances)
 
 
 async def test_drain_says_who_has_not_left_in_time(shell, mesh):
@@ -85,7 +95,7 @@ async def test_drain_says_who_has_not_left_in_time(shell, mesh):
 async def test_drain_asks_on_a_terminal(shell, mesh):
     instance = await mesh.start(users())
     shown = await on_terminal(shell, "drain", "users", answer=b"n\n")
-    assert "Drain all 1 instances of users? [y/N]" in shown
+    assert "Drain 1 instance of users? [y/N]" in shown
     assert "nothing was drained" in shown
     assert not instance.stop_requested.is_set()
     shown = await on_terminal(shell, "drain", "users", "--no-wait", answer=b"y\n")

@@ -152,6 +152,14 @@ async def test_conflicts_as_they_come_and_go(shell, mesh):
     assert not any('"service":"alpha"' in line for line in tail.lines)
 
 
+async def test_conflicts_are_decided_with_the_gateways_settings(shell, mesh):
+    await mesh.start(greeter("alpha"))
+    await mesh.start(greeter("beta"))
+    done = await shell("tail", "--once", "--json", MESH_OWNERS="/greet=beta")
+    (conflict,) = [event for line in done.out.splitlines() if (event := json.loads(line))["kind"] == "conflict"]
+    assert (conflict["winner"], conflict["losers"], conflict["why"]) == ("beta", ["alpha"], "owner")
+
+
 async def test_only_the_services_asked_for(shell, mesh, puppet):
     await mesh.start(greeter())
     tail = await live(shell, "--json", "--service", "puppet", "--service", "gateway")
@@ -173,7 +181,7 @@ async def test_text_for_people(shell, mesh, puppet):
     puppet.say("stopped")
     await tail.line(r"- left +puppet")
     await tail.end()
-    assert b"1 instances of 1 services; watching" in tail.errors
+    assert b"1 instance of 1 service; watching" in tail.errors
     assert not any("\x1b" in line for line in tail.lines)
 
 

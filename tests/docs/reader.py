@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 import types
+from collections.abc import Container
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import ModuleType
@@ -16,9 +17,11 @@ from types import ModuleType
 import click
 import httpx
 
-from mesh import MeshClient, Service
+from mesh import MeshClient, Service, adapt
+from mesh.cli.examples import examples
 from mesh.cli.main import mesh as mesh_command
 from mesh.cli.tail import command as tail_command
+from mesh.cli.up import SERVICES
 from mesh.config import BusSettings, GatewaySettings, ServiceSettings, load_all
 from mesh.service import ServiceInstance
 from mesh.testing import Mesh, PausedClock
@@ -26,6 +29,8 @@ from tests.docs.pages import ROOT, Block
 
 FILE = re.compile(r"# ([a-z_]+)\.py(, continued)?\n")
 GATEWAY, OPERATOR = "http://127.0.0.1:8080", "http://127.0.0.1:8081"
+EXAMPLES = {"gateway", *(name.split("-")[0] for name, _ in SERVICES), *(e.name for e in examples(ROOT))}
+"""The names that `make up` uses, on a machine with every toolchain."""
 OTHERS = {".", "export", "pytest", "jq", "kill", "nats"}
 """Programs that a command line may name besides ours; what they are given cannot be checked."""
 ANY = "..."
@@ -71,6 +76,10 @@ class Reader:
         else:
             assert block.language in ("", "text"), f"nobody checks {block.language!r}"
 
+    async def finish(self) -> None:
+        """Run what no command of the page has made run yet."""
+        await self._run_services()
+
     # -- Python
 
     async def _python(self, block: Block) -> None:
@@ -108,9 +117,11 @@ class Reader:
                 await result
 
     async def _run_services(self) -> Mesh:
-        """A mesh with everything that the page has declared by now."""
+        """A mesh with the example services of `make up` and everything that the page has declared by now."""
         if self._mesh is None:
             self._mesh = await self._stack.enter_async_context(self._fresh())
+            for example in running_examples():
+                await self._mesh.start(example)
             settings = self._mesh.bus_settings
             self._patch.setenv("NATS_URL", settings.servers[0])
             self._patch.setenv("MESH_PREFIX", settings.prefix)
@@ -126,10 +137,13 @@ class Reader:
         known = self._running.get(service.name)
         if known is not None and known[0] == declared:
             return
+        assert service.name not in EXAMPLES, f"the page's {service.name} would share the work of an example service"
         instance = await self._mesh.start(service)
         if known is not None:
             await known[1].drain()
         self._running[service.name] = declared, instance
+        self._mesh.gateway.directory.settle()
+        assert not self._mesh.gateway.directory.conflicts, "the page claims a route of an example service, or one twice"
 
     # -- command lines
 
@@ -140,21 +154,26 @@ class Reader:
                     status = STATUS.search(line)
                     await self._curl(words[1:], int(status[1]) if status else None)
                 else:
-                    check_command(words)
+                    check_command(words, self._modules)
 
     async def _curl(self, words: list[str], status: int | None) -> None:
         method, url, headers, data = read_curl(words)
         mesh = await self._run_services()
         base = next((base for base in (GATEWAY, OPERATOR) if url.startswith(base + "/")), None)
         assert base, f"{url}: curl asks the gateway or its operator's plane"
-        first = url.removeprefix(base).split("/")[1].partition("?")[0]
-        if not self._running and (ROOT / "services" / first).is_dir():  # a page about the examples themselves
-            await self._run(importlib.import_module(f"services.{first}").service)
         url = url.replace(base, mesh.url if base == GATEWAY else mesh.ops_url)
         self._answer = await mesh.http.request(method, url, headers=headers, content=data)
         wanted = status or self._answer.status_code
         assert self._answer.status_code == wanted, self._answer.text
         assert status or wanted < 400, f"{url} answered {wanted}: {self._answer.text}"
+
+
+def running_examples() -> list[Service]:
+    """The services in Python that `make up` runs, in the number that it does."""
+    from services.notes.app import app
+
+    native = [importlib.import_module(module).service for _, module in SERVICES]
+    return [*native, adapt(app, name="notes").service]
 
 
 def read_curl(words: list[str]):
@@ -198,8 +217,8 @@ def commands(line: str) -> list[list[str]]:
     return [words for words in found if words]
 
 
-def check_command(words: list[str]) -> None:
-    """Fail for a command line of ours that could not be run."""
+def check_command(words: list[str], modules: Container[str] = ()) -> None:
+    """Fail for a command line of ours that could not be run. ``modules`` are the files that the page has written."""
     program, *rest = words
     if program in ("mesh", "mesh-tail"):
         command = tail_command
@@ -215,7 +234,7 @@ def check_command(words: list[str]) -> None:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), f"make {target}"
     elif program == "python":
         file = rest[0] if rest[0] != "-m" else rest[1].replace(".", "/") + ".py"
-        assert (ROOT / file).is_file(), file
+        assert file.removesuffix(".py") in modules or (ROOT / file).is_file(), file
     else:
         assert program in OTHERS, f"nobody checks {program!r}"
 

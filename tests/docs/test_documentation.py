@@ -37,6 +37,7 @@ async def test_a_page_can_be_followed(page, nats_url, prefix, monkeypatch, tmp_p
             except BaseException as error:
                 error.add_note(f"in the {block.language} block at {name_of(page)}:{block.line}")
                 raise
+        await reader.finish()
 
 
 def test_almost_everything_is_run():

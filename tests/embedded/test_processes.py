@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from mesh.embedded import Supervisor, free_port
+from mesh.embedded import ended as said
 from tests.embedded.processes_of import has_ended, until
 
 READY = "print('ready', flush=True)\n"
@@ -221,3 +222,16 @@ def test_free_port():
     assert free_port(port) == port
     # A connection of somebody else's must not get it before a server listens there.
     assert all(port in range(16_384, 32_768) for port in (other, free_port()))
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (0, "ended with exit code 0"),
+        (3, "ended with exit code 3"),
+        (-15, "was ended by SIGTERM"),
+        (-99, "was ended by signal 99"),
+    ],
+)
+def test_how_a_process_ended_is_said_in_words(code, sentence):
+    assert said(code) == sentence

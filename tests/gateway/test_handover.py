@@ -187,7 +187,7 @@ async def test_a_worker_that_dies_is_replaced_behind_the_same_socket(tmp_path, e
     async with a_mesh(tmp_path, env) as (process, http):
         (old,) = workers(process)
         os.kill(int(old), signal.SIGKILL)
-        await process.line("ended with exit code -9; starting another")
+        await process.line("was ended by SIGKILL; starting another")
         async with httpx.AsyncClient(base_url=http.base_url, timeout=20) as fresh:
             await answers(fresh, "/work", 200)
         assert old not in workers(process)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mesh.cli.texts import counted
 from mesh.cli.view import HELP
 
 if TYPE_CHECKING:
@@ -132,4 +133,4 @@ def _print(findings: list[Finding], as_json: bool) -> None:
         if finding.todo:
             terminal.line(f"{'':<{width + 6}}  -> {clean(finding.todo)}")
     counts = {severity: sum(f.severity == severity for f in findings) for severity in MARKS}
-    click.echo(f"{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failed", err=True)
+    click.echo(f"{counts['ok']} ok, {counted(counts['warn'], 'warning')}, {counts['fail']} failed", err=True)
