@@ -21,8 +21,6 @@ from mesh.routes import Entry, Gone, Match, NotAllowed, Refusal, RouteTable, par
 from mesh.streams import TAKES_STREAMS
 from mesh.watcher import Watcher
 
-LOOPBACK = ("127.", "::1", "localhost")
-
 
 class Admitted(Struct, frozen=True, eq=False):
     """A request that may go: its place among the limits, where to, header lines for every attempt, seconds for the
@@ -76,6 +74,8 @@ class Admission:
                 "headers_too_large",
                 f"at most {settings.max_headers} headers of {settings.max_header_bytes} bytes together are taken",
             )
+        if head.credentials > 1:
+            raise refuse(400, "invalid_credentials", f"a request has one Authorization header, not {head.credentials}")
         table = self._directory.table
         match = table.match(method, target.segments)
         if not isinstance(match, Match):
@@ -88,11 +88,11 @@ class Admission:
             raise Overloaded(f"{settings.max_inflight} requests are in flight", retry_after=1)
         if b"content-length" in head.known and 0 < settings.max_request_body < (size := exchange.size or 0):
             raise TooLarge(f"the body has {size} bytes; {settings.max_request_body} are allowed")
-        trace = self._ids.traceparent(head.known.get(b"traceparent"))
+        trace = self._ids.trace(head.known)
         entry.trace = trace[3:35].decode()
         line = b"%b?%b" % (exchange.path, target.query) if target.query else exchange.path
         request_id = exchange.request_id
-        host = head.known.get(b"host", b"")
+        host = head.known.get(b"host", b"") if exchange.sender is None else exchange.sender.host
         sender = forwarded(exchange.client, exchange.scheme, host if len(host) < 256 else b"")
         common = (
             b"Mesh-Request: %b %b\r\n%bMesh-Id: %b\r\nx-request-id: %b\r\ntraceparent: %b\r\nMesh-Forwarded: %b\r\n%b"
@@ -122,11 +122,11 @@ class Admission:
         target = parse_target(exchange.path, exchange.query, self._settings.max_target)
         return None if isinstance(target, Refusal) else self._preflight(target.segments, pairs)
 
-    def shows_routes(self, client: str) -> bool:
-        """Whether a client at that address may be told of routes: on loopback, or as configured."""
+    def shows_routes(self, exchange: Exchange) -> bool:
+        """Whether a request's client may be told of routes: on this machine, or as configured."""
         if self._settings.show_routes != "auto":
             return self._settings.show_routes == "always"
-        return not client or client.startswith(LOOPBACK)
+        return exchange.local
 
     def _preflight(self, segments: tuple[str, ...], pairs: Pairs) -> tuple[int, Pairs, bytes] | None:
         """The gateway's answer to OPTIONS on a known path whose service does not answer it itself."""
@@ -151,6 +151,6 @@ class Admission:
             allow = ", ".join(match.allow)
             return refuse(405, "method_not_allowed", f"this path answers {allow}", {"allow": allow})
         extra: dict[str, Any] = {}
-        if self.shows_routes(exchange.client):
+        if self.shows_routes(exchange):
             extra["nearest"] = self._directory.table.nearest(unquote(exchange.path.decode("latin-1")))
         return refuse(404, "no_route", "no service announces this path", **extra)

@@ -19,6 +19,7 @@ from gateway.health import is_own, own_label
 from gateway.limits import RouteLimits
 from gateway.metrics import UNMATCHED, RequestMetrics
 from gateway.problems import encode_document, refuse, render
+from gateway.proxies import Proxies
 from gateway.trace import Ids
 from mesh.bus import Bus
 from mesh.client import Caller
@@ -63,6 +64,8 @@ class Core:
         self.heads = ResponseHeads()
         self._ids = Ids()
         self.admission = Admission(bus, watcher, directory, settings, self._ids, self.cors)
+        trusted = settings.trusted_proxies
+        self._proxies = Proxies(trusted, settings.proxy_header) if trusted else None
         self._own = own
         self._access = access
 
@@ -70,11 +73,15 @@ class Core:
     def inflight(self) -> int:
         return len(self.exchanges)
 
-    def begin(self, method: str, path: bytes, query: bytes, head: Head, client: str, scheme: str) -> Exchange:
-        """A request whose headers are there. `finish` must follow."""
+    def begin(self, method: str, path: bytes, query: bytes, head: Head, peer: str, scheme: str) -> Exchange:
+        """A request whose headers are there, over a connection with ``peer``. `finish` must follow."""
         request_id = self._ids.request_id(head.known.get(b"x-request-id"))
+        client, sender = peer, None
+        if self._proxies is not None and self._proxies.trusts(peer):
+            sender = self._proxies.sender(peer, scheme, head.known)
+            client, scheme = sender.address, sender.scheme
         entry = begin(method, request_id.decode(), client)
-        exchange = Exchange(method, path, query, head, client, scheme, request_id, entry, perf_counter())
+        exchange = Exchange(method, path, query, head, client, scheme, sender, request_id, entry, perf_counter())
         self.exchanges.add(exchange)
         return exchange
 
@@ -129,7 +136,7 @@ class Core:
         exchange.entry.route = own_label(path)
         if exchange.method not in ("GET", "HEAD"):
             raise refuse(405, "method_not_allowed", "this path answers GET and HEAD", {"allow": "GET, HEAD"})
-        status, document = self._own(path, exchange.query, self.admission.shows_routes(exchange.client))
+        status, document = self._own(path, exchange.query, self.admission.shows_routes(exchange))
         body, kind = encode_document(document)
         out = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
         return status, out, b"" if exchange.method == "HEAD" else body
