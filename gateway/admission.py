@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ from mesh.client import Repeatable, RouteDestination
 from mesh.config import GatewaySettings
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
+from mesh.headers import is_sound
 from mesh.routes import Entry, Gone, Match, NotAllowed, Refusal, RouteTable, parse_target
 from mesh.streams import TAKES_STREAMS
 from mesh.watcher import Watcher
@@ -81,7 +83,10 @@ class Admission:
         if not isinstance(match, Match):
             if self._directory.behind:
                 raise Behind
-            raise self._unmatched(match, exchange)
+            preflighted = self._preflighted(exchange, target.segments)
+            if preflighted is None:
+                raise self._unmatched(match, exchange)
+            match = preflighted
         route = match.entry
         entry.route, entry.service = route.template, route.service
         if inflight > settings.max_inflight:
@@ -115,12 +120,39 @@ class Admission:
         timeout = (route.timeout_ms or self._settings.timeout_ms) / 1000
         return _Policy((method, route.template), timeout, repeatable(route, method))
 
-    def options(self, exchange: Exchange, pairs: Pairs) -> tuple[int, Pairs, bytes] | None:
+    def options(self, exchange: Exchange) -> tuple[int, Pairs, bytes] | None:
         """The gateway's own answer to OPTIONS; None where a service answers, or nobody."""
         if exchange.path == b"*":
             return 204, [(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")], b""
         target = parse_target(exchange.path, exchange.query, self._settings.max_target)
-        return None if isinstance(target, Refusal) else self._preflight(target.segments, pairs)
+        if isinstance(target, Refusal):
+            return None
+        match = self._directory.table.match("OPTIONS", target.segments)
+        if not isinstance(match, NotAllowed) or self._preflighted(exchange, target.segments) is not None:
+            return None
+        allow = _tokens(match.allow)
+        out: Pairs = [(b"allow", ", ".join(allow).encode())]
+        return 204, out + (self._cors.preflight(exchange.head.known, allow) or []), b""
+
+    def answers_preflight(self, exchange: Exchange, status: int, out: Pairs) -> tuple[int, Pairs, bytes] | None:
+        """The gateway's answer to OPTIONS where a service's own says nothing of CORS, and the gateway has a say."""
+        found = self._cors.complete_preflight(exchange.head.known, status, out) if self._cors.origins else None
+        return None if found is None else (204, found, b"")
+
+    def check_origin(self, exchange: Exchange) -> None:
+        """Raise the refusal of a WebSocket that a page of another origin than those allowed opens."""
+        if not self._cors.may_connect(exchange.head.known.get(b"origin"), exchange.host):
+            raise refuse(403, "origin_not_allowed", "pages of this origin may not connect here")
+
+    def _preflighted(self, exchange: Exchange, segments: tuple[str, ...]) -> Match | None:
+        """The route that a preflight asks for, where its service answers preflights itself."""
+        asked = exchange.head.known.get(b"access-control-request-method")
+        if exchange.method != "OPTIONS" or asked is None or b"origin" not in exchange.head.known:
+            return None
+        match = self._directory.table.match(asked.decode("latin-1"), segments)
+        if isinstance(match, Match) and all(b.route.preflight for b in match.entry.bindings.values()):
+            return match
+        return None
 
     def shows_routes(self, exchange: Exchange) -> bool:
         """Whether a request's client may be told of routes: on this machine, or as configured."""
@@ -128,19 +160,10 @@ class Admission:
             return self._settings.show_routes == "always"
         return exchange.local
 
-    def _preflight(self, segments: tuple[str, ...], pairs: Pairs) -> tuple[int, Pairs, bytes] | None:
-        """The gateway's answer to OPTIONS on a known path whose service does not answer it itself."""
-        match = self._directory.table.match("OPTIONS", segments)
-        if not isinstance(match, NotAllowed):
-            return None
-        out: Pairs = [(b"allow", ", ".join(match.allow).encode())]
-        out += self._cors.preflight_headers(pairs, match.allow)
-        return 204, out, b""
-
     def _unmatched(self, match: object, exchange: Exchange) -> MeshError:
         entry = exchange.entry
         if not self._bus.connected and not self._watcher.synchronised.is_set():
-            return BusUnavailable(self._bus.last_error or "not connected to NATS")
+            return BusUnavailable(self._bus.last_error)
         if not self._watcher.synchronised.is_set():
             return Starting("the gateway is still learning who is there")
         if isinstance(match, Gone):
@@ -148,9 +171,14 @@ class Admission:
             return NoInstances(f"no live instance of {match.entry.service} serves this route")
         entry.path = exchange.path[:128].decode("latin-1")
         if isinstance(match, NotAllowed):
-            allow = ", ".join(match.allow)
+            allow = ", ".join(_tokens(match.allow))
             return refuse(405, "method_not_allowed", f"this path answers {allow}", {"allow": allow})
         extra: dict[str, Any] = {}
         if self.shows_routes(exchange):
             extra["nearest"] = self._directory.table.nearest(unquote(exchange.path.decode("latin-1")))
         return refuse(404, "no_route", "no service announces this path", **extra)
+
+
+def _tokens(methods: Iterable[str]) -> list[str]:
+    """Those that may stand in a header: services announce them."""
+    return [method for method in methods if is_sound(method.encode(), b"")]

@@ -18,7 +18,7 @@ from gateway.headers import Head, Pairs, ResponseHeads
 from gateway.health import is_own, own_label
 from gateway.limits import RouteLimits
 from gateway.metrics import UNMATCHED, RequestMetrics
-from gateway.problems import encode_document, refuse, render
+from gateway.problems import encode_document, public_detail, refuse, render
 from gateway.proxies import Proxies
 from gateway.trace import Ids
 from mesh.bus import Bus
@@ -66,6 +66,7 @@ class Core:
         self.admission = Admission(bus, watcher, directory, settings, self._ids, self.cors)
         trusted = settings.trusted_proxies
         self._proxies = Proxies(trusted, settings.proxy_header) if trusted else None
+        self._noted = ""
         self._own = own
         self._access = access
 
@@ -109,7 +110,17 @@ class Core:
         """Status, headers and body for a request that ended in an error."""
         entry = exchange.entry
         entry.origin, entry.reason = "mesh" if error.origin == "mesh" else "gateway", error.reason
+        detail = public_detail(error)
+        if detail != error.detail:
+            self._note(error, entry.request_id)
+            error.detail = detail
         return render(error, entry.request_id, entry.origin, entry.method)
+
+    def _note(self, error: MeshError, request_id: str) -> None:
+        """Log what the client is not told; once, where many requests in a row meet the same."""
+        if error.detail != self._noted:
+            self._noted = error.detail
+            _log.warning("%s: %s", error.reason, error.detail, extra={"request_id": request_id})
 
     def failed(self, exchange: Exchange) -> tuple[int, Pairs, bytes]:
         """The same for one that met an exception nobody expected, which is logged."""

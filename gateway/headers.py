@@ -26,10 +26,16 @@ _LOOKED_AT = frozenset(
     {
         *(b"host", b"origin", b"x-request-id", b"traceparent", b"connection", b"upgrade", b"authorization", b"via"),
         *(b"content-length", b"transfer-encoding", b"expect"),
+        *(b"access-control-request-method", b"access-control-request-headers"),
     }
 )
 # Lists, which may come in several lines (RFC 9110 section 5.3).
-_LISTS = frozenset({b"tracestate", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
+_LISTS = frozenset(
+    {
+        *(b"tracestate", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"),
+        b"access-control-request-headers",
+    }
+)
 _ONE_HOP = (b"keep-alive", b"close", b"upgrade")
 
 

@@ -6,7 +6,7 @@ FastAPI serves it: here convenience counts, not microseconds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -16,16 +16,24 @@ from fastapi.responses import PlainTextResponse
 from gateway import process
 from gateway.health import Health, describe
 from gateway.metrics import RequestMetrics, family
+from gateway.names import Named
 from mesh.bus import Bus
 from mesh.directory import Directory
 from mesh.watcher import Watcher
 
 
 def build(
-    bus: Bus, watcher: Watcher, directory: Directory, health: Health, metrics: RequestMetrics, facts: dict[str, Any]
+    bus: Bus,
+    watcher: Watcher,
+    directory: Directory,
+    health: Health,
+    metrics: RequestMetrics,
+    facts: dict[str, Any],
+    names: Collection[str] = (),
 ) -> FastAPI:
-    """The application; every handler reads live state and changes nothing."""
+    """The application; every handler reads live state and changes nothing. ``names``: see `Named`."""
     app = FastAPI(title="mesh gateway, operator's plane", version=facts["version"], docs_url=None, redoc_url=None)
+    app.add_middleware(Named, names=names)
     registry = watcher.registry
 
     @app.get("/")

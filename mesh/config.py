@@ -295,7 +295,7 @@ class GatewaySettings(MeshSettings):
             ports = ((name, sources.get(name, "default")) for name in ("port", "ops_port"))
             told = " and ".join(f"{name} ({source})" for name, source in ports)
             yield f"gateway: {told} are both {self.port} on {self.host}; give each listener its own port"
-        if "proxy_header" in sources and not self.trusted_proxies:
+        if self.proxy_header != "x-forwarded" and not self.trusted_proxies:
             yield f"gateway.proxy_header ({sources['proxy_header']}): is useless alone; give trusted_proxies too"
 
 

@@ -60,7 +60,8 @@ class Adapted:
             if found.methods:
                 handler = HttpEndpoint(self.app, self.root_path, self.state, self.tasks).__call__
                 declared = declare(handler, method="*", path=found.path, deprecated=found.deprecated, **facts)
-                declared.routes = [replace(declared.routes[0], method=method) for method in methods]
+                # Whether it has a middleware for CORS only the application knows: preflights are for it to answer.
+                declared.routes = [replace(declared.routes[0], method=method, preflight=True) for method in methods]
                 claimed.update({(method, shape): declared for method in methods})
             else:
                 socket = SocketEndpoint(self.app, self.root_path, self.state).__call__
