@@ -121,13 +121,15 @@ class Admission:
         return _Policy((method, route.template), timeout, repeatable(route, method))
 
     def options(self, exchange: Exchange) -> tuple[int, Pairs, bytes] | None:
-        """The gateway's own answer to OPTIONS; None where a service answers, or nobody."""
+        """The gateway's own answer to OPTIONS; None where a service answers, or nobody. Raises `Behind`."""
         if exchange.path == b"*":
             return 204, [(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")], b""
         target = parse_target(exchange.path, exchange.query, self._settings.max_target)
         if isinstance(target, Refusal):
             return None
         match = self._directory.table.match("OPTIONS", target.segments)
+        if not isinstance(match, Match) and self._directory.behind:
+            raise Behind
         if not isinstance(match, NotAllowed) or self._preflighted(exchange, target.segments) is not None:
             return None
         allow = _tokens(match.allow)

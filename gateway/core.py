@@ -94,6 +94,14 @@ class Core:
             except Behind:
                 await self.admission.caught_up()
 
+    async def options(self, exchange: Exchange) -> tuple[int, Pairs, bytes] | None:
+        """See `Admission.options`; waits for a table that is behind."""
+        while True:
+            try:
+                return self.admission.options(exchange)
+            except Behind:
+                await self.admission.caught_up()
+
     def finish(self, exchange: Exchange) -> None:
         """It is answered, or its client is gone: count it and log it."""
         self.exchanges.discard(exchange)

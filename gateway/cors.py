@@ -54,14 +54,14 @@ class Cors:
         return lines_of(out)
 
     def preflight(self, known: Mapping[bytes, bytes], allow: Sequence[str]) -> Pairs | None:
-        """What an allowed preflight learns beyond `add_to`; None for any other OPTIONS request."""
+        """What an allowed preflight is answered; None for any other OPTIONS request."""
         origin, method = known.get(b"origin"), known.get(b"access-control-request-method")
         if method is None or not self._allowed(origin):
             return None
-        out: Pairs = [
-            (b"access-control-allow-methods", ", ".join(allow).encode()),
-            (b"access-control-max-age", _MAX_AGE),
-        ]
+        out: Pairs = []
+        self.add_to(out, origin)
+        out.append((b"access-control-allow-methods", ", ".join(allow).encode()))
+        out.append((b"access-control-max-age", _MAX_AGE))
         asked = known.get(b"access-control-request-headers")
         if asked:
             out.append((b"access-control-allow-headers", asked))

@@ -201,7 +201,7 @@ class Forwarder:
         core, path = self.core, scope["path"]
         if core.is_own(path):
             return core.answer_own(exchange, path)
-        if exchange.method == "OPTIONS" and (answered := core.admission.options(exchange)) is not None:
+        if exchange.method == "OPTIONS" and (answered := await core.options(exchange)) is not None:
             return answered
         admitted = await core.admit(exchange)
         pieces, whole = await self._read_body(exchange, core.room(exchange, admitted.common))

@@ -36,6 +36,8 @@ _LISTS = frozenset(
         b"access-control-request-headers",
     }
 )
+# Of most replies: nothing needs to be asked.
+_USUAL = frozenset({b"content-type", b"cache-control", b"date", b"etag", b"last-modified", b"server", b"vary"})
 _ONE_HOP = (b"keep-alive", b"close", b"upgrade")
 
 
@@ -176,18 +178,15 @@ def crossing(pairs: Pairs) -> Pairs:
     out: Pairs = []
     dated = False
     for name, value in pairs:
-        if name == b"content-length" or not headers.crosses(name) or (name == b"date" and dated):
+        if name not in _USUAL and (name == b"content-length" or not headers.crosses(name)):
+            continue
+        if name == b"date" and dated:
             continue
         if not headers.is_sound(name, value):
             raise BadReply(f"the service replied with the header {name[:80]!r}: {value[:80]!r}")
         dated = dated or name == b"date"
         out.append((name, value))
     return out
-
-
-def has_date(lines: bytes) -> bool:
-    """Whether header lines with lower-case names have a ``Date``."""
-    return b"\r\ndate: " in lines or lines.startswith(b"date: ")
 
 
 def lines_of(pairs: Pairs) -> bytes:
