@@ -60,7 +60,8 @@ def client_of(chain: Iterable[Hop], trusts: Callable[[str], bool]) -> tuple[Hop,
     for number, hop in enumerate(chain):
         if number == MOST_HOPS:
             return client, False
-        client = hop._replace(address=hop.address or client.address)
+        # What one does not say is as the next one here has it.
+        client = Hop(hop.address or client.address, hop.scheme or client.scheme, hop.host or client.host)
         if not hop.address:
             return client, False
         if not trusts(hop.address):
