@@ -156,8 +156,12 @@ class Core:
         if exchange.method not in ("GET", "HEAD"):
             raise refuse(405, "method_not_allowed", "this path answers GET and HEAD", {"allow": "GET, HEAD"})
         status, document = self._own(path, exchange.query, self.admission.shows_routes(exchange))
+        if "reason" in document:
+            document["request_id"] = exchange.entry.request_id
         body, kind = encode_document(document)
         out = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+        if status == 503:
+            out.append((b"retry-after", b"1"))
         return status, out, b"" if exchange.method == "HEAD" else body
 
     def aclose(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -16,6 +17,8 @@ from mesh import Request, Response, Service, StreamingResponse, TooManyRequests,
 from mesh.bus import Reply
 from mesh.config import BusSettings, GatewaySettings
 from mesh.errors import MeshError, Overloaded
+from mesh.messages import Route
+from mesh.routes import RouteTable
 from mesh.testing import Mesh
 from tests.gateway.test_framing import answers, ask, get
 
@@ -274,6 +277,24 @@ def test_no_header_of_a_problem_breaks_the_response():
     error = refuse(405, "method_not_allowed", "detail", {"allow": "GET, PUT\n, HEAD", "x-a": "b", "x b": "c"})
     _, out, _ = render(error, "id", "gateway", "GET")
     assert [name for name, _ in out if name not in (b"content-type", b"content-length", b"cache-control")] == [b"x-a"]
+
+
+async def test_announced_methods_that_are_none_are_not_written(mesh, monkeypatch):
+    methods = ["GET", "PUT\n", "POST\r\nx: y", "PATCH"]
+    routes = tuple(Route(method=method, path="/forged", endpoint="e") for method in methods)
+    table = RouteTable().replace("forger", [SimpleNamespace(revision="r", routes=routes)], 0.0)
+    monkeypatch.setattr(mesh.gateway.directory, "table", table)
+    for method, status in (("DELETE", 405), ("OPTIONS", 204)):
+        found = answers(await ask(mesh, get("/forged", "Connection: close", method=method)), method)
+        assert [(status, headers[b"allow"]) for status, headers, _ in found] == [(status, b"GET, HEAD, OPTIONS, PATCH")]
+
+
+async def test_problems_of_own_paths_have_what_all_have(mesh):
+    response = await mesh.http.get("/readyz/nobody", headers={"x-request-id": "find-me"})
+    assert (response.status_code, response.json()["request_id"]) == (404, "find-me")
+    mesh.gateway.health.draining = True
+    response = await mesh.http.get("/readyz")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
 
 
 def test_an_error_of_a_foreign_service_has_its_request_id_every_time():
