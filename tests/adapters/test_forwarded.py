@@ -10,6 +10,7 @@ from flask import request as flask_request
 from websockets.asyncio.client import connect
 
 from mesh import adapt
+from mesh.bridge.proxy import Proxy
 from mesh.testing import Mesh
 from tests.adapters.test_bridge import bridged, server
 
@@ -107,3 +108,15 @@ async def test_a_server_behind_a_bridge(nats_url, prefix, lane, monkeypatch):
             ]
             assert "6.6.6.6" not in str(found)
             assert ["host", host] in found
+
+
+def test_a_bridge_says_it_once_whatever_callers_on_the_bus_send():
+    forged = [(b"x-forwarded-for", b"6.6.6.6"), (b"x_forwarded_host", b"evil.test"), (b"forwarded", b"for=6.6.6.6")]
+    scope = {"headers": [(b"host", b"shop.test"), *forged, (b"x-a", b"b")], "client": ("192.0.2.1", 0), "scheme": "wss"}
+    assert Proxy._headers(scope) == [
+        ("host", "shop.test"),
+        ("x-a", "b"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "shop.test"),
+    ]
