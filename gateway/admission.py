@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -17,11 +18,10 @@ from mesh.client import Repeatable, RouteDestination
 from mesh.config import GatewaySettings
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
+from mesh.headers import is_sound
 from mesh.routes import Entry, Gone, Match, NotAllowed, Refusal, RouteTable, parse_target
 from mesh.streams import TAKES_STREAMS
 from mesh.watcher import Watcher
-
-LOOPBACK = ("127.", "::1", "localhost")
 
 
 class Admitted(Struct, frozen=True, eq=False):
@@ -76,23 +76,28 @@ class Admission:
                 "headers_too_large",
                 f"at most {settings.max_headers} headers of {settings.max_header_bytes} bytes together are taken",
             )
+        if head.credentials > 1:
+            raise refuse(400, "invalid_credentials", f"a request has one Authorization header, not {head.credentials}")
         table = self._directory.table
         match = table.match(method, target.segments)
         if not isinstance(match, Match):
             if self._directory.behind:
                 raise Behind
-            raise self._unmatched(match, exchange)
+            preflighted = self._preflighted(exchange, target.segments)
+            if preflighted is None:
+                raise self._unmatched(match, exchange)
+            match = preflighted
         route = match.entry
         entry.route, entry.service = route.template, route.service
         if inflight > settings.max_inflight:
             raise Overloaded(f"{settings.max_inflight} requests are in flight", retry_after=1)
         if b"content-length" in head.known and 0 < settings.max_request_body < (size := exchange.size or 0):
             raise TooLarge(f"the body has {size} bytes; {settings.max_request_body} are allowed")
-        trace = self._ids.traceparent(head.known.get(b"traceparent"))
+        trace = self._ids.trace(head.known)
         entry.trace = trace[3:35].decode()
         line = b"%b?%b" % (exchange.path, target.query) if target.query else exchange.path
         request_id = exchange.request_id
-        host = head.known.get(b"host", b"")
+        host = head.known.get(b"host", b"") if exchange.sender is None else exchange.sender.host
         sender = forwarded(exchange.client, exchange.scheme, host if len(host) < 256 else b"")
         common = (
             b"Mesh-Request: %b %b\r\n%bMesh-Id: %b\r\nx-request-id: %b\r\ntraceparent: %b\r\nMesh-Forwarded: %b\r\n%b"
@@ -115,32 +120,52 @@ class Admission:
         timeout = (route.timeout_ms or self._settings.timeout_ms) / 1000
         return _Policy((method, route.template), timeout, repeatable(route, method))
 
-    def options(self, exchange: Exchange, pairs: Pairs) -> tuple[int, Pairs, bytes] | None:
-        """The gateway's own answer to OPTIONS; None where a service answers, or nobody."""
+    def options(self, exchange: Exchange) -> tuple[int, Pairs, bytes] | None:
+        """The gateway's own answer to OPTIONS; None where a service answers, or nobody. Raises `Behind`."""
         if exchange.path == b"*":
             return 204, [(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")], b""
         target = parse_target(exchange.path, exchange.query, self._settings.max_target)
-        return None if isinstance(target, Refusal) else self._preflight(target.segments, pairs)
+        if isinstance(target, Refusal):
+            return None
+        match = self._directory.table.match("OPTIONS", target.segments)
+        if not isinstance(match, Match) and self._directory.behind:
+            raise Behind
+        if not isinstance(match, NotAllowed) or self._preflighted(exchange, target.segments) is not None:
+            return None
+        allow = _tokens(match.allow)
+        out: Pairs = [(b"allow", ", ".join(allow).encode())]
+        return 204, out + (self._cors.preflight(exchange.head.known, allow) or []), b""
 
-    def shows_routes(self, client: str) -> bool:
-        """Whether a client at that address may be told of routes: on loopback, or as configured."""
+    def answers_preflight(self, exchange: Exchange, status: int, out: Pairs) -> tuple[int, Pairs, bytes] | None:
+        """The gateway's answer to OPTIONS where a service's own says nothing of CORS, and the gateway has a say."""
+        found = self._cors.complete_preflight(exchange.head.known, status, out) if self._cors.origins else None
+        return None if found is None else (204, found, b"")
+
+    def check_origin(self, exchange: Exchange) -> None:
+        """Raise the refusal of a WebSocket that a page of another origin than those allowed opens."""
+        if not self._cors.may_connect(exchange.head.known.get(b"origin"), exchange.host):
+            raise refuse(403, "origin_not_allowed", "pages of this origin may not connect here")
+
+    def _preflighted(self, exchange: Exchange, segments: tuple[str, ...]) -> Match | None:
+        """The route that a preflight asks for, where its service answers preflights itself."""
+        asked = exchange.head.known.get(b"access-control-request-method")
+        if exchange.method != "OPTIONS" or asked is None or b"origin" not in exchange.head.known:
+            return None
+        match = self._directory.table.match(asked.decode("latin-1"), segments)
+        if isinstance(match, Match) and all(b.route.preflight for b in match.entry.bindings.values()):
+            return match
+        return None
+
+    def shows_routes(self, exchange: Exchange) -> bool:
+        """Whether a request's client may be told of routes: on this machine, or as configured."""
         if self._settings.show_routes != "auto":
             return self._settings.show_routes == "always"
-        return not client or client.startswith(LOOPBACK)
-
-    def _preflight(self, segments: tuple[str, ...], pairs: Pairs) -> tuple[int, Pairs, bytes] | None:
-        """The gateway's answer to OPTIONS on a known path whose service does not answer it itself."""
-        match = self._directory.table.match("OPTIONS", segments)
-        if not isinstance(match, NotAllowed):
-            return None
-        out: Pairs = [(b"allow", ", ".join(match.allow).encode())]
-        out += self._cors.preflight_headers(pairs, match.allow)
-        return 204, out, b""
+        return exchange.local
 
     def _unmatched(self, match: object, exchange: Exchange) -> MeshError:
         entry = exchange.entry
         if not self._bus.connected and not self._watcher.synchronised.is_set():
-            return BusUnavailable(self._bus.last_error or "not connected to NATS")
+            return BusUnavailable(self._bus.last_error)
         if not self._watcher.synchronised.is_set():
             return Starting("the gateway is still learning who is there")
         if isinstance(match, Gone):
@@ -148,9 +173,14 @@ class Admission:
             return NoInstances(f"no live instance of {match.entry.service} serves this route")
         entry.path = exchange.path[:128].decode("latin-1")
         if isinstance(match, NotAllowed):
-            allow = ", ".join(match.allow)
+            allow = ", ".join(_tokens(match.allow))
             return refuse(405, "method_not_allowed", f"this path answers {allow}", {"allow": allow})
         extra: dict[str, Any] = {}
-        if self.shows_routes(exchange.client):
+        if self.shows_routes(exchange):
             extra["nearest"] = self._directory.table.nearest(unquote(exchange.path.decode("latin-1")))
         return refuse(404, "no_route", "no service announces this path", **extra)
+
+
+def _tokens(methods: Iterable[str]) -> list[str]:
+    """Those that may stand in a header: services announce them."""
+    return [method for method in methods if is_sound(method.encode(), b"")]

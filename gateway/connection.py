@@ -275,11 +275,14 @@ class Connection(HttpToolsProtocol):
         last on this connection."""
         large = len(body) > 65_536  # not worth a copy
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
-        self.transport.write(b"".join((STATUS_LINE[status], self._date(), lines, end, b"" if large else body)))
+        self.transport.write(b"".join((STATUS_LINE[status], self._date(lines), lines, end, b"" if large else body)))
         if large:
             self.transport.write(body)
 
-    def _date(self) -> bytes:
+    def _date(self, lines: bytes) -> bytes:
+        """The line of ``Date``; empty where ``lines``, whose names are lower-case, have it already."""
+        if b"\r\ndate: " in lines or lines.startswith(b"date: "):
+            return b""
         global _date_of, _date
         given = self.server_state.default_headers
         if given is not _date_of:  # uvicorn makes a new one every second

@@ -18,7 +18,8 @@ from gateway.headers import Head, Pairs, ResponseHeads
 from gateway.health import is_own, own_label
 from gateway.limits import RouteLimits
 from gateway.metrics import UNMATCHED, RequestMetrics
-from gateway.problems import encode_document, refuse, render
+from gateway.problems import encode_document, public_detail, refuse, render
+from gateway.proxies import Proxies
 from gateway.trace import Ids
 from mesh.bus import Bus
 from mesh.client import Caller
@@ -63,6 +64,9 @@ class Core:
         self.heads = ResponseHeads()
         self._ids = Ids()
         self.admission = Admission(bus, watcher, directory, settings, self._ids, self.cors)
+        trusted = settings.trusted_proxies
+        self._proxies = Proxies(trusted, settings.proxy_header) if trusted else None
+        self._noted = ""
         self._own = own
         self._access = access
 
@@ -70,11 +74,15 @@ class Core:
     def inflight(self) -> int:
         return len(self.exchanges)
 
-    def begin(self, method: str, path: bytes, query: bytes, head: Head, client: str, scheme: str) -> Exchange:
-        """A request whose headers are there. `finish` must follow."""
+    def begin(self, method: str, path: bytes, query: bytes, head: Head, peer: str, scheme: str) -> Exchange:
+        """A request whose headers are there, over a connection with ``peer``. `finish` must follow."""
         request_id = self._ids.request_id(head.known.get(b"x-request-id"))
+        client, sender = peer, None
+        if self._proxies is not None and self._proxies.trusts(peer):
+            sender = self._proxies.sender(peer, scheme, head.known)
+            client, scheme = sender.address, sender.scheme
         entry = begin(method, request_id.decode(), client)
-        exchange = Exchange(method, path, query, head, client, scheme, request_id, entry, perf_counter())
+        exchange = Exchange(method, path, query, head, client, scheme, sender, request_id, entry, perf_counter())
         self.exchanges.add(exchange)
         return exchange
 
@@ -83,6 +91,14 @@ class Core:
         while True:
             try:
                 return self.admission.admit(exchange, self.inflight)
+            except Behind:
+                await self.admission.caught_up()
+
+    async def options(self, exchange: Exchange) -> tuple[int, Pairs, bytes] | None:
+        """See `Admission.options`; waits for a table that is behind."""
+        while True:
+            try:
+                return self.admission.options(exchange)
             except Behind:
                 await self.admission.caught_up()
 
@@ -102,7 +118,17 @@ class Core:
         """Status, headers and body for a request that ended in an error."""
         entry = exchange.entry
         entry.origin, entry.reason = "mesh" if error.origin == "mesh" else "gateway", error.reason
+        detail = public_detail(error)
+        if detail != error.detail:
+            self._note(error, entry.request_id)
+            error.detail = detail
         return render(error, entry.request_id, entry.origin, entry.method)
+
+    def _note(self, error: MeshError, request_id: str) -> None:
+        """Log what the client is not told; once, where many requests in a row meet the same."""
+        if error.detail != self._noted:
+            self._noted = error.detail
+            _log.warning("%s: %s", error.reason, error.detail, extra={"request_id": request_id})
 
     def failed(self, exchange: Exchange) -> tuple[int, Pairs, bytes]:
         """The same for one that met an exception nobody expected, which is logged."""
@@ -129,9 +155,13 @@ class Core:
         exchange.entry.route = own_label(path)
         if exchange.method not in ("GET", "HEAD"):
             raise refuse(405, "method_not_allowed", "this path answers GET and HEAD", {"allow": "GET, HEAD"})
-        status, document = self._own(path, exchange.query, self.admission.shows_routes(exchange.client))
+        status, document = self._own(path, exchange.query, self.admission.shows_routes(exchange))
+        if "reason" in document:
+            document["request_id"] = exchange.entry.request_id
         body, kind = encode_document(document)
         out = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
+        if status == 503:
+            out.append((b"retry-after", b"1"))
         return status, out, b"" if exchange.method == "HEAD" else body
 
     def aclose(self) -> None:

@@ -1,4 +1,5 @@
-"""One request that is answered by an ASGI call: uvicorn's cycle, and responses that a client of HTTP/1.0 can read."""
+"""One request that is answered by an ASGI call: uvicorn's cycle, with one ``Date``, and responses that a client of
+HTTP/1.0 can read."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         if not self.response_started:
+            if b"date" in dict(message["headers"]):
+                self.default_headers = []  # its own is one
             if self.scope["http_version"] == "1.0" and not any(n == b"content-length" for n, _ in message["headers"]):
                 self.until_close = True
                 self.chunked_encoding = False

@@ -192,7 +192,7 @@ class Direct:
     def _respond(self, exchange: Exchange, status: int, lines: bytes, body: bytes) -> None:
         core, connection, entry = self._core, self._connection, exchange.entry
         if core.cors.origins:
-            lines += lines_of(core.cors.response_headers(exchange.head.known.get(b"origin")))
+            lines = core.cors.add_to_lines(lines, exchange.head.known.get(b"origin"))
         if core.draining:
             self.keep_alive = False
         entry.status, entry.bytes_out = status, len(body)

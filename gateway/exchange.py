@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from gateway.access import Entry
 from gateway.headers import Head
+from gateway.proxies import Sender, is_local
 from gateway.streaming import ClientGone, Upload
 from mesh.client import Repeatable
 from mesh.routes import Entry as RouteEntry
@@ -22,8 +23,8 @@ Scope = MutableMapping[str, Any]
 class Exchange(Struct, eq=False):
     """One request while it is answered; also what the access log will say of it.
 
-    ``path`` and ``query`` are the target's bytes, ``client`` the address (empty where unknown), ``began`` a moment of
-    `time.perf_counter`.
+    ``path`` and ``query`` are the target's bytes, ``client`` the address (empty where unknown), ``sender`` what a
+    trusted proxy says of the client (None where there is none), ``began`` a moment of `time.perf_counter`.
     """
 
     method: str
@@ -32,6 +33,7 @@ class Exchange(Struct, eq=False):
     head: Head
     client: str
     scheme: str
+    sender: Sender | None
     request_id: bytes
     entry: Entry
     began: float
@@ -45,6 +47,16 @@ class Exchange(Struct, eq=False):
     """The rest of the response's body."""
     task: asyncio.Task[Any] | None = None
     watch: asyncio.Task[None] | None = None
+
+    @property
+    def host(self) -> bytes:
+        """The host that the client asked for; empty where it names none."""
+        return self.head.known.get(b"host", b"") if self.sender is None else self.sender.host
+
+    @property
+    def local(self) -> bool:
+        """Whether the client runs on this machine, as far as can be known."""
+        return is_local(self.client, self.head.known) if self.sender is None else self.sender.local
 
     @property
     def size(self) -> int | None:

@@ -96,7 +96,7 @@ class Forwarder:
                 status, out, body = core.refused(exchange, error)
             out.append((b"x-request-id", exchange.request_id))
             if core.cors.origins:
-                out += core.cors.response_headers(exchange.head.known.get(b"origin"))
+                core.cors.add_to(out, exchange.head.known.get(b"origin"))
             if core.draining or status == 408:  # RFC 9110 section 15.5.9
                 out.append((b"connection", b"close"))
             entry.status = status
@@ -122,6 +122,7 @@ class Forwarder:
         await receive()  # websocket.connect
         try:
             try:
+                core.admission.check_origin(exchange)
                 admitted = await core.admit(exchange)
                 timeout, began = admitted.timeout, perf_counter()
                 conversation = await core.caller.open(admitted.destination, admitted.common, timeout, kind=b"websocket")
@@ -200,14 +201,17 @@ class Forwarder:
         core, path = self.core, scope["path"]
         if core.is_own(path):
             return core.answer_own(exchange, path)
-        if (
-            exchange.method == "OPTIONS"
-            and (answered := core.admission.options(exchange, scope["headers"])) is not None
-        ):
+        if exchange.method == "OPTIONS" and (answered := await core.options(exchange)) is not None:
             return answered
         admitted = await core.admit(exchange)
         pieces, whole = await self._read_body(exchange, core.room(exchange, admitted.common))
-        return await self._call(exchange, admitted, pieces, whole)
+        status, out, body = await self._call(exchange, admitted, pieces, whole)
+        if exchange.method == "OPTIONS":
+            instead = core.admission.answers_preflight(exchange, status, out)
+            if instead is not None:
+                await self._abandon(exchange)
+                return instead
+        return status, out, body
 
     async def _call_with(self, exchange: Exchange, admitted: Admitted, body: bytes) -> Rendered:
         """The call of a request whose body is here; it may be too large for one message all the same."""
@@ -246,7 +250,7 @@ class Forwarder:
         entry.instance, entry.attempts = answer.instance, answer.attempts
         stream = exchange.stream = answer.stream
         try:
-            status, out, content = response(answer.reply, method, streamed=stream is not None)
+            status, out, content = response(answer.reply, method, exchange.request_id, streamed=stream is not None)
         except MeshError:
             await self._abandon(exchange)
             raise

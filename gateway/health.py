@@ -80,7 +80,7 @@ class Health:
         if state == "starting":
             raise Starting("the gateway is still learning who is there")
         if state == "stale":
-            raise BusUnavailable(self._bus.last_error or "no news from NATS: the last known table is frozen")
+            raise BusUnavailable("no news from the services: what was known last is served")
         raise Unavailable("the gateway is going away", reason="draining")
 
     def _health(self, service: str, query: bytes, show_routes: bool) -> tuple[int, Any]:

@@ -6,7 +6,7 @@ FastAPI serves it: here convenience counts, not microseconds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from gateway import process
 from gateway.health import Health, describe
 from gateway.metrics import RequestMetrics, family
+from gateway.names import Named
 from mesh.bus import Bus
 from mesh.directory import Directory
 from mesh.printable import json_text
@@ -30,9 +31,15 @@ class Shown(JSONResponse):
 
 
 def build(
-    bus: Bus, watcher: Watcher, directory: Directory, health: Health, metrics: RequestMetrics, facts: dict[str, Any]
+    bus: Bus,
+    watcher: Watcher,
+    directory: Directory,
+    health: Health,
+    metrics: RequestMetrics,
+    facts: dict[str, Any],
+    names: Collection[str] = (),
 ) -> FastAPI:
-    """The application; every handler reads live state and changes nothing."""
+    """The application; every handler reads live state and changes nothing. ``names``: see `Named`."""
     app = FastAPI(
         title="mesh gateway, operator's plane",
         version=facts["version"],
@@ -40,6 +47,7 @@ def build(
         redoc_url=None,
         default_response_class=Shown,
     )
+    app.add_middleware(Named, names=names)
     registry = watcher.registry
 
     @app.get("/")

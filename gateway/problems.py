@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 import msgspec
 
-from mesh.errors import MeshError
+from mesh import headers
+from mesh.errors import BY_STATUS, MeshError
 
 Pairs = list[tuple[bytes, bytes]]
 _encode = msgspec.json.Encoder(enc_hook=str).encode
+_TITLES = {414: "Target too long", 431: "Headers too large", **{status: cls.title for status, cls in BY_STATUS.items()}}
+# What these say is for operators: of servers and their addresses, and of what a service has sent.
+_NEUTRAL = {
+    "bus_unavailable": "the gateway has no connection to the services",
+    "bad_reply": "what the service replied cannot be passed on",
+}
 
 
 def refuse(status: int, reason: str, detail: str, out: dict[str, str] | None = None, **extra: Any) -> MeshError:
     """An error of the gateway's own: nothing was published. ``out`` are headers of the response."""
     error = MeshError(detail, reason=reason, executed="no", headers=out, **extra)
     error.status = status
-    error.title = HTTPStatus(status).phrase
+    error.title = _TITLES.get(status) or HTTPStatus(status).phrase.capitalize()
     error.origin = "gateway"
     return error
+
+
+def public_detail(error: MeshError) -> str:
+    """What a client is told of an error: its detail, but for what only concerns who runs all this."""
+    neutral = _NEUTRAL.get(error.reason)
+    if neutral is not None:
+        return neutral
+    return error.title if "NATS" in error.detail else error.detail
 
 
 def render(error: MeshError, request_id: str, origin: str, method: str) -> tuple[int, Pairs, bytes]:
@@ -32,8 +48,9 @@ def render(error: MeshError, request_id: str, origin: str, method: str) -> tuple
         (b"cache-control", b"no-store"),
     ]
     if error.retry_after is not None:
-        out.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
-    out += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+        out.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after))))  # rounded down it would be too early
+    given = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
+    out += [pair for pair in given if headers.is_sound(*pair)]
     return error.status, out, b"" if method == "HEAD" else body
 
 

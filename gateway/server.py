@@ -88,7 +88,8 @@ class Gateway:
             description="HTTP gateway",
             load=lambda: Load(self.core.inflight, settings.max_inflight),
         )
-        self._ops_app = ops.build(self.bus, self.watcher, self.directory, self.health, self.metrics, facts)
+        names = (settings.ops_host.lower(), *settings.ops_hosts)
+        self._ops_app = ops.build(self.bus, self.watcher, self.directory, self.health, self.metrics, facts, names)
         self._sockets = list(sockets)
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []

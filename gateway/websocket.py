@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from gateway.headers import response
+from gateway.headers import crossing, response
+from gateway.problems import public_detail
 from gateway.streaming import Receive, Send
 from mesh import headers
 from mesh.client import Conversation
@@ -53,11 +54,12 @@ class Relay:
         reply = await self._conversation.head(timeout)
         pairs = headers.decode(reply.block)
         if headers.find(pairs, headers.STATUS) != b"101":
-            status, out, body = response(reply, "GET")
+            status, out, body = response(reply, "GET", request_id)
             await deny(self._send, status, [*out, (b"x-request-id", request_id)], body)
             return status
         chosen = headers.find(pairs, b"sec-websocket-protocol")
-        out = [(n, v) for n, v in pairs if headers.crosses(n) and not n.startswith(b"sec-websocket-")]
+        # uvicorn dates the handshake itself.
+        out = [(n, v) for n, v in crossing(pairs) if not n.startswith(b"sec-websocket-") and n != b"date"]
         await self._send(
             {
                 "type": "websocket.accept",
@@ -118,7 +120,7 @@ class Relay:
                 frame = await self._stream.read()
             except MeshError as error:
                 code = RESTART if error.reason in ("stopped", "instance_lost") else INTERNAL
-                await self._close(code, error.detail)
+                await self._close(code, public_detail(error))
                 return error.reason
             if frame is None:
                 await self._close(INTERNAL, "the service ended the connection without a word")

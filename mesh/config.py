@@ -271,6 +271,24 @@ class GatewaySettings(MeshSettings):
     cors_origins: tuple[str, ...] = setting(
         (), kinds.origins(), env=["MESH_CORS_ORIGINS"], doc="Web origins whose pages may read answers; none by default."
     )
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        kinds.networks(),
+        env=["MESH_TRUSTED_PROXIES"],
+        doc="Proxies in front that are believed who their client is; none by default.",
+    )
+    proxy_header: Literal["x-forwarded", "forwarded"] = setting(
+        "x-forwarded",
+        kinds.choice("x-forwarded", "forwarded"),
+        env=["MESH_PROXY_HEADER"],
+        doc="How trusted proxies say it: X-Forwarded-For, -Proto and -Host, or Forwarded (RFC 7239).",
+    )
+    ops_hosts: tuple[str, ...] = setting(
+        (),
+        kinds.host_names(),
+        env=["MESH_OPS_HOSTS"],
+        doc="Names with a dot by which the operator's plane may be called; * for any.",
+    )
     linger_ms: int = setting(
         1000,
         kinds.whole(0, 600_000, "milliseconds"),
@@ -290,6 +308,8 @@ class GatewaySettings(MeshSettings):
             ports = ((name, sources.get(name, "default")) for name in ("port", "ops_port"))
             told = " and ".join(f"{name} ({source})" for name, source in ports)
             yield f"gateway: {told} are both {self.port} on {self.host}; give each listener its own port"
+        if self.proxy_header != "x-forwarded" and not self.trusted_proxies:
+            yield f"gateway.proxy_header ({sources['proxy_header']}): is useless alone; give trusted_proxies too"
 
 
 CLASSES: tuple[type[MeshSettings], ...] = (BusSettings, ServiceSettings, GatewaySettings)

@@ -49,6 +49,29 @@ HOP_BY_HOP = frozenset(
 )
 """RFC 9110 section 7.6.1: meant for one connection, so they end at the gateway."""
 
+_CLIENT_FAMILIES = (b"x-forwarded", b"x-envoy-")
+_CLIENT_NAMES = frozenset(
+    {
+        # Whose request it is.
+        *(b"forwarded", b"x-real-ip", b"x-client-ip", b"client-ip", b"x-remote-ip", b"x-remote-addr", b"remote-addr"),
+        *(b"x-originating-ip", b"x-cluster-client-ip", b"x-original-forwarded-for", b"x-proxyuser-ip"),
+        *(b"true-client-ip", b"cf-connecting-ip", b"cf-connecting-ipv6", b"cf-pseudo-ipv4", b"fastly-client-ip"),
+        *(b"fly-client-ip", b"do-connecting-ip", b"incap-client-ip", b"x-sucuri-clientip", b"x-azure-clientip"),
+        *(b"x-azure-socketip", b"x-appengine-user-ip", b"x-nf-client-connection-ip", b"x-vercel-forwarded-for"),
+        *(b"proxy-client-ip", b"wl-proxy-client-ip", b"client-cert", b"client-cert-chain"),
+        # What it asked for, and how.
+        *(
+            b"x-original-url",
+            b"x-rewrite-url",
+            b"x-original-uri",
+            b"x-original-host",
+            b"x-host",
+            b"x-http-host-override",
+        ),
+        *(b"x-scheme", b"x-url-scheme", b"x-original-proto", b"x-arr-ssl", b"front-end-https"),
+    }
+)
+
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -175,6 +198,15 @@ def crosses(name: bytes) -> bool:
         return False
     folded = name.replace(b"_", b"-") if b"_" in name else name
     return not (folded.startswith((b"mesh-", b"nats-")) or folded == b"status")
+
+
+def tells_of_client(name: bytes) -> bool:
+    """Whether a header of that lower-case name is a proxy's word about its client: who it is, or what it asked for.
+
+    Frameworks believe such headers, so none of them crosses from a client; `FORWARDED` says what the gateway knows.
+    """
+    folded = name.replace(b"_", b"-") if b"_" in name else name
+    return folded in _CLIENT_NAMES or folded.startswith(_CLIENT_FAMILIES)
 
 
 def is_sound(name: bytes, value: bytes) -> bool:

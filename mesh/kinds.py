@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -194,3 +195,27 @@ def origins() -> Kind:
         return found
 
     return Kind(parse, "origins such as https://app.example.com (without a path), separated by commas, or *")
+
+
+def networks() -> Kind:
+    """Addresses and networks, as their text in its shortest form: comma-separated text or a list."""
+
+    def parse(raw: object) -> tuple[str, ...]:
+        found = tuple(ip_network(part) for part in _parts(raw))
+        if any(network.prefixlen == 0 for network in found):  # then everybody is a proxy, and may say what he likes
+            raise ValueError(raw)
+        return tuple(map(str, found))
+
+    return Kind(parse, "IP addresses or networks such as 127.0.0.1 and 10.0.0.0/8, separated by commas, and not all")
+
+
+def host_names() -> Kind:
+    """Names of hosts without a port, or ``*``, in lower case: comma-separated text or a list."""
+
+    def parse(raw: object) -> tuple[str, ...]:
+        found = tuple(part.lower() for part in _parts(raw))
+        if any(c in name for name in found for c in "/:[]@ "):
+            raise ValueError(raw)
+        return found
+
+    return Kind(parse, "host names without a port, separated by commas, or *")

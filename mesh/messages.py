@@ -70,6 +70,8 @@ class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deprecated: bool = False
     stream: Annotated[str, Meta(max_length=32)] = ""
     """``response`` where the answer comes in pieces, ``websocket`` where it is a WebSocket; empty otherwise."""
+    preflight: bool = False
+    """Whether the endpoint answers CORS preflights for this route (Fetch standard) as the application it stands for."""
 
 
 class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.announcement"):

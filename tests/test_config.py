@@ -100,6 +100,33 @@ def test_origins():
     assert "https://app.example.com" in problems(environ={"MESH_CORS_ORIGINS": "https://a.example/"})[0]
 
 
+def test_trusted_proxies():
+    environ = {"MESH_TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8,2001:DB8::/32", "MESH_PROXY_HEADER": "Forwarded"}
+    found = GatewaySettings.load(environ=environ, file=None)
+    assert found.trusted_proxies == ("127.0.0.1/32", "10.0.0.0/8", "2001:db8::/32")
+    assert found.proxy_header == "forwarded"
+
+
+@pytest.mark.parametrize("text", ["proxy.test", "10.0.0.1/8", "10.0.0.0/33", "*", "0.0.0.0/0", "::/0", "127.0.0.1:80"])
+def test_bad_trusted_proxies(text):
+    (problem,) = problems(environ={"MESH_TRUSTED_PROXIES": text})
+    assert f"gateway.trusted_proxies (environment MESH_TRUSTED_PROXIES): {text!r} is not allowed" in problem
+    assert "10.0.0.0/8" in problem
+
+
+def test_a_header_of_nobody_is_a_mistake():
+    assert problems(environ={"MESH_PROXY_HEADER": "forwarded"}) == [
+        "gateway.proxy_header (environment MESH_PROXY_HEADER): is useless alone; give trusted_proxies too"
+    ]
+    assert "x-forwarded, forwarded" in problems(environ={"MESH_PROXY_HEADER": "x-real-ip"})[0]
+
+
+@pytest.mark.parametrize("text", ["https://ops.test", "ops.test:8081", "a b"])
+def test_bad_names_of_the_operators_plane(text):
+    assert "gateway.ops_hosts (environment MESH_OPS_HOSTS)" in problems(environ={"MESH_OPS_HOSTS": text})[0]
+    assert GatewaySettings.load(environ={"MESH_OPS_HOSTS": "OPS.test,*"}, file=None).ops_hosts == ("ops.test", "*")
+
+
 def test_every_mistake_of_every_class_and_source_in_one_error(tmp_path):
     file = toml(
         tmp_path,

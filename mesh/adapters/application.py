@@ -73,9 +73,9 @@ class Adapted:
             if found.methods:
                 handler = HttpEndpoint(self.app, self.root_path, self.state, self.tasks, entrance).__call__
                 declared = declare(handler, method="*", path=found.path, deprecated=found.deprecated, **facts)
-                declared.routes = [
-                    replace(declared.routes[0], method=method, summary=facts["summary"]) for method in methods
-                ]
+                # Whether it has a middleware for CORS only the application knows: preflights are for it to answer.
+                first = replace(declared.routes[0], summary=facts["summary"], preflight=True)
+                declared.routes = [replace(first, method=method) for method in methods]
                 claimed.update({(method, shape): declared for method in methods})
             else:
                 socket = SocketEndpoint(self.app, self.root_path, self.state, entrance).__call__

@@ -40,7 +40,8 @@ def _scope(request: Request, root_path: str, state: dict[str, Any], scheme: str)
     facts = {name: value.strip(b'"') for name, value in _FORWARDED.findall(given)}
     address = facts.get(b"for", b"").decode("latin-1").strip("[]")
     secure = facts.get(b"proto") in (b"https", b"wss")
-    host = (facts.get(b"host") or request.raw_header(b"host") or b"").decode("latin-1")
+    told = facts.get(b"host") or b""
+    host = (told or request.raw_header(b"host") or b"").decode("latin-1")
     return {
         "asgi": SPEC,
         "http_version": "1.1",
@@ -49,18 +50,20 @@ def _scope(request: Request, root_path: str, state: dict[str, Any], scheme: str)
         "raw_path": raw_path.encode("latin-1"),
         "query_string": query.encode("latin-1"),
         "root_path": root_path,
-        "headers": _headers(request, host),
+        "headers": _headers(request, told),
         "client": (address, 0) if address and address != "unknown" else None,
         "server": _server(host, 443 if secure else 80),
         "state": state.copy(),
     }
 
 
-def _headers(request: Request, host: str) -> headers.Pairs:
-    pairs = [(name, value) for name, value in request.pairs if headers.crosses(name)]
+def _headers(request: Request, host: bytes) -> headers.Pairs:
+    """The request's headers. ``host`` is what the client asked for, where that is known: behind a proxy the request's
+    own ``Host`` may be another."""
+    pairs = [(name, value) for name, value in request.pairs if headers.crosses(name) and not (host and name == b"host")]
+    if host:
+        pairs.insert(0, (b"host", host))
     names = {name for name, _ in pairs}
-    if b"host" not in names and host:
-        pairs.insert(0, (b"host", host.encode("latin-1")))
     # The body's framing is the gateway's; an application looks here for whether there is one, and how long it is.
     if b"content-length" in names:
         return pairs

@@ -204,12 +204,16 @@ class Proxy:
 
     @staticmethod
     def _headers(scope: Scope) -> list[tuple[str, str]]:
-        pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
-        pairs = [(name, value) for name, value in pairs if name != "transfer-encoding"]
+        """What the other side gets: whose request it is, as it would hear it from any proxy."""
+        given = [(n, v) for n, v in scope["headers"] if n != b"transfer-encoding" and not headers.tells_of_client(n)]
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in given]
         if scope["client"] is not None:
             pairs.append(("x-forwarded-for", scope["client"][0]))
         secure = scope["scheme"] in ("https", "wss")
         pairs.append(("x-forwarded-proto", "https" if secure else "http"))
+        host = headers.find(given, b"host")
+        if host is not None:
+            pairs.append(("x-forwarded-host", host.decode("latin-1")))
         return pairs
 
 

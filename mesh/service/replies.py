@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -252,6 +253,6 @@ def problem_reply(error: MeshError, request_id: str) -> tuple[bytes, bytes]:
         (b"content-type", b"application/problem+json"),
     ]
     if error.retry_after is not None:
-        pairs.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))
+        pairs.append((b"retry-after", b"%d" % max(1, ceil(error.retry_after))))
     pairs += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in error.headers.items()]
     return headers.encode(pairs), body

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 
 import pytest
@@ -163,3 +164,29 @@ def test_nearest_is_bounded() -> None:
     table.nearest("/" + "rout" * 2000)
     table.nearest("/" * 8000)
     assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["/route{0}", "/route{0}/{{x}}/of/{{y}}", "/a{1}/b{2}/c{0}", "/" + "x" * 150 + "{0}", "/api/{{x}}/thing{0}/{{y}}"],
+)
+def test_nearest_in_a_large_table_is_bounded(template: str) -> None:
+    table = table_of({"a": [f"GET {template.format(n, n % 20, n % 400)}" for n in range(9000)]})
+    for path in ("/nowhere", "/route88x", "/" + "x" * 190, "/a/" * 60, "/api/1/thing77/2/3"):
+        calls = 0
+
+        def count(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event == "call"
+
+        sys.setprofile(count)
+        try:
+            table.nearest(path)
+        finally:
+            sys.setprofile(None)
+        assert calls < 12_000  # some of them for each literal that is looked at, and of a tenth of a microsecond
+
+
+def test_a_slip_is_found_among_thousands() -> None:
+    table = table_of({"a": [f"GET /api/resource{number}/{{x}}" for number in range(4000)]})
+    assert table.nearest("/api/resourze77/1")[0] == "GET /api/resource77/{x}"
