@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 
 from gateway.sockets import BACKLOG
+from gateway.websocket_connection import WebSocketConnection
 
 KEEP_ALIVE_S = 75
 """Idle seconds that a connection is kept; longer than the 60 s of usual load balancers, so that they close first."""
@@ -38,7 +39,7 @@ class Listener(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=http or "httptools",
-                ws="websockets-sansio",
+                ws=WebSocketConnection,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -101,11 +102,14 @@ class Listener(uvicorn.Server):
         """Let every connection keep its deadlines: one timer for all of them."""
         loop = asyncio.get_running_loop()
         now = loop.time()
+        self._checking = loop.call_later(CHECK_S, self._check)
         for connection in list(self.server_state.connections):
             check = getattr(connection, "check", None)
             if check is not None:
-                check(now)
-        self._checking = loop.call_later(CHECK_S, self._check)
+                try:
+                    check(now)
+                except Exception:  # the others have deadlines too
+                    _log.exception("a connection's deadlines could not be looked at")
 
     def stop_accepting(self, *, for_all: bool) -> None:
         """Take no new connection; those that are there go on. ``for_all``: nor does anybody who shares the socket."""

@@ -20,6 +20,12 @@ class Wire(asyncio.Transport):
     def close(self):
         self.closed = True
 
+    def abort(self):
+        self.closed = True
+
+    def get_write_buffer_size(self):
+        return 0
+
     def can_write_eof(self):
         return False
 
@@ -31,6 +37,75 @@ class Wire(asyncio.Transport):
 
     def resume_reading(self):
         pass
+
+    def get_extra_info(self, name, default=None):
+        return {"peername": ("127.0.0.1", 9), "sockname": ("127.0.0.1", 80)}.get(name, default)
+
+
+class Peer(asyncio.Transport):
+    """The other end of a connection in memory, which sends a segment in each turn of the event loop, as long as the
+    gateway reads. ``received`` is what came back, and ``ended`` is set when the connection is over."""
+
+    def __init__(self, mesh, segments, *, eof=False):
+        super().__init__()
+        self.received = b""
+        self._segments = list(reversed(segments))
+        self._eof = eof
+        self._reading, self._closing = True, False
+        self.ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        listener = mesh.gateway._listeners[0]
+        config, state = listener.config, listener.server_state
+        self.connection = config.http_protocol_class(config=config, server_state=state, app_state={})
+        self.connection.connection_made(self)
+        self._loop.call_soon(self._send)
+
+    def _send(self):
+        if not self._reading or self._closing:
+            return
+        if self._segments:
+            self.connection.data_received(self._segments.pop())
+        elif self._eof:
+            self._reading = False
+            if not self.connection.eof_received():
+                self.close()
+        if self._segments or self._eof:
+            self._loop.call_soon(self._send)
+
+    def write(self, data):
+        assert not self._closing
+        self.received += data
+
+    def close(self):
+        if not self._closing:
+            self._closing = True
+            self._loop.call_soon(self._end)
+
+    abort = close
+
+    def _end(self):
+        self.connection.connection_lost(None)
+        self.ended.set()
+
+    def can_write_eof(self):
+        return True
+
+    def write_eof(self):
+        self.close()  # it has seen all that it needs
+
+    def is_closing(self):
+        return self._closing
+
+    def pause_reading(self):
+        self._reading = False
+
+    def resume_reading(self):
+        if not self._reading:
+            self._reading = True
+            self._loop.call_soon(self._send)
+
+    def get_write_buffer_size(self):
+        return 0
 
     def get_extra_info(self, name, default=None):
         return {"peername": ("127.0.0.1", 9), "sockname": ("127.0.0.1", 80)}.get(name, default)
