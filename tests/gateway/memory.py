@@ -44,14 +44,14 @@ class Wire(asyncio.Transport):
 
 class Peer(asyncio.Transport):
     """The other end of a connection in memory, which sends a segment in each turn of the event loop, as long as the
-    gateway reads. ``received`` is what came back, and ``ended`` is set when the connection is over."""
+    gateway reads. ``received`` is what came back, ``reads`` whether the gateway reads; ``ended`` is set at the end."""
 
     def __init__(self, mesh, segments, *, eof=False):
         super().__init__()
         self.received = b""
         self._segments = list(reversed(segments))
         self._eof = eof
-        self._reading, self._closing = True, False
+        self.reads, self._closing = True, False
         self.ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         listener = mesh.gateway._listeners[0]
@@ -61,12 +61,12 @@ class Peer(asyncio.Transport):
         self._loop.call_soon(self._send)
 
     def _send(self):
-        if not self._reading or self._closing:
+        if not self.reads or self._closing:
             return
         if self._segments:
             self.connection.data_received(self._segments.pop())
         elif self._eof:
-            self._reading = False
+            self.reads = False
             if not self.connection.eof_received():
                 self.close()
         if self._segments or self._eof:
@@ -97,11 +97,11 @@ class Peer(asyncio.Transport):
         return self._closing
 
     def pause_reading(self):
-        self._reading = False
+        self.reads = False
 
     def resume_reading(self):
-        if not self._reading:
-            self._reading = True
+        if not self.reads:
+            self.reads = True
             self._loop.call_soon(self._send)
 
     def get_write_buffer_size(self):
