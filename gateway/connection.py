@@ -489,8 +489,8 @@ class Connection(HttpToolsProtocol):
         progress = (current, current.sent if current is not None else 0)
         if progress != self._progress or self.transport.get_write_buffer_size():
             self._progress, self._since = progress, now
-        elif now - self._since > (HALF_CLOSED_S if self._incoming is None else self._body_s):
-            self.transport.abort()
+        elif now - self._since > (self._body_s if current is not None and current is self._incoming else HALF_CLOSED_S):
+            self.transport.abort()  # the rest of a body may be there still, for a service that is slow to take it
 
 
 def _text(path: bytes) -> str:
