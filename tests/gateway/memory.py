@@ -132,6 +132,21 @@ class Client:
         for piece in pieces:
             self.connection.data_received(piece)
 
+    def send_more(self, piece):
+        """Give it one piece, and keep what has been sent back before."""
+        self.connection.data_received(piece)
+
+    async def settled(self):
+        """See `ask`: all that is sent back until nothing more comes without more being sent."""
+        one = self.connection
+        await eventually(
+            lambda: (
+                self.wire.closed
+                or (not one.pipeline and not one._unread and (one._current is None or one._current.more_body))
+            )
+        )
+        return self._seen()
+
     async def answer(self, answers=1):
         """See `ask`."""
         await eventually(lambda: self.wire.closed or len(self._seen()) >= answers)
