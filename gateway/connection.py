@@ -65,6 +65,9 @@ class Stage(Enum):
     LINGER = "nothing that is looked at; everything is answered"
 
 
+_BETWEEN, _HEAD, _BODY, _OVER, _LINGER = Stage  # members of an enum take long to find
+
+
 class Connection(HttpToolsProtocol):
     """A client's connection. ``check`` must be called now and then: it is where deadlines are kept."""
 
@@ -84,7 +87,7 @@ class Connection(HttpToolsProtocol):
         self.address = ""
 
         # What comes
-        self._stage = Stage.BETWEEN
+        self._stage = _BETWEEN
         self._unread = b""  # came, and has no place yet
         self._head_bytes = 0  # of the head, or since the last piece of the body: chunk sizes and trailers
         self._incoming: Any = None  # the request whose body is coming; it may still wait for its turn
@@ -109,14 +112,14 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._unread or len(data) > SLICE:
-            if self._stage is not Stage.LINGER:
+            if self._stage is not _LINGER:
                 self._unread += data
                 self._go_on()
         else:
             self._feed(data)
 
     def _feed(self, data: bytes) -> None:
-        if self._stage is Stage.OVER or self._stage is Stage.LINGER:
+        if self._stage is _OVER or self._stage is _LINGER:
             return
         self._head_bytes += len(data)
         try:
@@ -126,11 +129,11 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse_later(_refusal(error))
         else:
-            if self._head_bytes > self._most and (self._stage is Stage.HEAD or self._stage is Stage.BODY):
+            if self._head_bytes > self._most and (self._stage is _HEAD or self._stage is _BODY):
                 self._refuse_later(self._too_large())
 
     def _too_large(self) -> MeshError:
-        if self._stage is Stage.BODY:
+        if self._stage is _BODY:
             return refuse(431, "headers_too_large", f"trailers or chunk sizes of more than {self._most} bytes")
         if len(self.url) > self._max_target:
             return refuse(414, "target_too_long", f"the target is longer than {self._max_target} bytes")
@@ -147,12 +150,12 @@ class Connection(HttpToolsProtocol):
         if incoming is not None or last is None:
             return False
         last.keep_alive = False
-        self._stage, self._has_closed, self._since = Stage.OVER, True, self.loop.time()
+        self._stage, self._has_closed, self._since = _OVER, True, self.loop.time()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         current, self._current = self._current, None
-        self._stage, self._unread, self._last, self._incoming = Stage.LINGER, b"", None, None
+        self._stage, self._unread, self._last, self._incoming = _LINGER, b"", None, None
         for cycle in (current, self.cycle, *(waiting for waiting, _ in self.pipeline)):
             _release(cycle)
         self.pipeline.clear()
@@ -175,16 +178,16 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.url = b""
         self.headers = []
-        self._stage = Stage.HEAD
+        self._stage = _HEAD
         self._head_bytes = 0
         self._since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._stage is Stage.HEAD:  # else it is a trailer, and those are dropped (RFC 9110 section 6.5.1)
+        if self._stage is _HEAD:  # else it is a trailer, and those are dropped (RFC 9110 section 6.5.1)
             self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._stage = Stage.BODY
+        self._stage = _BODY
         self._head_bytes = 0
         self._is_handshake = False
         known, url = self._known, self.url
@@ -194,7 +197,7 @@ class Connection(HttpToolsProtocol):
             head = read_head(self.headers)
             check_head(head, self.headers, self.parser.get_http_version())
             self._known = (self.headers, head) if head.hosts == 1 and head.size <= REMEMBERED else None
-        if url[:1] == b"/" and b"#" not in url:
+        if url[:1] == b"/" and url.find(b"#") < 0:
             path, _, query = url.partition(b"?")
         else:
             path, query, host = read_target(url, head.known.get(b"host"))
@@ -215,14 +218,10 @@ class Connection(HttpToolsProtocol):
         if b"content-length" in known and (length_of(known[b"content-length"]) or 0) >= self._core.bus.max_payload:
             return False
         method = parser.get_method().decode("ascii")
-        if method == "OPTIONS" or self._is_own(path):
-            return False
+        if method == "OPTIONS" or path.startswith(_OWN) or (path.find(b"%") >= 0 and self._core.is_own(_text(path))):
+            return False  # what the gateway answers itself
         self._append(Direct(self._core, self, method, path, query, head, keep_alive), None)
         return True
-
-    def _is_own(self, path: bytes) -> bool:
-        """Whether the gateway answers itself."""
-        return path.startswith(_OWN) or (path.find(b"%") >= 0 and self._core.is_own(_text(path)))
 
     def _begin_asgi(self, head: Head, path: bytes, query: bytes) -> None:
         """Begin a request whose answer is an ASGI call, or a WebSocket's."""
@@ -239,7 +238,7 @@ class Connection(HttpToolsProtocol):
             self.url = b"%b?%b" % (path, query) if query else path
             self._is_handshake = True
             return
-        scope["path"], scope["raw_path"], scope["query_string"] = _text(path), path, query
+        scope["path"], scope["raw_path"], scope["query_string"], scope["head"] = _text(path), path, query, head
         expects = head.known.get(b"expect", b"").lower() == b"100-continue"
         cycle = self._cycle(scope, expects, version == "1.1" and parser.should_keep_alive())
         if b"content-length" in head.known or b"transfer-encoding" in head.known:
@@ -258,7 +257,7 @@ class Connection(HttpToolsProtocol):
         cycle.take(body)
 
     def on_message_complete(self) -> None:
-        self._stage = Stage.BETWEEN
+        self._stage = _BETWEEN
         cycle, self._incoming = self._incoming, None
         if cycle is not None:
             if cycle.held is not None:
@@ -300,9 +299,9 @@ class Connection(HttpToolsProtocol):
 
     def _may_read(self) -> bool:
         """Whether what the client sends next has a place."""
-        if self._stage is Stage.LINGER:
+        if self._stage is _LINGER:
             return True
-        if self._stage is Stage.OVER or self.pipeline:
+        if self._stage is _OVER or self.pipeline:
             return False
         current = self._current
         return not self.flow.write_paused if current is None else not current.is_full
@@ -399,7 +398,7 @@ class Connection(HttpToolsProtocol):
 
     def _upgrade(self) -> None:
         """The client wants to speak something else from here on."""
-        self._stage, self._unread, self._incoming = Stage.OVER, b"", None
+        self._stage, self._unread, self._incoming = _OVER, b"", None
         if not self._is_handshake:
             # Another protocol than WebSocket is not spoken here: the request is answered as it is, and the last one.
             if self.cycle is not None:
@@ -415,7 +414,7 @@ class Connection(HttpToolsProtocol):
     def _refuse_later(self, error: MeshError) -> None:
         """Answer with an error and close: after the answers to requests that came before."""
         incoming, self._incoming = self._incoming, None
-        self._stage, self._unread = Stage.OVER, b""
+        self._stage, self._unread = _OVER, b""
         if incoming is not None:
             # It is this request that is broken.
             _release(incoming)
@@ -434,7 +433,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _refuse(self, error: MeshError) -> None:
-        self._stage = Stage.LINGER
+        self._stage = _LINGER
         exchange = self._core.begin("-", b"", b"", read_head([]), self.address, self.scheme or "http")
         status, out, body = self._core.refused(exchange, error)
         exchange.entry.status, exchange.entry.bytes_out = status, len(body)
@@ -460,12 +459,12 @@ class Connection(HttpToolsProtocol):
 
     def _check(self, now: float, waited: float) -> None:
         current, stage = self._current, self._stage
-        if stage is Stage.LINGER:
+        if stage is _LINGER:
             if waited > LINGER_S:
                 self.transport.close()
         elif self._has_closed or self.flow.read_paused:
             self._check_unread(now)
-        elif stage is Stage.HEAD:
+        elif stage is _HEAD:
             if waited > self._head_s:
                 self._refuse_later(refuse(408, "request_timeout", f"the headers took longer than {self._head_s:g} s"))
         elif current is None:

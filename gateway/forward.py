@@ -74,7 +74,7 @@ class Forwarder:
             method,
             scope["raw_path"],
             scope["query_string"],
-            read_head(scope["headers"]),
+            scope.get("head") or read_head(scope["headers"]),
             client[0] if client else "",
             scope["scheme"],
         )
