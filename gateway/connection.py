@@ -1,15 +1,20 @@
 """One HTTP connection: uvicorn's protocol, with the guards that it lacks, and the direct lane for proxied requests.
 
-Framing (what is one request, where it ends) is llhttp's and uvicorn's; so are upgrades, chunked responses, the set of
-connections and the end of the server. Added here, for both lanes: deadlines for headers and bodies, a bound on what
-headers may take before they are complete, errors of framing as problem documents that never overtake the answer to an
-earlier request, and pipelined requests that wait without growing.
+Framing (what is one request, where it ends) is llhttp's; chunked responses, upgrades, the set of connections and the
+end of the server are uvicorn's. Added here, for both lanes: what a request must be beyond that (`gateway.framing`),
+deadlines, bounds on what a client may have in memory, errors of framing as problem documents that never overtake the
+answer to an earlier request, and pipelined requests that wait without growing.
+
+What comes is read in slices, and only while it has a place (`_may_read`): as the rest of the request that is being
+answered, or as the beginning of the next one. Everything that may change that ends in `_go_on`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -18,21 +23,31 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.core import Core
-from gateway.cycle import Cycle
+from gateway.cycle import Cycle, Flow
 from gateway.direct import Direct
 from gateway.forward import Forwarder
+from gateway.framing import bad_request, check_head, length_of, read_target
 from gateway.headers import Head, Pairs, lines_of, read_head
 from gateway.health import OWN
 from gateway.listener import KEEP_ALIVE_S
 from gateway.problems import refuse
-from gateway.repeated import Repeated, remember
+from gateway.sockets import has_closed
+from gateway.stall import Outgoing
 from mesh.config import GatewaySettings
+from mesh.errors import MeshError
 
 LINGER_S = 2.0
 """Seconds for which a client that was refused may go on sending."""
+HALF_CLOSED_S = 0.5
+"""Seconds that a client which has closed its half waits for its answer to begin, or to go on: it may have gone."""
+SLICE = 16 * 1024
+"""Bytes that are read at once. Requests that wait take more memory than their bytes: no more are read than that."""
+REMEMBERED = 2048
+"""Bytes of headers that are remembered for a connection."""
 
 _NOT_DIRECT = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 _OWN = tuple(own.encode() for own in OWN)
+_log = logging.getLogger("mesh.gateway")
 
 
 def public_protocol(core: Core, forwarder: Forwarder, settings: GatewaySettings) -> Callable[..., Connection]:
@@ -40,14 +55,24 @@ def public_protocol(core: Core, forwarder: Forwarder, settings: GatewaySettings)
     return partial(Connection, core, forwarder, settings)
 
 
-class Malformed(Exception):
-    """What the parser lets through and is no request all the same."""
+class Stage(Enum):
+    """What comes next from the client."""
+
+    BETWEEN = "the first byte of a request"
+    HEAD = "the rest of its request line or headers"
+    BODY = "the rest of its body, chunks and trailers"
+    OVER = "nothing that is read; answers are still due"
+    LINGER = "nothing that is looked at; everything is answered"
+
+
+_BETWEEN, _HEAD, _BODY, _OVER, _LINGER = Stage  # members of an enum take long to find
 
 
 class Connection(HttpToolsProtocol):
     """A client's connection. ``check`` must be called now and then: it is where deadlines are kept."""
 
-    cycle: Any  # the request that was begun last: uvicorn's cycle, or a `Direct`
+    cycle: Any  # the request that was begun last: a `Cycle` or a `Direct`
+    flow: Flow
 
     def __init__(self, core: Core, forwarder: Forwarder, settings: GatewaySettings, /, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
@@ -59,70 +84,80 @@ class Connection(HttpToolsProtocol):
         # Headers that are not complete cannot be judged by their number; nothing sensible is longer than this.
         self._most = settings.max_header_bytes + settings.max_target + 4096
         self._max_target = settings.max_target
-        self._current: Any = None  # the request that is being answered
-        self._advancing = False
-        self._in_head = False
-        self._between = True  # nothing has come of the next request
-        self._begun: Head | None = None  # headers of the request that what came last began on the direct lane
-        self._repeated: Repeated | None = None
-        self._head_bytes = 0
-        self._deaf = False  # nothing that comes is read any more
-        self._refusal: tuple[int, str, str] | None = None
-        self._since = self.loop.time()
         self.address = ""
+
+        # What comes
+        self._stage = _BETWEEN
+        self._unread = b""  # came, and has no place yet
+        self._head_bytes = 0  # of the head, or since the last piece of the body: chunk sizes and trailers
+        self._incoming: Any = None  # the request whose body is coming; it may still wait for its turn
+        self._is_handshake = False
+        self._known: tuple[Pairs, Head] | None = None  # headers that came before, and what they come to
+        self._since = self.loop.time()  # when something came that counts, or was answered
+
+        # What is answered
+        self._current: Any = None  # the request that is being answered
+        self._last: Callable[[], None] | None = None  # to do when everything is answered: a refusal, or an upgrade
+        self._going_on = False
+        self._has_closed = False  # the client has closed its half
+        self._progress: object = None  # what the client had been sent when it was last looked at
+        self._outgoing = Outgoing()
 
     # -- from the socket
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = Flow(transport, self._go_on)
         self.address = self.client[0] if self.client else ""
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
+        if self._unread or len(data) > SLICE:
+            if self._stage is not _LINGER:
+                self._unread += data
+                self._go_on()
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        if self._stage is _OVER or self._stage is _LINGER:
             return
-        if self._in_head:
-            self._head_bytes += len(data)
-        between = self._between
-        if between and self._repeated is not None and self._again(self._repeated, data):
-            return
-        self._begun = None
+        self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            if self._should_upgrade():
-                self.handle_websocket_upgrade()
-                return
-            # Another protocol than WebSocket is not spoken here: the request is answered as it is, and the last one.
-            self._deaf = True
-            if self.cycle is not None:
-                self.cycle.keep_alive = False
-            return
+            self._upgrade()
         except httptools.HttpParserError as error:
-            self._refuse_later(400, "bad_request", f"this is not HTTP/1.1: {_reason(error)}")
-            return
-        if self._in_head and self._head_bytes > self._most:
-            if len(self.url) > self._max_target:
-                self._refuse_later(414, "target_too_long", f"the target is longer than {self._max_target} bytes")
-            else:
-                self._refuse_later(431, "headers_too_large", f"headers of more than {self._most} bytes")
-        if between:
-            self._repeated = remember(data, self._begun) if self._begun is not None else None
+            self._refuse_later(_refusal(error))
+        else:
+            if self._head_bytes > self._most and (self._stage is _HEAD or self._stage is _BODY):
+                self._refuse_later(self._too_large())
 
-    def _again(self, repeated: Repeated, data: bytes) -> bool:
-        """Begin the request in ``data`` without the parser, where it is one with the same headers as before."""
-        request = repeated.read(data)
-        if request is None or self._is_for_gateway(request[0], request[1]):
+    def _too_large(self) -> MeshError:
+        if self._stage is _BODY:
+            return refuse(431, "headers_too_large", f"trailers or chunk sizes of more than {self._most} bytes")
+        if len(self.url) > self._max_target:
+            return refuse(414, "target_too_long", f"the target is longer than {self._max_target} bytes")
+        return refuse(431, "headers_too_large", f"headers of more than {self._most} bytes")
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client has closed its half, or all: the connection stays for the answers to requests that are whole."""
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None and incoming is not self._current and self.pipeline:
+            _release(incoming)
+            self.pipeline.popleft()  # it will never be whole
+            incoming = None
+        last = self.pipeline[0][0] if self.pipeline else self._current
+        if incoming is not None or last is None:
             return False
-        method, path, query, body = request
-        direct = Direct(self._core, self, method, path, query, repeated.head, True)
-        direct.more_body = False
-        if body:
-            direct.pieces.append(body)
-        self._append(direct, None)
+        last.keep_alive = False
+        self._stage, self._has_closed, self._since = _OVER, True, self.loop.time()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         current, self._current = self._current, None
+        self._stage, self._unread, self._last, self._incoming = _LINGER, b"", None, None
+        for cycle in (current, self.cycle, *(waiting for waiting, _ in self.pipeline)):
+            _release(cycle)
         self.pipeline.clear()
         if isinstance(current, Direct):
             current.gone()
@@ -131,109 +166,119 @@ class Connection(HttpToolsProtocol):
             current.message_event.set()
         if isinstance(self.cycle, Direct):
             self.cycle = None
+        self.flow.end()
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._advance()
+        self._go_on()
 
     # -- from the parser
 
     def on_message_begin(self) -> None:
         self.url = b""
-        self.expect_100_continue = False
         self.headers = []
-        self._in_head = True
-        self._between = False
+        self._stage = _HEAD
         self._head_bytes = 0
         self._since = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
+        if self._stage is _HEAD:  # else it is a trailer, and those are dropped (RFC 9110 section 6.5.1)
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        head = read_head(self.headers)
-        if head.hosts != 1 and (head.hosts > 1 or self.parser.get_http_version() != "1.0"):
-            raise Malformed(f"a request names one host, and this one names {head.hosts}")
-        if not self._direct or not self._begin_direct(head):
-            self._begin_asgi(head)
+        self._stage = _BODY
+        self._head_bytes = 0
+        self._is_handshake = False
+        known, url = self._known, self.url
+        if known is not None and known[0] == self.headers:
+            head = known[1]
+        else:
+            head = read_head(self.headers)
+            check_head(head, self.headers, self.parser.get_http_version())
+            self._known = (self.headers, head) if head.hosts == 1 and head.size <= REMEMBERED else None
+        if url[:1] == b"/" and url.find(b"#") < 0:
+            path, _, query = url.partition(b"?")
+        else:
+            path, query, host = read_target(url, head.known.get(b"host"))
+            if host is not None and not head.hosts:  # HTTP/1.0
+                self.headers.append((b"host", host))
+                head = read_head(self.headers)
+        if not self._direct or not self._begin_direct(head, path, query):
+            self._begin_asgi(head, path, query)
 
-    def _begin_direct(self, head: Head) -> bool:
+    def _begin_direct(self, head: Head, path: bytes, query: bytes) -> bool:
         """Begin a request on the direct lane, where it is one for it: a proxied one, of at most one message."""
-        known, url, parser = head.known, self.url, self.parser
-        if known.keys() & _NOT_DIRECT or url[:1] != b"/" or b"#" in url:
+        known, parser = head.known, self.parser
+        if known.keys() & _NOT_DIRECT or path[:1] != b"/":
             return False
         keep_alive = parser.should_keep_alive()
         if (b"connection" in known or not keep_alive) and parser.get_http_version() != "1.1":
             return False
-        length = known.get(b"content-length")
-        if length is not None and int(length) >= self._core.bus.max_payload:
+        if b"content-length" in known and (length_of(known[b"content-length"]) or 0) >= self._core.bus.max_payload:
             return False
-        path, _, query = url.partition(b"?")
         method = parser.get_method().decode("ascii")
-        if self._is_for_gateway(method, path):
-            return False
-        self._begun = head if keep_alive else None
+        if method == "OPTIONS" or path.startswith(_OWN) or (path.find(b"%") >= 0 and self._core.is_own(_text(path))):
+            return False  # what the gateway answers itself
         self._append(Direct(self._core, self, method, path, query, head, keep_alive), None)
         return True
 
-    def _is_for_gateway(self, method: str, path: bytes) -> bool:
-        """Whether the gateway answers itself."""
-        return method == "OPTIONS" or path.startswith(_OWN) or (path.find(b"%") >= 0 and self._core.is_own(_text(path)))
-
-    def _begin_asgi(self, head: Head) -> None:
+    def _begin_asgi(self, head: Head, path: bytes, query: bytes) -> None:
         """Begin a request whose answer is an ASGI call, or a WebSocket's."""
         parser = self.parser
-        version = parser.get_http_version()
+        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         if version not in ("1.0", "1.1"):
-            raise Malformed(f"HTTP/{version} is not spoken here")
+            raise bad_request(f"HTTP/{version} is not spoken here")
         self.headers = [(name.lower(), value) for name, value in self.headers]
-        scope = self._scope(parser.get_method().decode("ascii"), version, self.headers)
+        scope = self._scope(method, version, self.headers)
         self.scope = scope  # type: ignore[assignment]
         if parser.should_upgrade() and self._should_upgrade():
+            if version != "1.1" or method != "GET":  # RFC 6455 section 4.2.1
+                raise bad_request("the handshake of a WebSocket is a GET of HTTP/1.1")
+            self.url = b"%b?%b" % (path, query) if query else path
+            self._is_handshake = True
             return
-        try:
-            parsed = httptools.parse_url(self.url)
-        except httptools.HttpParserInvalidURLError:
-            raise Malformed("its target is no URL") from None
-        path = parsed.path or b""
-        scope["path"], scope["raw_path"], scope["query_string"] = _text(path), path, parsed.query or b""
+        scope["path"], scope["raw_path"], scope["query_string"], scope["head"] = _text(path), path, query, head
         expects = head.known.get(b"expect", b"").lower() == b"100-continue"
-        self._append(self._cycle(scope, expects, version == "1.1" and parser.should_keep_alive()), self.app)
+        cycle = self._cycle(scope, expects, version == "1.1" and parser.should_keep_alive())
+        if b"content-length" in head.known or b"transfer-encoding" in head.known:
+            cycle.held = scope["held"] = self._core.bodies.body(self._refuse_later)
+        self._append(cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
-        cycle = self.cycle
         self._since = self.loop.time()
-        if isinstance(cycle, Direct):
-            if not cycle.response_complete:
-                cycle.pieces.append(body)
-        else:
-            super().on_body(body)
+        self._head_bytes = 0
+        cycle = self._incoming
+        if cycle is None or cycle.response_complete:
+            return
+        if cycle.held is None:
+            cycle.held = self._core.bodies.body(self._refuse_later)
+        cycle.held.take(len(body))
+        cycle.take(body)
 
     def on_message_complete(self) -> None:
-        self._between = True
-        cycle = self.cycle
-        if isinstance(cycle, Direct):
+        self._stage = _BETWEEN
+        cycle, self._incoming = self._incoming, None
+        if cycle is not None:
+            if cycle.held is not None:
+                cycle.held.settle()
             cycle.complete()
-        else:
-            super().on_message_complete()
 
     # -- one request after the other
 
     def _append(self, cycle: Any, app: Any) -> None:
-        before, self.cycle = self.cycle, cycle
-        if before is None or before.response_complete:
+        self.cycle = self._incoming = cycle
+        if self._current is None and not self.pipeline:
             self._begin(cycle, app)
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((cycle, app))
+            self.flow.pause_reading()
 
     def _begin(self, cycle: Any, app: Any) -> None:
         """It is this request's turn, unless its client does not even read the answers to earlier ones."""
         if self.flow.write_paused:
-            self.flow.pause_reading()
             self.pipeline.append((cycle, app))
+            self.flow.pause_reading()
             return
         self._current = cycle
         if isinstance(cycle, Direct):
@@ -243,30 +288,51 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
-        self._current = None
+        current, self._current = self._current, None
+        if current is not None and current.held is not None:
+            current.held.release()
         if self.transport.is_closing():
             return
         self._since = self.loop.time()
-        if self.pipeline or self._refusal is not None or self.flow.read_paused:
-            self._advance()
+        if self.pipeline or self._unread or self._last is not None or self.flow.read_paused:
+            self._go_on()
 
-    def _advance(self) -> None:
-        """Answer what waits: in a loop, as thousands may have come in one piece, and each may be refused at once."""
-        if self._advancing or self._current is not None:
+    def _may_read(self) -> bool:
+        """Whether what the client sends next has a place."""
+        if self._stage is _LINGER:
+            return True
+        if self._stage is _OVER or self.pipeline:
+            return False
+        current = self._current
+        return not self.flow.write_paused if current is None else not current.is_full
+
+    def _go_on(self) -> None:
+        """Answer what waits and read what has come, as far as both can go now.
+
+        In a loop, as thousands may have come in one piece, and each may be refused at once.
+        """
+        if self._going_on:
             return
-        self._advancing = True
+        self._going_on = True
         try:
-            while self.pipeline and self._current is None and not self.flow.write_paused:
-                if self.transport.is_closing():
+            while not self.transport.is_closing():
+                free = self._current is None and not self.flow.write_paused
+                if free and self.pipeline:
+                    self._since = self.loop.time()
+                    self._begin(*self.pipeline.pop())
+                elif self._unread and self._may_read():
+                    piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
+                    self._feed(piece)
+                elif free and self._last is not None:
+                    last, self._last = self._last, None
+                    last()
                     return
-                self._begin(*self.pipeline.pop())
+                else:
+                    break
         finally:
-            self._advancing = False
-        if self._current is None and not self.pipeline:
-            if self._refusal is not None:
-                self._refuse(*self._refusal)
-            else:
-                self.flow.resume_reading()
+            self._going_on = False
+        if not self.transport.is_closing() and self.flow.read(self._may_read()):
+            self._since = self.loop.time()
 
     # -- answers of the direct lane
 
@@ -294,6 +360,7 @@ class Connection(HttpToolsProtocol):
         cycle = self._cycle(self._scope(direct.method, "1.1", []), False, direct.keep_alive)
         cycle.more_body = False
         cycle.message_event.set()
+        cycle.held = direct.held
         if self.cycle is direct:
             self.cycle = cycle
         self._current = cycle
@@ -332,65 +399,100 @@ class Connection(HttpToolsProtocol):
             "state": self.app_state.copy(),
         }
 
+    def _upgrade(self) -> None:
+        """The client wants to speak something else from here on."""
+        self._stage, self._unread, self._incoming = _OVER, b"", None
+        if not self._is_handshake:
+            # Another protocol than WebSocket is not spoken here: the request is answered as it is, and the last one.
+            if self.cycle is not None:
+                self.cycle.keep_alive = False
+        elif self._current is None and not self.pipeline and not self.flow.write_paused:
+            self.handle_websocket_upgrade()
+        else:  # answers come in the order of requests
+            self._last = self.handle_websocket_upgrade
+            self.flow.pause_reading()
+
     # -- what is no request
 
-    def _refuse_later(self, status: int, reason: str, detail: str) -> None:
+    def _refuse_later(self, error: MeshError) -> None:
         """Answer with an error and close: after the answers to requests that came before."""
-        current = self._current
-        if current is not None and current is self.cycle and current.more_body:
+        incoming, self._incoming = self._incoming, None
+        self._stage, self._unread = _OVER, b""
+        if incoming is not None:
             # It is this request that is broken.
-            if isinstance(current, Direct):
-                current.broken(status, reason)
-            elif current.response_started:
-                self.transport.close()
+            _release(incoming)
+            if incoming.response_complete or (isinstance(incoming, Cycle) and incoming.response_started):
+                self.transport.close()  # it has its answer, or a part of it
                 return
+            if incoming is self._current:
+                self._current = None
+                incoming.broken(error)
             else:
-                current.disconnected = True
-                current.message_event.set()
-            self._current = None
-            self._refuse(status, reason, detail)
-        elif current is not None or self.pipeline:
-            self._refusal, self._deaf = (status, reason, detail), True
-            self.flow.pause_reading()
+                self.pipeline.popleft()
+        if self._current is None and not self.pipeline:
+            self._refuse(error)
         else:
-            self._refuse(status, reason, detail)
+            self._last = partial(self._refuse, error)
+            self.flow.pause_reading()
 
-    def _refuse(self, status: int, reason: str, detail: str) -> None:
-        self._deaf = True
+    def _refuse(self, error: MeshError) -> None:
+        self._stage = _LINGER
         exchange = self._core.begin("-", b"", b"", read_head([]), self.address, self.scheme or "http")
-        status, out, body = self._core.refused(exchange, refuse(status, reason, detail))
+        status, out, body = self._core.refused(exchange, error)
         exchange.entry.status, exchange.entry.bytes_out = status, len(body)
         self._core.finish(exchange)
         self.write(status, lines_of([*out, (b"x-request-id", exchange.request_id)]), body, close=True)
-        if self.transport.can_write_eof():
+        if self.transport.can_write_eof() and not self._has_closed:
             # Closed with something unread, a connection is reset, and the client might never see why: read on a while.
             self._since = self.loop.time()
             self.transport.write_eof()
+            self.flow.read(True)
         else:
             self.transport.close()
 
+    # -- deadlines
+
     def check(self, now: float) -> None:
-        """Keep the deadlines: of headers, of a body, and of a connection that nobody uses."""
-        if self.transport.is_closing():
-            return
-        waited, current = now - self._since, self._current
-        if self._deaf:
-            if waited > LINGER_S and current is None:
+        """Keep the deadlines: of headers, of a body, of a client that does not read or has gone, and of a connection
+        that nobody uses. ``now`` is a moment of the event loop's clock."""
+        if self._outgoing.stalls(self.transport, now):
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self._check(now, now - self._since)
+
+    def _check(self, now: float, waited: float) -> None:
+        current, stage = self._current, self._stage
+        if stage is _LINGER:
+            if waited > LINGER_S:
                 self.transport.close()
-        elif self._in_head:
+        elif self._has_closed or self.flow.read_paused:
+            self._check_unread(now)
+        elif stage is _HEAD:
             if waited > self._head_s:
-                self._refuse_later(408, "request_timeout", f"the headers took longer than {self._head_s:g} s")
+                self._refuse_later(refuse(408, "request_timeout", f"the headers took longer than {self._head_s:g} s"))
         elif current is None:
             if waited > KEEP_ALIVE_S:
                 self.transport.close()
         elif (
-            current.more_body
-            and current is self.cycle
-            and not self.flow.read_paused
+            current is self._incoming
             and waited > self._body_s + 1  # where the body is read as a stream, that has noticed it before
             and not (isinstance(current, Cycle) and current.response_started)
         ):
-            self._refuse_later(408, "request_timeout", f"nothing of the body came for {self._body_s:g} s")
+            self._refuse_later(refuse(408, "request_timeout", f"nothing of the body came for {self._body_s:g} s"))
+
+    def _check_unread(self, now: float) -> None:
+        """A client that is not read may have gone unnoticed. While it takes something of its answers it is there."""
+        if not self._has_closed:
+            socket = self.transport.get_extra_info("socket")
+            if socket is None or not has_closed(socket.fileno()):
+                return
+            self._has_closed, self._since = True, now
+        current = self._current
+        progress = (current, current.sent if current is not None else 0)
+        if progress != self._progress or self.transport.get_write_buffer_size():
+            self._progress, self._since = progress, now
+        elif now - self._since > (self._body_s if current is not None and current is self._incoming else HALF_CLOSED_S):
+            self.transport.abort()  # the rest of a body may be there still, for a service that is slow to take it
 
 
 def _text(path: bytes) -> str:
@@ -398,12 +500,22 @@ def _text(path: bytes) -> str:
     return unquote(path.decode("latin-1"))
 
 
+def _release(cycle: Any) -> None:
+    """Give back the memory of a request's body."""
+    if cycle is not None and cycle.held is not None:
+        cycle.held.release()
+
+
 _date_of: Any = None
 _date = b""
 
 
-def _reason(error: httptools.HttpParserError) -> str:
-    """What llhttp says, or what went wrong in one of our callbacks."""
+def _refusal(error: httptools.HttpParserError) -> MeshError:
+    """What the parser, or one of our callbacks, says about what came."""
+    if not isinstance(error, httptools.HttpParserCallbackError):
+        return bad_request(f"this is not HTTP/1.1: {str(error)[:200] or type(error).__name__}")
     cause = error.__context__
-    text = str(cause if isinstance(error, httptools.HttpParserCallbackError) and cause is not None else error)
-    return text[:200] or type(error).__name__
+    if isinstance(cause, MeshError):
+        return cause
+    _log.error("reading a request failed", exc_info=cause)
+    return refuse(500, "internal", "the gateway failed to read the request")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 from gateway.access import AccessLog, begin
 from gateway.admission import Admission, Admitted, Behind
+from gateway.bodies import Bodies
 from gateway.cors import Cors
 from gateway.exchange import Exchange
 from gateway.headers import Head, Pairs, ResponseHeads
@@ -59,6 +60,8 @@ class Core:
         self.cors = Cors(settings.cors_origins)
         self.metrics = metrics
         self.limits = RouteLimits(settings.route_inflight, settings.route_queue)
+        self.bodies = Bodies(settings.body_memory, monotonic)
+        metrics.body_bytes = lambda: self.bodies.held
         self.exchanges: set[Exchange] = set()
         metrics.inflight = self.exchanges.__len__
         self.heads = ResponseHeads()

@@ -3,18 +3,76 @@ HTTP/1.0 can read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from gateway.bodies import Body
+from mesh.errors import MeshError
+
+
+class Flow(FlowControl):
+    """Reading goes on only where its connection says so: uvicorn's cycles resume it whatever else waits to be read."""
+
+    def __init__(self, transport: Any, go_on: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self._go_on = go_on
+
+    def resume_reading(self) -> None:
+        self._go_on()
+
+    def read(self, goes_on: bool) -> bool:
+        """Read, or do not; whether that begins reading anew."""
+        if not goes_on:
+            self.pause_reading()
+        elif self.read_paused:
+            super().resume_reading()
+            return True
+        return False
+
+    def end(self) -> None:
+        """The connection is gone."""
+        self._go_on = _nothing
 
 
 class Cycle(RequestResponseCycle):
     """Without a length, a response to HTTP/1.0 ends with its connection: there were no chunks then (RFC 9112
-    section 6.1). uvicorn sends them all the same."""
+    section 6.1). uvicorn sends them all the same.
+
+    ``held`` is the memory that its body takes, ``sent`` the number of messages of its response.
+    """
 
     until_close = False
+    held: Body | None = None
+    sent = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more of the body has come than should wait here."""
+        return len(self.body) > HIGH_WATER_LIMIT
+
+    def take(self, piece: bytes) -> None:
+        """A piece of the body."""
+        self.body += piece
+        if self.is_full:
+            self.flow.pause_reading()
+        self.message_event.set()
+
+    def complete(self) -> None:
+        """The whole request is here."""
+        if not self.response_complete:
+            self.more_body = False
+            self.message_event.set()
+
+    def broken(self, error: MeshError) -> None:
+        """The rest of the request is unusable; who says so to the client has been told already."""
+        self.disconnected = True
+        self.message_event.set()
 
     async def send(self, message: Any) -> None:
+        self.sent += 1
         if not self.response_started:
             if b"date" in dict(message["headers"]):
                 self.default_headers = []  # its own is one
@@ -38,3 +96,7 @@ class Cycle(RequestResponseCycle):
             self.message_event.set()
             self.transport.close()
             self.on_response()
+
+
+def _nothing() -> None:
+    """Nobody reads any more."""

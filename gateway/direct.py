@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from gateway.admission import Behind
+from gateway.bodies import Body
 from gateway.core import Core
 from gateway.exchange import Exchange
 from gateway.headers import Head, Pairs, lines_of
@@ -30,11 +31,12 @@ class _Silent:
 
 
 class Direct:
-    """One request. ``more_body`` until all of it has come; ``pieces`` are what has come of its body."""
+    """One request. ``more_body`` until all of it has come; ``held`` is the memory that its body takes."""
 
     __slots__ = (
         "_admitted",
         "_began",
+        "_body",
         "_call",
         "_connection",
         "_core",
@@ -43,14 +45,18 @@ class Direct:
         "_path",
         "_query",
         "disconnected",
+        "held",
         "keep_alive",
         "method",
         "more_body",
-        "pieces",
         "response_complete",
     )
 
     message_event = _Silent()
+    is_full = False
+    """Whether more of the body has come than should wait here: never, as it is less than one message."""
+    sent = 0
+    """How much of the response has been sent: it goes as a whole."""
 
     def __init__(
         self, core: Core, connection: Connection, method: str, path: bytes, query: bytes, head: Head, keep_alive: bool
@@ -58,7 +64,7 @@ class Direct:
         self.method = method
         self.keep_alive = keep_alive
         self.more_body = True
-        self.pieces: list[bytes] = []
+        self.held: Body | None = None
         self.response_complete = False
         self.disconnected = False
         self._core = core
@@ -66,6 +72,7 @@ class Direct:
         self._path = path
         self._query = query
         self._head = head
+        self._body: bytes | bytearray = b""
         self._exchange: Exchange | None = None
         self._admitted: Admitted | None = None
         self._call: Call | None = None
@@ -92,6 +99,15 @@ class Direct:
         if not self.more_body:
             self._send(exchange, admitted)
 
+    def take(self, piece: bytes) -> None:
+        """A piece of the body."""
+        if not self._body:
+            self._body = piece
+        elif isinstance(self._body, bytearray):
+            self._body += piece
+        else:
+            self._body = bytearray(self._body) + piece  # many small pieces take more room than what is in them
+
     def complete(self) -> None:
         """The whole request is here."""
         self.more_body = False
@@ -105,16 +121,16 @@ class Direct:
 
     def _wait(self, exchange: Exchange) -> None:
         """The table is behind, and may have its route in a moment."""
-        later = partial(self._connection.forwarder.begin_later, exchange, b"".join(self.pieces))
+        later = partial(self._connection.forwarder.begin_later, exchange, bytes(self._body))
         self._connection.hand_over(self, later)
 
     def gone(self) -> None:
         """The client closed its connection."""
         self._abandon(499, "client_gone", "client")
 
-    def broken(self, status: int, reason: str) -> None:
+    def broken(self, error: MeshError) -> None:
         """The rest of the request is unusable; who says so to the client has been told already."""
-        self._abandon(status, reason, "gateway")
+        self._abandon(error.status, error.reason, "gateway")
 
     def _abandon(self, status: int, reason: str, origin: str) -> None:
         call, self._call = self._call, None
@@ -131,12 +147,11 @@ class Direct:
     # -- the call
 
     def _send(self, exchange: Exchange, admitted: Admitted) -> None:
-        core, pieces = self._core, self.pieces
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        core, body, self._body = self._core, bytes(self._body), b""
         exchange.entry.bytes_in = len(body)
         if (
             not core.bus.connected
-            or (pieces and len(body) > core.room(exchange, admitted.common))
+            or (body and len(body) > core.room(exchange, admitted.common))
             or not core.limits.try_enter(admitted.place)
         ):
             resume = partial(self._connection.forwarder.resume, exchange, admitted, body)

@@ -10,6 +10,8 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.access import Entry
+from gateway.bodies import Body
+from gateway.framing import length_of
 from gateway.headers import Head
 from gateway.proxies import Sender, is_local
 from gateway.streaming import ClientGone, Upload
@@ -41,6 +43,8 @@ class Exchange(Struct, eq=False):
     # Where it is answered by an ASGI call:
     receive: Any = None
     """A `Receive`, then."""
+    held: Body | None = None
+    """The memory that its body takes."""
     upload: Upload | None = None
     """The request's body, while the response is a stream already."""
     stream: Stream | None = None
@@ -62,7 +66,7 @@ class Exchange(Struct, eq=False):
     def size(self) -> int | None:
         """The length that the client declared for its body."""
         declared = self.head.known.get(b"content-length")
-        return int(declared) if declared is not None and declared.isdigit() else None
+        return length_of(declared) if declared is not None else None
 
 
 def gone(exchange: Exchange) -> BaseException:

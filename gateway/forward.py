@@ -74,10 +74,11 @@ class Forwarder:
             method,
             scope["raw_path"],
             scope["query_string"],
-            read_head(scope["headers"]),
+            scope.get("head") or read_head(scope["headers"]),
             client[0] if client else "",
             scope["scheme"],
         )
+        exchange.held = scope.get("held")
         self._enter(exchange, receive)
         return exchange
 
@@ -126,7 +127,11 @@ class Forwarder:
                 admitted = await core.admit(exchange)
                 timeout, began = admitted.timeout, perf_counter()
                 conversation = await core.caller.open(admitted.destination, admitted.common, timeout, kind=b"websocket")
-                relay = Relay(conversation, receive, send, total_s=core.settings.stream_total_s)
+                relay = Relay(
+                    *(conversation, receive, send),
+                    subprotocols=scope["subprotocols"],
+                    total_s=core.settings.stream_total_s,
+                )
                 self._relays.add(relay)
                 try:
                     entry.instance, entry.attempts = conversation.instance, conversation.attempts
@@ -165,6 +170,7 @@ class Forwarder:
             # No end is sent: uvicorn closes the connection, and the client sees that the body is cut off.
             entry.origin, entry.reason = "mesh", error.reason
         finally:
+            exchange.task = None  # a client that goes has its response, and nothing is to be cancelled any more
             stream.close()
             if upload is not None:
                 await upload.end()
@@ -204,8 +210,8 @@ class Forwarder:
         if exchange.method == "OPTIONS" and (answered := await core.options(exchange)) is not None:
             return answered
         admitted = await core.admit(exchange)
-        pieces, whole = await self._read_body(exchange, core.room(exchange, admitted.common))
-        status, out, body = await self._call(exchange, admitted, pieces, whole)
+        body, whole = await self._read_body(exchange, core.room(exchange, admitted.common))
+        status, out, body = await self._call(exchange, admitted, body, whole)
         if exchange.method == "OPTIONS":
             instead = core.admission.answers_preflight(exchange, status, out)
             if instead is not None:
@@ -215,10 +221,12 @@ class Forwarder:
 
     async def _call_with(self, exchange: Exchange, admitted: Admitted, body: bytes) -> Rendered:
         """The call of a request whose body is here; it may be too large for one message all the same."""
-        return await self._call(exchange, admitted, [body], len(body) <= self.core.room(exchange, admitted.common))
+        return await self._call(exchange, admitted, body, len(body) <= self.core.room(exchange, admitted.common))
 
-    async def _call(self, exchange: Exchange, admitted: Admitted, pieces: list[bytes], whole: bool) -> Rendered:
+    async def _call(self, exchange: Exchange, admitted: Admitted, body: bytes, whole: bool) -> Rendered:
         core, timeout = self.core, admitted.timeout
+        if exchange.held is not None:
+            exchange.held.settle()
         place = admitted.place
         began = perf_counter()
         exchange.task = asyncio.current_task() if whole else None  # the body's reader sees a client that goes
@@ -228,13 +236,12 @@ class Forwarder:
                 timeout -= perf_counter() - began
             try:
                 if whole:
-                    body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
                     exchange.entry.bytes_in = len(body)
                     answer = await core.caller.call(
                         admitted.destination, admitted.common, body, timeout, admitted.repeatable
                     )
                 else:
-                    answer = await self._upload(exchange, pieces, admitted, timeout)
+                    answer = await self._upload(exchange, body, admitted, timeout)
             finally:
                 core.limits.leave(place)
         except asyncio.CancelledError:
@@ -261,14 +268,19 @@ class Forwarder:
             entry.origin, entry.reason = "service", "service_error"
         return status, out, content
 
-    async def _upload(self, exchange: Exchange, pieces: list[bytes], admitted: Admitted, timeout: float) -> Answer:
+    async def _upload(self, exchange: Exchange, begun: bytes, admitted: Admitted, timeout: float) -> Answer:
         """A call whose body is larger than one message, or has no known length."""
         common, size = admitted.common, exchange.size
         if size is not None:  # uvicorn holds the client to it
             common += b"content-length: %d\r\n" % size
         settings, limit = self.core.settings, self.core.settings.max_request_body
         conversation = await self.core.caller.open(admitted.destination, common, timeout)
-        upload = Upload(exchange.receive, pieces, conversation.stream, idle_s=settings.body_idle_s, limit=limit)
+        upload = Upload(
+            *(exchange.receive, begun, conversation.stream),
+            idle_s=settings.body_idle_s,
+            limit=limit,
+            gone=exchange.held.give if exchange.held is not None else None,
+        )
         try:
             await upload.until_answered(conversation)
             reply = await conversation.head(timeout)
@@ -287,19 +299,19 @@ class Forwarder:
 
     # -- the request's body
 
-    async def _read_body(self, exchange: Exchange, limit: int) -> tuple[list[bytes], bool]:
-        """The body's pieces, and whether they are all: what is larger than ``limit`` is not read as a whole."""
+    async def _read_body(self, exchange: Exchange, limit: int) -> tuple[bytes, bool]:
+        """The body, and whether it is all of it: what is larger than ``limit`` is not read as a whole."""
         size, known = exchange.size, exchange.head.known
         if size is not None:
             if size > limit:
-                return [], False
+                return b"", False
         elif b"content-length" not in known and b"transfer-encoding" not in known:
-            return [b""], True
-        pieces, complete = await read_body(exchange.receive, limit)
-        if complete and sum(map(len, pieces)) > limit:  # its last piece made it too large
+            return b"", True
+        body, complete = await read_body(exchange.receive, limit)
+        if complete and len(body) > limit:  # its last piece made it too large
             exchange.receive = _after_the_end(exchange.receive)
-            return pieces, False
-        return pieces, complete
+            return body, False
+        return body, complete
 
     # -- clients that go away
 

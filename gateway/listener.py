@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 
 from gateway.sockets import BACKLOG
+from gateway.websocket_connection import WebSocketConnection
 from mesh.tasks import vital
 
 KEEP_ALIVE_S = 75
@@ -50,7 +51,7 @@ class Listener(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=http or "httptools",
-                ws="websockets-sansio",
+                ws=WebSocketConnection,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -114,6 +115,7 @@ class Listener(uvicorn.Server):
         """Let every connection keep its deadlines: one timer for all of them."""
         loop = asyncio.get_running_loop()
         now = loop.time()
+        self._checking = loop.call_later(CHECK_S, self._check)
         for connection in list(self.server_state.connections):
             check = getattr(connection, "check", None)
             if check is not None:
@@ -121,7 +123,6 @@ class Listener(uvicorn.Server):
                     check(now)
                 except Exception:  # the others keep their deadlines
                     _log.exception("a connection's deadline could not be checked")
-        self._checking = loop.call_later(CHECK_S, self._check)
 
     def stop_accepting(self, *, for_all: bool) -> None:
         """Take no new connection; those that are there go on. ``for_all``: nor does anybody who shares the socket."""

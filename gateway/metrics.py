@@ -23,6 +23,7 @@ class RequestMetrics:
         self.inflight: Callable[[], int] = lambda: 0
         self.retries = 0
         self.connections: Callable[[], int] = lambda: 0
+        self.body_bytes: Callable[[], int] = lambda: 0
         self._counts: dict[tuple[str, str, int], int] = {}
         self._durations: dict[str, list[float]] = {}
         self._reasons: dict[str, int] = {}
@@ -61,6 +62,9 @@ class RequestMetrics:
         )
         yield from family(
             "mesh_gateway_connections", "gauge", "Connections of clients that are open.", [({}, self.connections())]
+        )
+        yield from family(
+            "mesh_gateway_body_bytes", "gauge", "Memory that bodies of requests take.", [({}, self.body_bytes())]
         )
         yield from family(
             "mesh_gateway_retries_total", "counter", "Attempts beyond a request's first.", [({}, self.retries)]

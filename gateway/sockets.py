@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import sys
 
 BACKLOG = 2048
 """Connections that wait to be accepted, while one worker takes over from another, say."""
@@ -21,6 +23,18 @@ def listen(host: str, port: int, *, beside: bool = False) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+# poll(2). The select module names it for epoll alone; other systems than Linux have no such event.
+_CLOSED_ITS_HALF = 0x2000 if sys.platform == "linux" else 0
+
+
+def has_closed(fd: int) -> bool:
+    """Whether the other end has closed the connection behind a descriptor, or its half of it, also where bytes that it
+    sent before have not been read yet."""
+    poll = select.poll()
+    poll.register(fd, _CLOSED_ITS_HALF)
+    return bool(poll.poll(0))
 
 
 def inherited(fd: int) -> socket.socket:

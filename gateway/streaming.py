@@ -24,37 +24,51 @@ class TooLong(StreamBroken):
     reason = "stream_timeout"
 
 
-async def read_body(receive: Receive, limit: int) -> tuple[list[bytes], bool]:
-    """A request's body up to ``limit`` bytes and a piece: its pieces, and whether that is all of it.
+async def read_body(receive: Receive, limit: int) -> tuple[bytes, bool]:
+    """A request's body up to ``limit`` bytes and a piece, and whether that is all of it.
 
     Raises `ClientGone`.
     """
-    pieces: list[bytes] = []
-    size = 0
+    body: bytes | bytearray = b""
     while True:
         # `receive` is also what makes uvicorn send 100 Continue: not before route and limits have passed.
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         piece: bytes = message.get("body", b"")
-        size += len(piece)
-        pieces.append(piece)
+        if not body:
+            body = piece
+        elif isinstance(body, bytearray):
+            body += piece
+        else:
+            body = bytearray(body) + piece  # many small pieces take more room than what is in them
         if not message.get("more_body"):
-            return pieces, True
-        if size > limit:
-            return pieces, False
+            return bytes(body), True
+        if len(body) > limit:
+            return bytes(body), False
 
 
 class Upload:
     """Moves a request's body from the client to the service, in a task of its own.
 
-    ``pieces`` have been read already, and ``limit`` bytes may come in all (0: any number).
+    ``begun`` has been read already, and ``limit`` bytes may come in all (0: any number). ``gone`` is called with the
+    size of each piece that does not wait here any more.
     """
 
-    def __init__(self, receive: Receive, pieces: list[bytes], stream: Stream, *, idle_s: float, limit: int) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        begun: bytes,
+        stream: Stream,
+        *,
+        idle_s: float,
+        limit: int,
+        gone: Callable[[int], None] | None,
+    ) -> None:
         self.size = 0
         self._receive = receive
-        self._pieces = pieces
+        self._begun = begun
+        self._gone = gone
         self._stream = stream
         self._idle_s = idle_s or None
         self._limit = limit
@@ -93,9 +107,10 @@ class Upload:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _move(self) -> None:
-        for piece in self._pieces:
-            await self._write(piece)
-        self._pieces.clear()
+        begun, self._begun = self._begun, b""
+        if begun:
+            await self._write(begun)
+            del begun
         while True:
             try:
                 async with asyncio.timeout(self._idle_s):
@@ -116,6 +131,8 @@ class Upload:
         if self._limit and self.size > self._limit:
             raise TooLarge(f"the body has more than {self._limit} bytes")
         await self._stream.write(piece)
+        if self._gone is not None:
+            self._gone(len(piece))
 
 
 async def send_stream(stream: Stream, send: Send, *, idle_s: float, total_s: float) -> int:

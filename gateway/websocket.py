@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 from gateway.headers import crossing, response
@@ -10,7 +11,7 @@ from gateway.problems import public_detail
 from gateway.streaming import Receive, Send
 from mesh import headers
 from mesh.client import Conversation
-from mesh.errors import MeshError
+from mesh.errors import BadReply, MeshError
 from mesh.streams import frames
 from mesh.streams.closing import (
     GOING_AWAY,
@@ -30,15 +31,27 @@ FAREWELL_S = 1.0
 
 
 class Relay:
-    """One connection, from the handshake on. `close` it whatever happens; ``total_s`` 0 lets it last."""
+    """One connection, from the handshake on. `close` it whatever happens; ``total_s`` 0 lets it last.
 
-    def __init__(self, conversation: Conversation, receive: Receive, send: Send, *, total_s: float) -> None:
+    ``subprotocols`` are those that the client offers.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        receive: Receive,
+        send: Send,
+        *,
+        subprotocols: Collection[str],
+        total_s: float,
+    ) -> None:
         self.bytes_in = 0
         self.bytes_out = 0
         self._conversation = conversation
         self._stream = conversation.stream
         self._receive = receive
         self._send = send
+        self._subprotocols = subprotocols
         self._total_s = total_s
         self._leaving = asyncio.Event()
 
@@ -50,20 +63,26 @@ class Relay:
         self._conversation.close()
 
     async def handshake(self, timeout: float, request_id: bytes) -> int:
-        """Wait for the service's word and pass it on; its status, 101 where the connection is open."""
+        """Wait for the service's word and pass it on; its status, 101 where the connection is open.
+
+        Raises `BadReply` where the service chose a subprotocol that the client does not offer: the client would have
+        to fail the connection (RFC 6455 section 4.1).
+        """
         reply = await self._conversation.head(timeout)
         pairs = headers.decode(reply.block)
         if headers.find(pairs, headers.STATUS) != b"101":
             status, out, body = response(reply, "GET", request_id)
             await deny(self._send, status, [*out, (b"x-request-id", request_id)], body)
             return status
-        chosen = headers.find(pairs, b"sec-websocket-protocol")
+        chosen = (headers.find(pairs, b"sec-websocket-protocol") or b"").decode("latin-1")
+        if chosen and chosen not in self._subprotocols:
+            raise BadReply(f"the service chose the subprotocol {chosen[:80]!r}, which the client does not offer")
         # uvicorn dates the handshake itself.
         out = [(n, v) for n, v in crossing(pairs) if not n.startswith(b"sec-websocket-") and n != b"date"]
         await self._send(
             {
                 "type": "websocket.accept",
-                "subprotocol": chosen.decode("latin-1") if chosen else None,
+                "subprotocol": chosen or None,
                 "headers": [*out, (b"x-request-id", request_id)],
             }
         )

@@ -202,6 +202,12 @@ class GatewaySettings(MeshSettings):
         env=["MESH_MAX_REQUEST_BODY"],
         doc="Largest body of a request; 0 leaves it to the services.",
     )
+    body_memory: int = setting(
+        256 * 1024 * 1024,
+        kinds.whole(1024 * 1024, 1 << 50, "bytes"),
+        env=["MESH_BODY_MEMORY"],
+        doc="Memory for the bodies of all requests together; what needs more is refused with 503.",
+    )
     http_lane: Literal["direct", "asgi"] = setting(
         "direct",
         kinds.choice("direct", "asgi"),

@@ -7,10 +7,11 @@ import json
 import h11
 import pytest
 
+from gateway.connection import SLICE
 from mesh import Request, Response, Service
 from mesh.testing import Mesh
 from tests.conditions import eventually
-from tests.gateway.memory import Client
+from tests.gateway.memory import Client, Peer
 
 HOST = b"Host: mesh.test\r\n"
 
@@ -43,6 +44,26 @@ def frames(hung):
     @service.get("/early")
     async def early() -> Response:
         return Response("hints", 103)
+
+    @service.get("/endless")
+    async def endless():
+        while True:
+            yield bytes(60_000)
+
+    @service.get("/large")
+    async def large() -> bytes:
+        return bytes(30_000_000)
+
+    service.silent = 0
+
+    @service.get("/silent")
+    async def silent():
+        service.silent += 1
+        try:
+            yield b"begins"
+            await asyncio.Event().wait()
+        finally:
+            service.silent -= 1
 
     @service.get("/lines")
     async def lines():
@@ -231,6 +252,33 @@ REFUSED = {
     "a chunk longer than its size": get("/echo/a", "Transfer-Encoding: chunked", method="POST")
     + b"2\r\nabc\r\n0\r\n\r\n",
     "a chunk that ends in a line feed": get("/echo/a", "Transfer-Encoding: chunked", method="POST") + b"2\nab\n0\n\n",
+    "a fragment": get("/echo/a#f"),
+    "an empty fragment": get("/echo/a?x=#"),
+    "a host with a blank": get("/echo/a", host=b"Host: a b\r\n"),
+    "a host with a path": get("/echo/a", host=b"Host: a/b\r\n"),
+    "a host with a user": get("/echo/a", host=b"Host: a@b\r\n"),
+    "a host in quotes": get("/echo/a", host=b'Host: "a"\r\n'),
+    "a host with a port that is none": get("/echo/a", host=b"Host: a:99999\r\n"),
+    "a host with two ports": get("/echo/a", host=b"Host: a:1:2\r\n"),
+    "a URL as a host": get("/echo/a", host=b"Host: http://a/\r\n"),
+    "a host that is not ASCII": get("/echo/a", host=b"Host: \xff\r\n"),
+    "an open bracket": get("/echo/a", host=b"Host: [::1\r\n"),
+    "two hosts in one": get("/echo/a", host=b"Host: a, b\r\n"),
+    "another host in the target": get("http://other.test/echo/a"),
+    "another port in the target": get("http://mesh.test:81/echo/a"),
+    "a user in the target": get("http://a@mesh.test/echo/a"),
+    "a URL of another scheme": get("ftp://mesh.test/echo/a"),
+    "a URL without a host": get("http:///echo/a"),
+    "a WebSocket of HTTP/1.0": get(
+        *("/echo/a", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        version="1.0",
+    ),
+    "a WebSocket that is a POST": get(
+        *("/echo/a", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        method="POST",
+    ),
     "a tunnel": get("mesh.test:443", method="CONNECT"),
     "a method that nobody has": get("/echo/a", method="A" * 5000),
 }
@@ -248,6 +296,131 @@ async def test_what_is_no_request_is_400_and_ends_the_connection(mesh, name):
     assert problem["request_id"] == headers[b"x-request-id"].decode()
 
 
+@pytest.mark.parametrize("codings", [["gzip, chunked"], ["x", "chunked"], ["identity, chunked"]], ids=str)
+async def test_a_coding_that_nobody_undoes_is_501(mesh, codings):
+    headers = [f"Transfer-Encoding: {coding}" for coding in codings]
+    request = get("/echo/a", *headers, method="POST") + b"3\r\nabc\r\n0\r\n\r\n"
+    ((status, headers, body),) = answers(await ask(mesh, request + LAST), "POST")
+    assert (status, json.loads(body)["reason"], headers[b"connection"]) == (501, "not_implemented", b"close")
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a", "a:", "a:80", "A.b-c_d", "127.0.0.1:8080", "[::1]", "[::1]:80", "a%20b", "~!$&'()*+;="]
+)
+async def test_a_valid_host_is_taken(mesh, host):
+    request = get("/echo/a", "Connection: close", host=f"Host: {host}\r\n".encode())
+    ((status, _, _),) = answers(await ask(mesh, request), "GET")
+    assert status == 200
+
+
+async def test_a_target_in_absolute_form_is_the_path_in_it(mesh):
+    requests = {
+        "http://mesh.test/echo/a?x=1": "/echo/a?x=1",
+        "HTTP://MESH.test/echo/a": "/echo/a",
+        "https://mesh.test/echo/a?": "/echo/a",
+    }
+    found = answers(await ask(mesh, b"".join(map(get, requests)) + LAST), *["GET"] * 4)
+    assert [json.loads(body)["target"] for _, _, body in found[:-1]] == list(requests.values())
+    # Without a header, as HTTP/1.0 allows, the target says which host it is.
+    ((status, _, body),) = answers(await ask(mesh, get("http://a.test/echo/a", version="1.0", host=b"")), "GET")
+    assert status == 200
+    assert ["host", "a.test"] in json.loads(body)["headers"]
+    ((status, _, _),) = answers(await ask(mesh, get("http://mesh.test", "Connection: close")), "GET")
+    assert status == 404
+
+
+@pytest.mark.parametrize("zeros", [1, 5000])
+async def test_a_length_of_many_digits_is_what_it_says(mesh, zeros):
+    length = "0" * zeros + "4"
+    request = get("/echo/a", f"Content-Length: {length}", method="POST") + b"body"
+    found = answers(await ask(mesh, request + LAST), "POST", "GET")
+    assert [status for status, _, _ in found] == [200, 200]
+    assert json.loads(found[0][2])["body"] == "body"
+
+
+async def test_a_request_whose_body_comes_behind_an_answer_is_answered(mesh, hung):
+    """Its head came with the request before it, its body comes when that is answered."""
+    head = get("/echo/b", "Content-Length: 10", "Connection: close", method="POST")
+    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
+    writer.write(get("/echo/a") + head)
+    async with asyncio.timeout(20):
+        assert b" 200 " in await reader.readline()
+        writer.write(b"0123456789")
+        assert (await reader.read()).endswith(b'"body":"0123456789"}')
+    writer.close()
+
+
+async def test_who_leaves_before_the_body_of_a_waiting_request_leaves_nothing(mesh):
+    waiting = get("/echo/a") + get("/echo/b", "Content-Length: 10", method="POST")
+    state = mesh.gateway._listeners[0].server_state
+    for number in range(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
+        writer.write(waiting + b"01234"[: number % 5])
+        assert b" 200 " in await reader.readline()
+        writer.close()
+    await eventually(lambda: (mesh.gateway.core.inflight, len(state.connections), len(state.tasks)) == (0, 0, 0))
+
+
+async def test_the_body_of_a_waiting_request_has_a_deadline(nats_url, prefix, lane, hung):
+    settings = {"http_lane": lane, "head_s": 60, "body_idle_s": 0.2}
+    async with Mesh(frames(hung), nats_url=nats_url, prefix=prefix, gateway=settings) as mesh:
+        found = answers(
+            await ask(mesh, get("/echo/a") + get("/echo/b", "Content-Length: 10", method="POST") + b"abc"),
+            "GET",
+            "POST",
+        )
+        assert [status for status, _, _ in found] == [200, 408]
+        await eventually(lambda: mesh.gateway.core.inflight == 0)
+
+
+async def test_a_waiting_request_that_turns_out_broken_is_refused_in_its_place(mesh):
+    broken = get("/echo/b", "Transfer-Encoding: chunked", method="POST") + b"1\r\na\r\nzz\r\n"
+    found = answers(await ask(mesh, get("/echo/1") + get("/echo/2") + broken + LAST), "GET", "GET", "POST")
+    assert [status for status, _, _ in found] == [200, 200, 400]
+    await eventually(lambda: mesh.gateway.core.inflight == 0)
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Cookie", "X-Role", "Host", "X-Request-Id", "TE"])
+async def test_trailers_are_no_headers(mesh, name):
+    """Who passes requests on checks or removes headers by name, and does not look at trailers."""
+    head = get("/echo/a", "Transfer-Encoding: chunked", "Connection: close", method="POST")
+    body = b"3\r\nabc\r\n0\r\n%b: forged\r\n\r\n" % name.encode()
+    for pieces in ([head + body], [head, body], [head + body[:-2], b"\r\n"]):
+        ((status, _, answer),) = answers(await ask(mesh, *pieces), "POST")
+        assert status == 200
+        assert "forged" not in answer.decode()
+
+
+@pytest.mark.parametrize("trailer", [b"a: b\r\n", b"a" * 100, b"a: " + b"b" * 100], ids=["lines", "name", "value"])
+async def test_trailers_without_end_are_431(mesh, trailer):
+    """As are chunk sizes that go on and on."""
+    head = get("/echo/a", "Transfer-Encoding: chunked", method="POST")
+    for start in (b"3\r\nabc\r\n0\r\n" + trailer[:3], b"3;"):
+        client = Client(mesh)
+        client.send(head + start)
+        sent = 0
+        while not client.wire.closed:
+            client.connection.data_received(trailer * 50)
+            sent += len(trailer) * 50
+            assert sent < 100_000
+        ((status, _, _),) = answers(client.wire.sent, "POST")
+        assert status in (400, 431)
+        assert status == 431 or start == b"3;"
+        client.close()
+    await eventually(lambda: mesh.gateway.core.inflight == 0)
+
+
+async def test_requests_that_wait_are_not_read_ahead(mesh, hung):
+    """A request that waits takes thirty times the bytes that it came in."""
+    peer = Peer(mesh, [get("/hang"), b"GET / HTTP/1.1\r\nHost:\r\n\r\n" * 20_000])
+    await hung.started.wait()
+    await eventually(lambda: not peer.reads)
+    assert len(peer.connection.pipeline) <= SLICE // 20
+    peer.close()
+    await peer.ended.wait()
+    await eventually(lambda: mesh.gateway.core.inflight == 0)
+
+
 async def test_an_error_does_not_overtake_the_answers_before_it(mesh, hung):
     found = answers(await ask(mesh, get("/echo/1") + get("/echo/2") + b"GARBAGE\r\n\r\n"), "GET", "GET", "GET")
     assert [status for status, _, _ in found] == [200, 200, 400]
@@ -258,6 +431,7 @@ async def test_an_error_does_not_overtake_the_answers_before_it(mesh, hung):
     {
         "a long target": (get("/echo/a?" + "q" * 9000), 414, False),
         "a target without end": (b"GET /" + b"a" * 300_000, 414, True),
+        "a target of 100 KB": (get("/echo/" + "a" * 100_000), 414, True),
         "a large header": (get("/echo/a", "X-A: " + "b" * 33_000), 431, False),
         "many headers": (get("/echo/a", *[f"X-{i}: b" for i in range(120)]), 431, False),
         "a header without end": (get("/echo/a")[:-2] + b"X-A: " + b"b" * 300_000, 431, True),
@@ -276,7 +450,7 @@ async def test_what_is_too_large(mesh, request_, status, closed):
     [
         b"\r\n\r\n" + LAST,
         LAST.replace(b"GET /", b"GET http://mesh.test/"),
-        get("/echo/last?a=b#c", "connection: Close"),
+        get("/echo/last?a=b", "connection: Close"),
         get("/echo/last", version="1.0"),
         get("/echo/last", version="1.0", host=b""),
         get("/echo/last", "Connection: keep-alive, X-A", "X-A: b", "X-Last: 1", "Connection: close"),
@@ -344,7 +518,17 @@ async def test_a_stream_for_a_client_of_http_1_0_ends_with_the_connection(mesh):
     assert body == b"one\ntwo\n"
 
 
+async def test_a_client_that_closes_its_half_gets_what_comes_at_once(mesh):
+    requests = [get("/echo/1"), get("/lines"), get("/echo/2", "Content-Length: 4", method="POST") + b"body"]
+    found = answers(await ask(mesh, b"".join(requests), end=True), "GET", "GET", "POST")
+    assert [status for status, _, _ in found] == [200, 200, 200]
+    assert found[-1][1][b"connection"] == b"close"
+    assert len(answers(await ask(mesh, requests[0] + requests[2][:-2], end=True), "GET")) == 1
+    await eventually(lambda: mesh.gateway.core.inflight == 0)
+
+
 async def test_a_client_that_closes_its_half_has_gone(mesh, hung):
+    """It may have, and what takes longer is not done for nobody."""
     reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
     writer.write(get("/hang"))
     async with asyncio.timeout(10):
@@ -373,6 +557,29 @@ async def test_headers_and_bodies_that_take_too_long(nats_url, prefix, lane, hun
             assert (status, headers[b"connection"]) == (408, b"close")
         assert [status for status, _, _ in answers(after, "GET", "GET")] == [200, 408]
         await eventually(lambda: mesh.gateway.core.inflight == 0)
+
+
+async def test_who_leaves_a_stream_with_a_request_behind_it_is_noticed(mesh, hung):
+    """Nothing is read then, and a stream that is silent writes nothing either."""
+    service = mesh.instances[0].service
+    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
+    writer.write(get("/silent") + get("/echo/a") * 2)
+    assert b" 200 " in await reader.readline()
+    assert service.silent == 1
+    writer.close()
+    await eventually(lambda: service.silent == mesh.gateway.core.inflight == 0)
+
+
+async def test_who_takes_nothing_of_an_answer_is_given_up(mesh, monkeypatch):
+    monkeypatch.setattr("gateway.stall.STALLED_S", 0.5)
+    state = mesh.gateway._listeners[0].server_state
+    for last in (get("/endless"), get("/endless") + get("/echo/a"), get("/large", "Connection: close")):
+        _, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port, limit=1000)
+        writer.transport.pause_reading()
+        writer.write(last)
+        await eventually(lambda: state.connections)
+        await eventually(lambda: (mesh.gateway.core.inflight, len(state.connections)) == (0, 0), timeout=30)
+        writer.transport.abort()
 
 
 async def test_who_does_not_read_his_answers_is_not_read_either(mesh):

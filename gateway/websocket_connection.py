@@ -1,0 +1,175 @@
+"""A client's WebSocket: uvicorn's protocol, with the bounds that it lacks on what a client may have here.
+
+uvicorn reads whatever comes and answers each ping at once. So a client that sends pings and reads nothing fills the
+memory with pongs, and one that sends frames which carry nothing keeps the event loop busy. Here frames are read in
+slices, and only while there is a place for what follows from them (`_may_read`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+
+from gateway.stall import Outgoing
+from mesh.streams.closing import TOO_BIG
+
+SLICE = 2 * 1024
+"""Bytes that are read at once: 340 of the smallest frames, some milliseconds of work."""
+IDLE_FRAMES = 64
+"""Frames without content (pings, pongs, empty fragments) that are read before others have their turn."""
+REST_S = 0.02
+"""Seconds until such a client is read again: it gets 3,200 of them through in a second."""
+FRAGMENT_COST = 256
+"""Bytes that a fragment of a message counts at least: an empty one takes memory too."""
+INVALID = 1007
+"""Close code for text that is not UTF-8 (RFC 6455 section 7.4.1)."""
+
+
+class WebSocketConnection(WebSocketsSansIOProtocol):
+    """One WebSocket. ``check`` must be called now and then: it ends a connection whose client does not read."""
+
+    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._unread = b""  # came, and has no place yet
+        self._idle_frames = 0  # since the client was last let rest
+        self._resting: asyncio.TimerHandle | None = None
+        self._size = 0  # of the message that is coming
+        self._going_on = False
+        self._outgoing = Outgoing()
+
+    # -- from the socket
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += data
+        self._go_on()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._go_on()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unread = b""
+        if self._resting is not None:
+            self._resting.cancel()
+        super().connection_lost(exc)
+
+    def check(self, now: float) -> None:
+        """End the connection where its client takes nothing. ``now`` is a moment of the event loop's clock."""
+        if self._outgoing.stalls(self.transport, now):
+            self.transport.abort()
+
+    # -- reading, as far as there is a place
+
+    def _may_read(self) -> bool:
+        """Whether nothing waits: no message for the application, nothing for the client, and it need not rest."""
+        return not self.read_paused and self.writable.is_set() and self._resting is None
+
+    def _go_on(self) -> None:
+        if self._going_on:
+            return
+        self._going_on = True
+        try:
+            while self._unread and self._may_read() and not self.transport.is_closing():
+                piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
+                super().data_received(piece)
+                if self._idle_frames >= IDLE_FRAMES:
+                    self._resting = self.loop.call_later(REST_S, self._rested)
+        finally:
+            self._going_on = False
+        transport = self.transport
+        if transport.is_closing():
+            self._unread = b""
+        elif self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # Refused by the library before there was a request to answer: a line that is too long for it, say.
+            transport.write(b"".join(self.conn.data_to_send()))
+            transport.close()
+        elif not self._may_read():
+            transport.pause_reading()
+        elif not transport.is_reading():
+            transport.resume_reading()
+
+    def _rested(self) -> None:
+        self._resting, self._idle_frames = None, 0
+        self._go_on()
+
+    # -- frames
+
+    def handle_text(self, event: Frame) -> None:
+        self._size = 0
+        if self._counts(event):
+            super().handle_text(event)
+
+    def handle_bytes(self, event: Frame) -> None:
+        self._size = 0
+        if self._counts(event):
+            super().handle_bytes(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        if self._counts(event):
+            super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        self._idle_frames += 1
+        if not self.close_sent:
+            super().handle_ping()
+
+    def handle_pong(self, event: Frame) -> None:
+        self._idle_frames += 1
+        super().handle_pong(event)
+
+    def _counts(self, event: Frame) -> bool:
+        """Count a fragment; whether the message may go on."""
+        if self.close_sent:
+            return False
+        size = len(event.data)
+        if size < FRAGMENT_COST and not event.fin:
+            self._idle_frames += 1
+        self._size += max(size, FRAGMENT_COST)
+        if self._size > max(size, self.config.ws_max_size):  # a message of one frame has been measured before
+            self._fail(TOO_BIG, "the message has too many fragments, or too many bytes")
+            return False
+        return True
+
+    def send_receive_event_to_app(self) -> None:
+        """Give the application a whole message. Reading stops until it has taken all that wait."""
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        self.frames = []
+        if self.close_sent:
+            return
+        if self.curr_msg_data_type == "text":
+            try:
+                self.queue.put_nowait({"type": "websocket.receive", "text": data.decode()})
+            except UnicodeDecodeError:
+                self._fail(INVALID, "the text is not UTF-8")
+                return
+        else:
+            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        self.read_paused = True
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.frames = []
+        self.conn.send_close(code, reason)
+        self.handle_parser_exception()
+
+    # -- the application's side
+
+    async def receive(self) -> Any:
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self._go_on()
+        return message
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True  # it is refused, and that completes it: uvicorn logs an error otherwise
+        elif message["type"] == "websocket.close":
+            self._go_on()
