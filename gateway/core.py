@@ -60,6 +60,7 @@ class Core:
         self.limits = RouteLimits(settings.route_inflight, settings.route_queue)
         self.exchanges: set[Exchange] = set()
         metrics.inflight = self.exchanges.__len__
+        caller.recovery.on_repeat = metrics.repeated
         self.heads = ResponseHeads()
         self._ids = Ids()
         self.admission = Admission(bus, watcher, directory, settings, self._ids, self.cors)
@@ -93,8 +94,6 @@ class Core:
         seconds = perf_counter() - exchange.began
         entry.duration_ms = int(seconds * 1e6) / 1000
         entry.upstream_ms = int(exchange.upstream * 1e6) / 1000
-        if entry.attempts > 1:
-            metrics.retries += entry.attempts - 1
         metrics.record(entry.method, entry.route or UNMATCHED, entry.status, seconds, entry.reason)
         self._access.write(entry)
 
@@ -102,6 +101,7 @@ class Core:
         """Status, headers and body for a request that ended in an error."""
         entry = exchange.entry
         entry.origin, entry.reason = "mesh" if error.origin == "mesh" else "gateway", error.reason
+        entry.attempts = entry.attempts or error.attempts
         return render(error, entry.request_id, entry.origin, entry.method)
 
     def failed(self, exchange: Exchange) -> tuple[int, Pairs, bytes]:

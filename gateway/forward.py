@@ -124,7 +124,9 @@ class Forwarder:
             try:
                 admitted = await core.admit(exchange)
                 timeout, began = admitted.timeout, perf_counter()
-                conversation = await core.caller.open(admitted.destination, admitted.common, timeout, kind=b"websocket")
+                conversation = await core.caller.open(
+                    admitted.destination, admitted.common, timeout, kind=b"websocket", policy=admitted.retries
+                )
                 relay = Relay(conversation, receive, send, total_s=core.settings.stream_total_s)
                 self._relays.add(relay)
                 try:
@@ -227,7 +229,7 @@ class Forwarder:
                     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
                     exchange.entry.bytes_in = len(body)
                     answer = await core.caller.call(
-                        admitted.destination, admitted.common, body, timeout, admitted.repeatable
+                        admitted.destination, admitted.common, body, timeout, admitted.retries
                     )
                 else:
                     answer = await self._upload(exchange, pieces, admitted, timeout)

@@ -121,6 +121,7 @@ class Announcer:
             started=self.started,
             heartbeat_ms=self._heartbeat_ms,
             bundles=self._bus.settings.bundles,
+            connection=self._bus.connections,
         )
         self._publish(self._announce_to, messages.encode(announcement))
 

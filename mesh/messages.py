@@ -54,6 +54,8 @@ class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_ms: Count = 0
     try_timeout_ms: Count = 0
     idempotent: bool = False
+    retry: bool = True
+    """False forbids callers every repetition of a request that may have run."""
     deprecated: bool = False
     stream: Annotated[str, Meta(max_length=32)] = ""
     """``response`` where the answer comes in pieces, ``websocket`` where it is a WebSocket; empty otherwise."""
@@ -76,6 +78,8 @@ class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mes
     heartbeat_ms: Annotated[int, Meta(ge=MIN_HEARTBEAT_MS, le=MAX_HEARTBEAT_MS)]
     bundles: bool = False
     """Whether the instance takes several requests in one message; stays as it is while it lives."""
+    connection: Count = 0
+    """Which of its connections to NATS this is, from 1: when it grows, what was on its way may be lost; 0: not told."""
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.heartbeat"):

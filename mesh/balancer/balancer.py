@@ -88,12 +88,22 @@ class Balancer:
             self._trim()
             self._changed()
 
-    def heard(self, id: str) -> None:
-        """A heartbeat or announcement of that instance arrived, so somebody may listen again."""
+    def heard(self, id: str, connection: int = 0) -> Peer | None:
+        """A heartbeat or announcement of that instance arrived, so somebody may listen again.
+
+        ``connection``: which of its connections it spoke of last, 0 where it does not tell. Gives the peer where that
+        is a new one: what was on its way over the one before may be lost.
+        """
         peer = self._peers.get(id)
-        if peer is not None and peer.skipped:
+        if peer is None:
+            return None
+        if peer.skipped:
             peer.skipped = False
             self._changed()
+        if connection <= peer.connection:
+            return None
+        known, peer.connection = peer.connection, connection
+        return peer if known else None
 
     def _address(self, instance: Candidate) -> bytes:
         return b"" if instance.foreign else f"{self._prefix}.to.{self.service}.{instance.id}.".encode()

@@ -41,7 +41,7 @@ class Outcome(Enum):
     LOST = auto()
     """The instance, or its connection, died while it had the call."""
     CANCELLED = auto()
-    """The caller gave up, or could not send: says nothing about the instance."""
+    """The caller gave up, or could not send, or asked another one: says nothing about the instance."""
 
 
 FAILURES = frozenset({Outcome.TIMEOUT, Outcome.BAD_REPLY, Outcome.LOST})
@@ -56,6 +56,7 @@ class Peer:
 
     __slots__ = (
         "address",
+        "connection",
         "ejected",
         "ejected_until",
         "ejections",
@@ -85,6 +86,8 @@ class Peer:
         self.revision = ""
         self.ready = False
         self.suspect = False
+        self.connection = 0
+        """Which of its connections to NATS it spoke of last; 0 until it does."""
 
         # This caller's own calls.
         self.inflight = 0

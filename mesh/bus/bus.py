@@ -54,6 +54,8 @@ class Bus:
         self.service = service
         self.instance = instance or new_id()
         self.connected = False
+        self.connections = 0
+        """How many connections there have been, the current one included; moving to another server makes none."""
         self._inbox = self.subjects.inbox(service, self.instance, new_id())
         self.requests: Requests
         self.now: Callable[[], float]  # seconds of the event loop's clock
@@ -147,6 +149,11 @@ class Bus:
             self.requests.adopt, self.requests.orphan = adopt, orphan
 
     # -- facts
+
+    @property
+    def closed(self) -> bool:
+        """Whether there will be no connection any more."""
+        return not self._opened
 
     @property
     def lane(self) -> bool:
@@ -397,6 +404,8 @@ class Bus:
         if self._lane is not None:
             self._lane.bundle_up_to(self._max_payload if self._bundles else 0)
         self._heard()
+        if not self.connected:
+            self.connections += 1
         self.connected = True
         self._is_up.set()
         for reply, payload, block in self._held.release():

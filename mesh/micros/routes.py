@@ -6,6 +6,7 @@
 ``http.summary``     for documentation
 ``http.auth``        as in a route
 ``http.timeout_ms``  of a whole call
+``http.retry``       ``false`` forbids that a request which may have run is sent again
 =================== ======================================================================
 """
 
@@ -89,6 +90,9 @@ def _route(asked: Asked) -> Route:
     timeout = given.get("http.timeout_ms", "0")
     if not timeout.isdecimal() or int(timeout) > 3_600_000:
         raise ValueError(f"http.timeout_ms {timeout[:20]!r} is not a number up to 3600000")
+    retry = given.get("http.retry", "true").lower()
+    if retry not in ("true", "false"):
+        raise ValueError(f"http.retry {retry[:20]!r} is neither true nor false")
     fields = {
         "method": given.get("http.method", "GET").upper(),
         "path": given["http.path"],
@@ -96,6 +100,7 @@ def _route(asked: Asked) -> Route:
         "summary": given.get("http.summary", "")[:200],
         "auth": given.get("http.auth", ""),
         "timeout_ms": int(timeout),
+        "retry": retry == "true",
     }
     try:
         route = msgspec.convert(fields, Route)

@@ -60,6 +60,7 @@ class Instance:
         "announced",
         "bundles",
         "capacity",
+        "connection",
         "content",
         "description",
         "due",
@@ -98,6 +99,8 @@ class Instance:
         self.content = content
         self.announced = announcement.seq
         """``seq`` of the announcement that ``content`` is from."""
+        self.connection = announcement.connection
+        """Which of its connections to NATS it speaks on; 0 where it does not tell."""
 
         # With every message.
         self.state: State = announcement.state
