@@ -88,6 +88,11 @@ class Balancer:
             self._trim()
             self._changed()
 
+    def skips(self, id: str) -> bool:
+        """Whether nobody listened at the address of that instance, and it was not heard since."""
+        peer = self._peers.get(id)
+        return peer is not None and peer.skipped
+
     def heard(self, id: str, connection: int = 0) -> Peer | None:
         """A heartbeat or announcement of that instance arrived, so somebody may listen again.
 
@@ -158,6 +163,7 @@ class Balancer:
         elif outcome is Outcome.NO_RESPONDERS:
             if not peer.skipped:
                 peer.skipped = True
+                peer.skipped_at = now
                 self._changed()
         elif outcome in FAILURES and now >= peer.ejected_until:
             # Failures while it is ejected are those of calls sent before, or as a last resort: no new evidence.

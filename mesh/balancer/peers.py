@@ -69,6 +69,7 @@ class Peer:
         "revision",
         "service",
         "skipped",
+        "skipped_at",
         "strikes",
         "suspect",
     )
@@ -97,6 +98,8 @@ class Peer:
         # What came of them.
         self.skipped = False
         """Nobody listened; until the instance is heard again."""
+        self.skipped_at = float("-inf")
+        """When nobody listened first, in the caller's monotonic seconds."""
         self.strikes = 0
         """Failures in a row."""
         self.ejections = 0

@@ -156,6 +156,11 @@ class Bus:
         return not self._opened
 
     @property
+    def has_others(self) -> bool:
+        """Whether another server of the cluster is known."""
+        return self._link.has_others
+
+    @property
     def lane(self) -> bool:
         """Whether messages take the hot lane, rather than plain nats-py."""
         return self._lane is not None

@@ -6,35 +6,21 @@ called in turn. So a caller that has a callback pays for no task and no future, 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Protocol
 
-from msgspec import DecodeError, Struct
-from msgspec.json import decode
+from msgspec import Struct
 
-from mesh import headers, messages
+from mesh import headers
 from mesh.balancer import Balancer, Course, Outcome, Peer, Reason, RetryBudget, RetryPolicy
 from mesh.bus import Bus, Ending, Pending, Reply
+from mesh.client.attempts import block_of, denies, is_usable, nobody, outcome_of, reason_of, tell_cancelled, told
 from mesh.client.recovery import Recovery
-from mesh.clock import boot_ms
-from mesh.errors import (
-    BadReply,
-    BusUnavailable,
-    DeadlineExceeded,
-    InstanceLost,
-    MeshError,
-    NoInstances,
-    NoResponders,
-    Starting,
-)
-from mesh.messages import Cancel
+from mesh.errors import BadReply, DeadlineExceeded, MeshError, NoResponders
 from mesh.streams import Stream
 from mesh.watcher import Watcher
 
 _ANSWERED = Outcome.ANSWERED
-
-_log = logging.getLogger("mesh.client")
 
 
 class Destination(Protocol):
@@ -95,6 +81,7 @@ class Call:
         "_policy",
         "_recovery",
         "_tried",
+        "_waiting",
         "_watcher",
     )
 
@@ -128,6 +115,7 @@ class Call:
         self._failed: MeshError | None = None
         self._peer: Peer | None = None
         self._pending: Pending | None = None
+        self._waiting: Reason | None = None  # why there is no attempt under way at the moment
         self._lost = b""  # while it waits for a connection: the reply subject of the attempt that the loss ended
         self._patience = 0.0
 
@@ -167,8 +155,8 @@ class Call:
 
     def cancel(self) -> None:
         """Nobody waits for the outcome any more: the instance is told. Harmless when it has ended."""
-        if self._lost:
-            self._lost = b""
+        if self._waiting is not None:
+            self._waiting = None
             self._recovery.stop_waiting(self._resumed)
         self._give_up()
 
@@ -204,7 +192,7 @@ class Call:
         assert peer is not None
         assert balancer is not None
         stream = pending.stream
-        if isinstance(ending, Reply) and (pending.plain or _is_usable(ending.block, peer.foreign)):
+        if isinstance(ending, Reply) and (pending.plain or is_usable(ending.block, peer.foreign)):
             balancer.finished(peer, _ANSWERED, now)
             if self._failed is not None and self._failed.executed != "no" and denies(ending):
                 self._end(self._failed)  # that one did not run it; one before may have
@@ -220,7 +208,7 @@ class Call:
             stream.close()
         if isinstance(ending, NoResponders) and peer.ready and not peer.skipped:
             self._recovery.unheard(peer)
-        balancer.finished(peer, _outcome(ending, self._patience), now)
+        balancer.finished(peer, outcome_of(ending, self._patience), now)
         if isinstance(ending, DeadlineExceeded):
             tell_cancelled(self._bus, peer.service, peer.id, pending.reply)
         self._next(ending, peer, pending.reply, now)
@@ -237,54 +225,66 @@ class Call:
             self._end(failed)
         elif reason is not Reason.CONNECTION_LOST:
             self._go_on(reason, failed)
-        elif self._recovery.wait(self._resumed, self._deadline - now):
-            self._lost = reply
+        elif self._recovery.await_connection(self._resumed, self._deadline - now):
+            self._waiting, self._lost = reason, reply
         else:
             self._end(failed)
 
-    def _resumed(self, connected: bool) -> None:
-        """The wait for a connection is over."""
-        lost, self._lost = self._lost, b""
-        assert self._failed is not None
-        if connected:
-            peer = self._tried[-1]
-            tell_cancelled(self._bus, peer.service, peer.id, lost)
-            self._go_on(Reason.CONNECTION_LOST, self._failed)
-        else:
-            self._end(self._failed)
-
-    def _doubted(self, error: MeshError) -> None:
-        """The instance may not have the call any more, or its answer may be lost; but it may still come.
-
-        So it is given up only for an attempt elsewhere. Where just the instance's connection was lost, and it has
-        another one, it may get the same call again.
-        """
-        reason, now, balancer = reason_of(error), self._bus.now(), self._balancer
-        if reason is None or balancer is None:
+    def _go_on(self, reason: Reason, why: MeshError, *, again: bool = False) -> None:
+        """The next attempt, now, or when somebody is there to have it. ``again``: those that were tried may be."""
+        now = self._bus.now()
+        peer = self._choose(now, again)
+        if (
+            peer is None
+            and reason is Reason.NO_RESPONDERS
+            and self._recovery.await_return(self._resumed, self._tried, self._deadline - now)
+        ):
+            self._waiting = reason
             return
-        peer = self._other(reason, now)
-        if peer is None or not self._allows(reason, now):
-            return
-        self._give_up()
-        self._go_on(reason, self._note(error), peer)
+        self._send(peer, reason, why)
 
-    def _go_on(self, reason: Reason, why: MeshError, peer: Peer | None = None) -> None:
+    def _send(self, peer: Peer | None, reason: Reason, why: MeshError) -> None:
         try:
-            self.attempt(peer or self._other(reason, self._bus.now()))
+            self.attempt(peer)
         except MeshError as error:
             self._end(self._note(error))
             return
         self._recovery.repeated(reason, self._destination.service, len(self._tried), why)
 
-    def _other(self, reason: Reason, now: float) -> Peer | None:
-        """An instance that was not tried; the same again where only connections were lost."""
+    def _resumed(self, happened: bool) -> None:
+        """The wait is over: for our connection, or for an instance that may be on its way to another server."""
+        reason, self._waiting = self._waiting, None
+        assert reason is not None
+        assert self._failed is not None
+        if not happened:
+            self._end(self._failed)
+            return
+        if reason is Reason.CONNECTION_LOST:
+            peer = self._tried[-1]
+            tell_cancelled(self._bus, peer.service, peer.id, self._lost)
+        self._go_on(reason, self._failed, again=True)
+
+    def _doubted(self, error: MeshError) -> None:
+        """The instance may not have the call any more, or its answer may be lost; but it may still come.
+
+        So it is given up only for another attempt. Where the instance has another connection, it may get it itself.
+        """
+        reason, now = reason_of(error), self._bus.now()
+        if reason is None:
+            return
+        peer = self._choose(now, again=reason is Reason.CONNECTION_LOST)
+        if peer is None or not self._allows(reason, now):
+            return
+        self._give_up()
+        self._send(peer, reason, self._note(error))
+
+    def _choose(self, now: float, again: bool) -> Peer | None:
+        """An instance that was not tried; with ``again``, where there is none, one that was."""
         balancer, revisions = self._balancer, self._destination.revisions
         if balancer is None:
             return None
         peer = balancer.pick(now, revisions, self._tried)
-        if peer is None and reason is Reason.CONNECTION_LOST:
-            peer = balancer.pick(now, revisions)
-        return peer
+        return balancer.pick(now, revisions) if peer is None and again else peer
 
     def _allows(self, reason: Reason, now: float) -> bool:
         course = Course(len(self._tried), self._losses, len(self._payload), self._deadline - now)
@@ -294,90 +294,15 @@ class Call:
         return True
 
     def _note(self, error: MeshError) -> MeshError:
-        """What the caller would be told now: the last error, unless it says that nothing ran where something may."""
-        failed = self._failed
-        if failed is None or failed.executed == "no" or error.executed != "no":
-            failed = self._failed = error
-        return failed
+        self._failed = told(self._failed, error)
+        return self._failed
 
     def _end(self, error: MeshError) -> None:
         error.attempts = max(1, len(self._tried))
         self._done(error)
 
 
-def reason_of(error: MeshError) -> Reason | None:
-    """Why the attempt came to nothing, where that may be mended by another one."""
-    if isinstance(error, NoResponders):
-        return Reason.NO_RESPONDERS
-    if isinstance(error, DeadlineExceeded):
-        return Reason.TIMEOUT
-    if isinstance(error, InstanceLost):
-        return Reason.INSTANCE_LOST
-    return Reason.CONNECTION_LOST if isinstance(error, BusUnavailable) else None
-
-
-def denies(reply: Reply) -> bool:
-    """Whether a reply refuses the request, and says that it was not run."""
-    if headers.find(headers.decode(reply.block), headers.STATUS) not in (b"503", b"504"):
-        return False
-    try:
-        return decode(reply.payload, type=_Document).executed == "no"
-    except (DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-
-
-class _Document(Struct):
-    executed: str = ""
-
-
 def _hold(balancer: Balancer, peer: Peer, stream: Stream, now: Callable[[], float]) -> None:
     """The instance has the call until the stream is over."""
     balancer.started(peer)
     stream.on_over = lambda: balancer.finished(peer, Outcome.CANCELLED, now())
-
-
-def _outcome(error: MeshError, patience: float) -> Outcome:
-    """What an error says about the instance."""
-    if isinstance(error, NoResponders):
-        return Outcome.NO_RESPONDERS
-    if isinstance(error, DeadlineExceeded):
-        return Outcome.TIMEOUT if patience >= 1 else Outcome.SHORT_TIMEOUT
-    if isinstance(error, BadReply):
-        return Outcome.BAD_REPLY
-    # A lost bus says nothing about the instance.
-    return Outcome.LOST if isinstance(error, InstanceLost) else Outcome.CANCELLED
-
-
-def nobody(bus: Bus, watcher: Watcher, service: str, tried: Sequence[Peer]) -> MeshError:
-    """Why there is no instance to call."""
-    if not bus.connected:
-        return BusUnavailable(bus.last_error or "not connected to NATS")
-    if not watcher.knows(service):
-        return Starting("the registry is not synchronised yet")
-    if tried:
-        return NoResponders(f"none of the instances of {service} that were tried is listening")
-    return NoInstances(f"no live instance of {service}")
-
-
-def tell_cancelled(bus: Bus, service: str, instance: str, reply: bytes) -> None:
-    """Tell an instance (all of them where it is empty) that nobody waits on that reply subject."""
-    subject = bus.subjects.control("cancel", service, instance)
-    try:
-        bus.publish(bus.address(subject), messages.encode(Cancel(reply=reply.decode())))
-    except MeshError as error:
-        _log.debug("not cancelled: %s", error)
-
-
-def _is_usable(block: bytes, foreign: bool) -> bool:
-    """Whether a reply has a valid status. A foreign service needs none."""
-    return headers.is_reply(block) or (foreign and headers.status_of(headers.decode(block)) is not None)
-
-
-def block_of(left: float, lines: bytes, common: bytes) -> bytes:
-    """The header block of one attempt with ``left`` seconds to go."""
-    return b"NATS/1.0\r\nMesh-Deadline: %d\r\nMesh-Sent: %d\r\n%b%b\r\n" % (
-        max(1, int(left * 1000)),
-        boot_ms(),
-        lines,
-        common,
-    )

@@ -10,22 +10,13 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from mesh.balancer import NEVER, Balancer, Course, Outcome, Peer, Reason, RetryBudget, RetryPolicy
+from mesh.balancer import NEVER, Balancer, Peer, RetryBudget, RetryPolicy
 from mesh.bus import Bus
-from mesh.client.call import (
-    Answer,
-    Call,
-    Destination,
-    Done,
-    block_of,
-    denies,
-    nobody,
-    reason_of,
-    tell_cancelled,
-)
+from mesh.client.call import Answer, Call, Destination, Done
 from mesh.client.conversation import Conversation
+from mesh.client.opening import Opening
 from mesh.client.recovery import Recovery
-from mesh.errors import BusUnavailable, DeadlineExceeded, InstanceLost, MeshError, NoResponders, TooLarge
+from mesh.errors import MeshError
 from mesh.registry import Change
 from mesh.streams import Streams
 from mesh.watcher import Watcher
@@ -144,89 +135,26 @@ class Caller:
         ``policy`` says whether one that may have been received is: a handshake without an answer, say.
         Raises as `call` does, and `TooLarge` where the service takes no streams.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        deadline = self._bus.now() + timeout
         if not self._bus.connected:
             await self._bus.blink()
-        service = destination.service
-        budget = self._budgets.setdefault(service, RetryBudget())
-        budget.record_call(loop.time())
-        tried: list[Peer] = []
-        losses = 0
-        failed: MeshError | None = None
-        while True:
-            now = loop.time()
-            balancer = self._balancers.get(service)
-            peer = balancer.pick(now, destination.revisions, tried) if balancer is not None else None
-            if peer is None and balancer is not None and isinstance(failed, BusUnavailable):
-                peer = balancer.pick(now, destination.revisions)  # it was not its fault
-            if peer is None or balancer is None or now >= deadline:
-                raise failed or nobody(self._bus, self._watcher, service, tried)
-            if peer.foreign:
-                raise TooLarge(f"{service} takes no more than one message")
-            tried.append(peer)
-            name, lines = destination.endpoint(peer.revision)
-            try:
-                lines = b"Mesh-Body: %b\r\n%b%b" % (kind, lines, common)
-                conversation = await self._begin(
-                    balancer, peer, peer.address + name, lines, deadline - now, tried, policy.after_loss
-                )
-            except MeshError as error:
-                error.attempts = len(tried)
-                if failed is None or failed.executed == "no" or error.executed != "no":
-                    failed = error
-                reason, now = reason_of(error), loop.time()
-                course = Course(len(tried), losses, 0, deadline - now)
-                if reason in (None, Reason.TIMEOUT) or not policy.allows(reason, course, budget, now):
-                    raise failed from None
-                losses += reason is not Reason.NO_RESPONDERS
-                if reason is Reason.CONNECTION_LOST and not await self.recovery.connected(deadline - now):
-                    raise failed from None
-                self.recovery.repeated(reason, service, len(tried) + 1, error)
-                continue
-            ran = failed is not None and failed.executed != "no"
-            if ran and conversation.answered and denies(await conversation.head()):
-                conversation.close()
-                assert failed is not None
-                raise failed  # that one did not run it; one before may have
-            return conversation
+        opening = Opening(
+            self._bus,
+            self._watcher,
+            self._streams,
+            self.recovery,
+            self._balancers.get(destination.service),
+            self._counted(destination.service),
+        )
+        return await opening.open(destination, b"Mesh-Body: %b\r\n" % kind, common, deadline, policy)
 
-    async def _begin(
-        self,
-        balancer: Balancer,
-        peer: Peer,
-        address: bytes,
-        lines: bytes,
-        timeout: float,
-        tried: Sequence[Peer],
-        repeatable: bool,
-    ) -> Conversation:
-        loop = asyncio.get_running_loop()
-        stream = self._streams.call()
-        outcome = Outcome.CANCELLED
-        balancer.started(peer)
-        stream.on_over = lambda: balancer.finished(peer, outcome, loop.time())
-        conversation = Conversation(stream, self._bus.subjects, peer.id)
-        conversation.attempts = len(tried)
-        self.recovery.opening(conversation, peer, repeatable)
-        try:
-            self._bus.publish(address, b"", block_of(timeout, b"", lines), stream.own)
-            await conversation.accepted(timeout)
-            outcome = Outcome.ANSWERED
-            return conversation
-        except BaseException as error:
-            if isinstance(error, NoResponders):
-                if peer.ready and not peer.skipped:
-                    self.recovery.unheard(peer)
-                outcome = Outcome.NO_RESPONDERS
-            elif isinstance(error, DeadlineExceeded) and timeout >= 1:
-                outcome = Outcome.TIMEOUT
-            if not isinstance(error, MeshError) or isinstance(error, DeadlineExceeded | InstanceLost | BusUnavailable):
-                tell_cancelled(self._bus, peer.service, peer.id, stream.own)
-            conversation.close()
-            raise
-        finally:
-            self.recovery.opened(conversation)
+    def _counted(self, service: str) -> RetryBudget:
+        """The service's budget, with one call more in it."""
+        budget = self._budgets.get(service)
+        if budget is None:
+            budget = self._budgets[service] = RetryBudget()
+        budget.record_call(self._bus.now())
+        return budget
 
     # -- from the watcher
 
@@ -251,9 +179,12 @@ class Caller:
     def _heard(self, service: str, instance: str) -> None:
         balancer, known = self._balancers.get(service), self._watcher.registry.get(service, instance)
         if balancer is not None and known is not None:
+            was_skipped = balancer.skips(instance)
             peer = balancer.heard(instance, known.connection)
             if peer is not None:
                 self.recovery.reconnected(peer)
+            if was_skipped:
+                self.recovery.heard(service)
 
     def _fail(self, service: str, instance: str) -> None:
         self.recovery.lost(service, instance)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mesh.balancer import Peer, Reason
-from mesh.bus import Bus, Pending
+from mesh.bus import FAILOVER_S, Bus, Pending
 from mesh.client.conversation import Conversation
 from mesh.errors import BusUnavailable, InstanceLost, MeshError
 
@@ -25,7 +25,7 @@ RECONNECT_S = 1.0
 _log = logging.getLogger("mesh.client")
 
 Resume = Callable[[bool], None]
-"""Called once with whether there is a connection again."""
+"""Called once with whether what it waited for happened."""
 
 
 class Recovery:
@@ -35,7 +35,7 @@ class Recovery:
     def __init__(self, bus: Bus) -> None:
         self.on_repeat: Callable[[Reason], None] | None = None
         self._bus = bus
-        self._waiting: dict[Resume, asyncio.TimerHandle] = {}
+        self._waiting: dict[Resume, tuple[str, asyncio.TimerHandle]] = {}  # with the service; empty for NATS
         self._opening: dict[Conversation, tuple[Peer, bool]] = {}
         bus.on_connection(self._connection)
 
@@ -45,23 +45,45 @@ class Recovery:
         if self.on_repeat is not None:
             self.on_repeat(reason)
 
-    # -- our own connection
+    # -- waiting
 
-    def wait(self, resume: Resume, timeout: float) -> bool:
-        """Call ``resume`` with the next connection, at the latest after ``timeout`` seconds; False where none comes."""
+    def await_connection(self, resume: Resume, left: float) -> bool:
+        """Call ``resume`` with our next connection, or after `RECONNECT_S`; False where there is nothing to wait for.
+
+        ``left``: the seconds that the call has at most.
+        """
         if self._bus.closed:
             return False
-        delay = min(timeout, RECONNECT_S)
-        self._waiting[resume] = asyncio.get_running_loop().call_later(delay, self._resume, resume, False)
+        self._wait(resume, "", min(left, RECONNECT_S))
         return True
 
-    async def connected(self, timeout: float) -> bool:
-        """Whether there is a connection, now or with the next one; see `wait`."""
-        if self._bus.connected:
-            return True
+    def await_return(self, resume: Resume, tried: Sequence[Peer], left: float) -> bool:
+        """Call ``resume`` when an instance of the service is heard again after nobody listened at its address.
+
+        Only where servers of a cluster are known, and soon after NATS said so: when a node of it dies, those who were
+        connected to it need some milliseconds to come to another one. False otherwise.
+        """
+        if self._bus.closed or not self._bus.has_others or not tried:
+            return False
+        latest = max(peer.skipped_at for peer in tried if peer.ready) if any(peer.ready for peer in tried) else 0.0
+        patience = latest + FAILOVER_S - self._bus.now()
+        if patience <= 0:
+            return False
+        self._wait(resume, tried[0].service, min(left, patience))
+        return True
+
+    async def connected(self, left: float) -> bool:
+        """Whether there is a connection, now or soon; see `await_connection`."""
+        return self._bus.connected or await self._awaited(lambda resume: self.await_connection(resume, left))
+
+    async def returned(self, tried: Sequence[Peer], left: float) -> bool:
+        """Whether an instance came back soon; see `await_return`."""
+        return await self._awaited(lambda resume: self.await_return(resume, tried, left))
+
+    async def _awaited(self, wait: Callable[[Resume], bool]) -> bool:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         resume = future.set_result
-        if not self.wait(resume, timeout):
+        if not wait(resume):
             return False
         try:
             return await future
@@ -70,22 +92,29 @@ class Recovery:
 
     def stop_waiting(self, resume: Resume) -> None:
         """Harmless where it does not wait."""
-        timer = self._waiting.pop(resume, None)
-        if timer is not None:
-            timer.cancel()
+        waiting = self._waiting.pop(resume, None)
+        if waiting is not None:
+            waiting[1].cancel()
 
-    def _resume(self, resume: Resume, connected: bool) -> None:
+    def _wait(self, resume: Resume, service: str, seconds: float) -> None:
+        timer = asyncio.get_running_loop().call_later(seconds, self._resume, resume, False)
+        self._waiting[resume] = service, timer
+
+    def _resume(self, resume: Resume, happened: bool) -> None:
         self.stop_waiting(resume)
         try:
-            resume(connected)
+            resume(happened)
         except Exception:
             _log.exception("going on with a call failed")
 
+    def _resume_all(self, service: str) -> None:
+        for resume in [resume for resume, (awaited, _) in self._waiting.items() if awaited == service]:
+            if resume in self._waiting:
+                self._resume(resume, True)
+
     def _connection(self, connected: bool) -> None:
         if connected:
-            for resume in list(self._waiting):
-                if resume in self._waiting:
-                    self._resume(resume, True)
+            self._resume_all("")
 
     # -- instances
 
@@ -99,6 +128,10 @@ class Recovery:
     def unheard(self, peer: Peer) -> None:
         """NATS says that nobody listens at the address of an instance that should."""
         self._suspect(peer, lambda: InstanceLost(f"{peer.service}.{peer.id} had the call and cannot be reached"))
+
+    def heard(self, service: str) -> None:
+        """An instance at whose address nobody listened is there again."""
+        self._resume_all(service)
 
     def reconnected(self, peer: Peer) -> None:
         """An instance has another connection than before."""
