@@ -15,6 +15,7 @@ from mesh.bus import Bus
 from mesh.client.call import Answer, Call, Destination, Done
 from mesh.client.conversation import Conversation
 from mesh.client.opening import Opening
+from mesh.client.probes import Probes
 from mesh.client.recovery import Recovery
 from mesh.errors import MeshError
 from mesh.registry import Change
@@ -35,6 +36,7 @@ class Caller:
         self._rng = rng or random.Random()
         self.recovery = Recovery(bus)
         self._balancers: dict[str, Balancer] = {}
+        self._probes = Probes(bus, self._balancers, self.recovery)
         self._budgets: dict[str, RetryBudget] = {}
         watcher.on_change(self._changed)
         watcher.on_heard(self._heard)

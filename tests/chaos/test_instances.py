@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.chaos.load import alternating, peak
+from tests.chaos.load import alternating, get_work, peak
 from tests.chaos.record import sound
 from tests.chaos.world import World
 
@@ -16,8 +16,8 @@ QUICK = {"MESH_HEARTBEAT_MS": "500"}
 
 
 def slow(id):
-    """GET and POST by turns, of work that takes long enough for some of it to be in flight at any moment."""
-    method, path = alternating(id)
+    """Two GETs, two POSTs and so on, so that both go to both, of work that is in flight for a while."""
+    method, path = ("POST", "/task") if int(id.rpartition("-")[2]) // 2 % 2 else get_work(id)
     return method, f"{path}?ms=20"
 
 
