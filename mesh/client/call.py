@@ -148,7 +148,7 @@ class Call:
             lenient=peer.foreign,
             place=peer.place,
         )
-        if policy.after_loss and not self._losses:
+        if policy.after_loss:
             pending.doubted = self._doubted
         self._peer = peer
         balancer.started(peer)

@@ -219,11 +219,12 @@ async def test_routes_with_flags_conflicts_and_rejected(shell, mesh):
     rows = {(r["method"], r["path"]): r for r in document["routes"]}
     assert rows["GET", "/users/{id}"]["service"] == "rival"
     assert rows["POST", "/users"]["deprecated"] is True
+    assert (rows["POST", "/users"]["retry"], rows["GET", "/users/{id}"]["retry"]) == (False, True)
     conflicts = {c["path"]: c for c in document["conflicts"]}
     assert conflicts["/users/{id}"]["losers"] == ["users"]
     assert (conflicts["/health/x"]["winner"], conflicts["/health/x"]["why"]) == ("gateway", "reserved")
     assert [r["service"] for r in document["rejected"]] == ["hostile"]
-    assert re.search(r"^POST +/users +users +1\.0\.0 +1 +deprecated$", text, re.MULTILINE)
+    assert re.search(r"^POST +/users +users +1\.0\.0 +1 +deprecated, no retry$", text, re.MULTILINE)
     assert "conflict: GET /users/{id} is rival's (the smaller name), claimed by users too" in text
     assert "rejected: GET" in text
     assert {r["service"] for r in of_users["routes"]} == {"users"}

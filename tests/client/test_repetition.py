@@ -5,7 +5,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from mesh import BusUnavailable, Context, Overloaded, Service, WebSocket
+from mesh import BusUnavailable, Context, Overloaded, Router, Service, WebSocket
 from mesh.bus import FAILOVER_S, Bus
 from mesh.testing import Mesh
 from tests.conditions import eventually
@@ -275,6 +275,18 @@ async def test_without_a_connection_in_time_the_first_error_stands(nats, prefix,
 
 
 @LANES
+async def test_that_nobody_received_the_second_does_not_say_that_nothing_ran(mesh):
+    service = held()
+    instance = await mesh.start(service, **PATIENT)
+    asked, _ = await begin(mesh, "GET", "/read", "read", service)
+    await instance.bus.unsubscribe(*instance._requests)
+    await blink(mesh.gateway.bus)
+    problem = (await asked).json()
+    assert (problem["reason"], problem["executed"]) == ("bus_unavailable", "unknown")
+    assert mesh.entries[-1].attempts == 2
+
+
+@LANES
 async def test_a_body_that_has_begun_is_not_repeated(mesh):
     service = await two(mesh)
     async with mesh.http.stream("GET", "/lines") as response:
@@ -347,6 +359,22 @@ async def test_calls_by_name_are_repeated_like_the_requests_of_their_routes(mesh
     victim = await service.started("read")
     await die(next(i for i in mesh.instances if i.id == victim))
     assert await asked != victim
+
+
+@pytest.mark.parametrize("lane", ["direct"])
+async def test_a_router_passes_on_what_its_routes_declare(mesh):
+    router = Router(prefix="/api")
+
+    @router.get("/next", retry=False)
+    async def number() -> int:
+        return 1
+
+    @router.websocket("/feed", retry=False)
+    async def feed(ws: WebSocket) -> None: ...
+
+    service = Service("numbers")
+    service.include(router)
+    assert [route.retry for route in service.announced_routes()] == [False, False]
 
 
 @LANES
