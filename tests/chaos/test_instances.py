@@ -59,6 +59,34 @@ async def test_killing_one_of_two_fails_the_posts_it_had_and_no_more(tmp_path, f
         assert len(report.started_between(killed + 0.1, float("inf"))) > rate
 
 
+async def test_no_get_fails_when_instances_are_killed_again_and_again(tmp_path, full, figures, grace_s):
+    """Three instances; the one killed is replaced before the next is."""
+    kills, rate = (6, 300) if full else (2, 150)
+
+    def get(id):
+        return "GET", f"/task/{id}?ms=20"
+
+    async with World(tmp_path, instances=3, timeout_s=4) as world:
+        async with world.load(rate, request=get) as load:
+            for _ in range(kills):
+                await load.run_for(0.7)
+                world.instances.pop(0).kill()
+                await load.run_for(0.3)
+                await world.start_instance()
+            report = await load.stop()
+        executions = sound(world.record, report)
+        figures(
+            f"kill -9 of one of three, {kills} times, GETs",
+            requests=len(report),
+            met=dict(report.counts()),
+            slowest_ms=report.quantile_ms(1),
+            repeated=len(executions.repeated()),
+        )
+        assert report.failures() == []
+        assert report.late(grace_s) == []
+        assert len(report) > kills * rate / 2
+
+
 async def test_an_instance_that_stands_still_is_left_alone_and_comes_back(tmp_path, full, figures, grace_s):
     rate, frozen_s, clean_after_s = (300, 12, 5) if full else (100, 3.5, 2.5)
     async with World(tmp_path, timeout_s=2 if full else 1, service={} if full else QUICK) as world:
