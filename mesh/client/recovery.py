@@ -63,10 +63,10 @@ class Recovery:
         Only where servers of a cluster are known, and soon after NATS said so: when a node of it dies, those who were
         connected to it need some milliseconds to come to another one. False otherwise.
         """
-        if self._bus.closed or not self._bus.has_others or not tried:
+        if self._bus.closed or not self._bus.has_others:
             return False
-        latest = max(peer.skipped_at for peer in tried if peer.ready) if any(peer.ready for peer in tried) else 0.0
-        patience = latest + FAILOVER_S - self._bus.now()
+        said = max((peer.skipped_at for peer in tried if peer.ready), default=float("-inf"))
+        patience = said + FAILOVER_S - self._bus.now()
         if patience <= 0:
             return False
         self._wait(resume, tried[0].service, min(left, patience))
