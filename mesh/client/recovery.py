@@ -19,7 +19,7 @@ from mesh.errors import BusUnavailable, InstanceLost, MeshError
 SETTLE_S = 0.02
 """Between a sign and the doubt. What NATS and the instance have sent already arrives meanwhile: no-responders for other
 requests, which nobody received, and answers that the instance kept while it had no connection."""
-RECONNECT_S = 1.0
+RECONNECT_S = 0.5
 """How long a call that was in flight when our connection broke waits for the next one, within its deadline."""
 
 _log = logging.getLogger("mesh.client")
