@@ -9,12 +9,13 @@ from urllib.parse import unquote
 from msgspec import Struct
 
 from gateway.cors import Cors
-from gateway.exchange import Exchange, forwarded, repeatable
+from gateway.exchange import Exchange, forwarded
 from gateway.headers import Pairs
 from gateway.problems import refuse
 from gateway.trace import Ids
+from mesh.balancer import RetryPolicy
 from mesh.bus import Bus
-from mesh.client import Repeatable, RouteDestination
+from mesh.client import RouteDestination
 from mesh.config import GatewaySettings
 from mesh.directory import Directory
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
@@ -26,13 +27,13 @@ from mesh.watcher import Watcher
 
 class Admitted(Struct, frozen=True, eq=False):
     """A request that may go: its place among the limits, where to, header lines for every attempt, seconds for the
-    whole, and whether it may be repeated."""
+    whole, and what may be repeated."""
 
     place: tuple[str, str]
     destination: RouteDestination
     common: bytes
     timeout: float
-    repeatable: Repeatable | None
+    retries: RetryPolicy
 
 
 class _Policy(NamedTuple):
@@ -40,7 +41,7 @@ class _Policy(NamedTuple):
 
     place: tuple[str, str]
     timeout: float
-    repeatable: Repeatable | None
+    retries: RetryPolicy
 
 
 class Behind(Exception):
@@ -110,7 +111,7 @@ class Admission:
         if policy is None:
             policy = self._policies[route, method] = self._policy(route, method)
         destination = RouteDestination(route.service, route.bindings, match.values)
-        return Admitted(policy.place, destination, common, policy.timeout, policy.repeatable)
+        return Admitted(policy.place, destination, common, policy.timeout, policy.retries)
 
     async def caught_up(self) -> None:
         """Return when the table has what is known by now."""
@@ -118,7 +119,8 @@ class Admission:
 
     def _policy(self, route: Entry, method: str) -> _Policy:
         timeout = (route.timeout_ms or self._settings.timeout_ms) / 1000
-        return _Policy((method, route.template), timeout, repeatable(route, method))
+        retries = RetryPolicy.of(method, [binding.route for binding in route.bindings.values()])
+        return _Policy((method, route.template), timeout, retries)
 
     def options(self, exchange: Exchange) -> tuple[int, Pairs, bytes] | None:
         """The gateway's own answer to OPTIONS; None where a service answers, or nobody. Raises `Behind`."""

@@ -64,6 +64,7 @@ class Core:
         metrics.body_bytes = lambda: self.bodies.held
         self.exchanges: set[Exchange] = set()
         metrics.inflight = self.exchanges.__len__
+        caller.recovery.on_repeat = metrics.repeated
         self.heads = ResponseHeads()
         self._ids = Ids()
         self.admission = Admission(bus, watcher, directory, settings, self._ids, self.cors)
@@ -112,8 +113,6 @@ class Core:
         seconds = perf_counter() - exchange.began
         entry.duration_ms = int(seconds * 1e6) / 1000
         entry.upstream_ms = int(exchange.upstream * 1e6) / 1000
-        if entry.attempts > 1:
-            metrics.retries += entry.attempts - 1
         metrics.record(entry.method, entry.route or UNMATCHED, entry.status, seconds, entry.reason)
         self._access.write(entry)
 
@@ -121,6 +120,7 @@ class Core:
         """Status, headers and body for a request that ended in an error."""
         entry = exchange.entry
         entry.origin, entry.reason = "mesh" if error.origin == "mesh" else "gateway", error.reason
+        entry.attempts = entry.attempts or error.attempts
         detail = public_detail(error)
         if detail != error.detail:
             self._note(error, entry.request_id)

@@ -164,7 +164,7 @@ class Direct:
                 admitted.common,
                 body,
                 core.bus.now() + admitted.timeout,
-                admitted.repeatable,
+                admitted.retries,
                 self._done,
             )
         except MeshError as error:

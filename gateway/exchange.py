@@ -15,8 +15,6 @@ from gateway.framing import length_of
 from gateway.headers import Head
 from gateway.proxies import Sender, is_local
 from gateway.streaming import ClientGone, Upload
-from mesh.client import Repeatable
-from mesh.routes import Entry as RouteEntry
 from mesh.streams import Stream
 
 Scope = MutableMapping[str, Any]
@@ -78,14 +76,6 @@ def gone(exchange: Exchange) -> BaseException:
         task.uncancel()
         return ClientGone()
     return asyncio.CancelledError()
-
-
-def repeatable(route: RouteEntry, method: str) -> Repeatable | None:
-    """Only where a route names a ``try_timeout_ms`` is anything but an undelivered request repeated."""
-    for binding in route.bindings.values():
-        if binding.route.try_timeout_ms:
-            return Repeatable(method, binding.route.try_timeout_ms, binding.route.idempotent)
-    return None
 
 
 @lru_cache(4096)

@@ -126,7 +126,9 @@ class Forwarder:
                 core.admission.check_origin(exchange)
                 admitted = await core.admit(exchange)
                 timeout, began = admitted.timeout, perf_counter()
-                conversation = await core.caller.open(admitted.destination, admitted.common, timeout, kind=b"websocket")
+                conversation = await core.caller.open(
+                    admitted.destination, admitted.common, timeout, kind=b"websocket", policy=admitted.retries
+                )
                 relay = Relay(
                     *(conversation, receive, send),
                     subprotocols=scope["subprotocols"],
@@ -238,7 +240,7 @@ class Forwarder:
                 if whole:
                     exchange.entry.bytes_in = len(body)
                     answer = await core.caller.call(
-                        admitted.destination, admitted.common, body, timeout, admitted.repeatable
+                        admitted.destination, admitted.common, body, timeout, admitted.retries
                     )
                 else:
                     answer = await self._upload(exchange, body, admitted, timeout)

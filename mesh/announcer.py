@@ -158,6 +158,7 @@ class Announcer:
             heartbeat_ms=self._heartbeat_ms,
             bundles=self._bus.settings.bundles,
             claimed=self._claims.moments.announced,
+            connection=self._bus.connections,
         )
 
     async def aclose(self, *, stopped: bool = True) -> None:

@@ -72,6 +72,8 @@ class MeshError(Exception):
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
         self.headers: dict[str, str] = dict(headers or {})
         self.extra: dict[str, Any] = extra
+        self.attempts = 0
+        """Attempts that a call made before it ended so; never part of the answer."""
 
     def problem(self, request_id: str = "") -> dict[str, Any]:
         """This error as an RFC 9457 problem document (a JSON-ready dict)."""

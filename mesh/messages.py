@@ -67,6 +67,8 @@ class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_ms: Timeout = 0
     try_timeout_ms: Timeout = 0
     idempotent: bool = False
+    retry: bool = True
+    """False forbids callers every repetition of a request that may have run."""
     deprecated: bool = False
     stream: Annotated[str, Meta(max_length=32)] = ""
     """``response`` where the answer comes in pieces, ``websocket`` where it is a WebSocket; empty otherwise."""
@@ -94,6 +96,8 @@ class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mes
     claimed: tuple[Moment, ...] = ()
     """Since when the service claims its routes, in Unix milliseconds: one moment for all, or one for each in the order
     of ``routes``. Without any, ``started`` counts."""
+    connection: Count = 0
+    """Which of its connections to NATS this is, from 1: when it grows, what was on its way may be lost; 0: not told."""
 
 
 class Conflict(Struct, frozen=True):

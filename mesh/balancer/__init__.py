@@ -3,15 +3,18 @@
 from mesh.balancer.balancer import Balancer
 from mesh.balancer.budget import RetryBudget
 from mesh.balancer.peers import Candidate, Outcome, Peer
-from mesh.balancer.retries import IDEMPOTENT_METHODS, MAX_RETRY_BODY, may_retry
+from mesh.balancer.retries import MAX_ATTEMPTS, MAX_RETRY_BODY, NEVER, Course, Reason, RetryPolicy
 
 __all__ = [
-    "IDEMPOTENT_METHODS",
+    "MAX_ATTEMPTS",
     "MAX_RETRY_BODY",
+    "NEVER",
     "Balancer",
     "Candidate",
+    "Course",
     "Outcome",
     "Peer",
+    "Reason",
     "RetryBudget",
-    "may_retry",
+    "RetryPolicy",
 ]

@@ -88,12 +88,27 @@ class Balancer:
             self._trim()
             self._changed()
 
-    def heard(self, id: str) -> None:
-        """A heartbeat or announcement of that instance arrived, so somebody may listen again."""
+    def skips(self, id: str) -> bool:
+        """Whether nobody listened at the address of that instance, and it was not heard since."""
         peer = self._peers.get(id)
-        if peer is not None and peer.skipped:
+        return peer is not None and peer.skipped
+
+    def heard(self, id: str, connection: int = 0) -> Peer | None:
+        """A heartbeat or announcement of that instance arrived, so somebody may listen again.
+
+        ``connection``: which of its connections it spoke of last, 0 where it does not tell. Gives the peer where that
+        is a new one: what was on its way over the one before may be lost.
+        """
+        peer = self._peers.get(id)
+        if peer is None:
+            return None
+        if peer.skipped:
             peer.skipped = False
             self._changed()
+        if connection <= peer.connection:
+            return None
+        known, peer.connection = peer.connection, connection
+        return peer if known else None
 
     def _address(self, instance: Candidate) -> bytes:
         return b"" if instance.foreign else f"{self._prefix}.to.{self.service}.{instance.id}.".encode()
@@ -148,6 +163,7 @@ class Balancer:
         elif outcome is Outcome.NO_RESPONDERS:
             if not peer.skipped:
                 peer.skipped = True
+                peer.skipped_at = now
                 self._changed()
         elif outcome in FAILURES and now >= peer.ejected_until:
             # Failures while it is ejected are those of calls sent before, or as a last resort: no new evidence.

@@ -41,7 +41,7 @@ class Outcome(Enum):
     LOST = auto()
     """The instance, or its connection, died while it had the call."""
     CANCELLED = auto()
-    """The caller gave up, or could not send: says nothing about the instance."""
+    """The caller gave up, or could not send, or asked another one: says nothing about the instance."""
 
 
 FAILURES = frozenset({Outcome.TIMEOUT, Outcome.BAD_REPLY, Outcome.LOST})
@@ -56,6 +56,7 @@ class Peer:
 
     __slots__ = (
         "address",
+        "connection",
         "ejected",
         "ejected_until",
         "ejections",
@@ -68,6 +69,7 @@ class Peer:
         "revision",
         "service",
         "skipped",
+        "skipped_at",
         "strikes",
         "suspect",
     )
@@ -85,6 +87,8 @@ class Peer:
         self.revision = ""
         self.ready = False
         self.suspect = False
+        self.connection = 0
+        """Which of its connections to NATS it spoke of last; 0 until it does."""
 
         # This caller's own calls.
         self.inflight = 0
@@ -94,6 +98,8 @@ class Peer:
         # What came of them.
         self.skipped = False
         """Nobody listened; until the instance is heard again."""
+        self.skipped_at = float("-inf")
+        """When nobody listened first, in the caller's monotonic seconds."""
         self.strikes = 0
         """Failures in a row."""
         self.ejections = 0

@@ -67,6 +67,8 @@ class Bus:
         self.connected = False
         self.held_up: Callable[[], str] = lambda: ""
         """Who has held up the event loop of late, for a message; empty for nobody that is known."""
+        self.connections = 0
+        """How many connections there have been, the current one included; moving to another server makes none."""
         self._inbox = self.subjects.inbox(service, self.instance, new_id())
         self.requests: Requests
         self.now: Callable[[], float]  # seconds of the event loop's clock
@@ -186,6 +188,16 @@ class Bus:
             self.requests.adopt, self.requests.orphan = adopt, orphan
 
     # -- facts
+
+    @property
+    def closed(self) -> bool:
+        """Whether there will be no connection any more."""
+        return not self._opened
+
+    @property
+    def has_others(self) -> bool:
+        """Whether another server of the cluster is known."""
+        return self._link.has_others
 
     @property
     def lane(self) -> bool:
@@ -457,6 +469,8 @@ class Bus:
         if self._lane is not None:
             self._lane.bundle_up_to(self._max_payload if self._bundles else 0)
         self._heard()
+        if not self.connected:
+            self.connections += 1
         self.connected = True
         self._is_up.set()
         for reply, payload, block in self._held.release():

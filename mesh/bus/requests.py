@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from heapq import heappop, heappush
 from typing import Any
@@ -45,7 +45,19 @@ Ending = Reply | MeshError
 class Pending:
     """One request under way; ``settle`` is called once with its ending, synchronously, unless it is closed before."""
 
-    __slots__ = ("address", "bucket", "lenient", "message", "others", "plain", "reply", "settle", "stream", "token")
+    __slots__ = (
+        "address",
+        "bucket",
+        "doubted",
+        "lenient",
+        "message",
+        "others",
+        "plain",
+        "reply",
+        "settle",
+        "stream",
+        "token",
+    )
 
     def __init__(self, token: bytes, reply: bytes, settle: Callable[[Ending], None], lenient: bool) -> None:
         self.token = token
@@ -60,6 +72,8 @@ class Pending:
         self.bucket: dict[bytes, Pending] | None = None
         self.message = (b"", b"")
         """Header block and payload of one that was sent in a bundle, which may have to be sent by itself."""
+        self.doubted: Callable[[MeshError], None] | None = None
+        """Told why the reply may never come, though it still may; None where it is waited for all the same."""
         self.others: list[Pending] | None = None
         """Who was sent in one bundle with it, and hears by its token that nobody listens."""
 
@@ -290,6 +304,19 @@ class Requests:
         for pending in list(self._pending.values()):
             if pending.address.startswith(prefix):
                 self._end(pending, make_error())
+
+    def doubtful(self, prefix: bytes) -> list[Pending]:
+        """The requests to subjects that start so and want to be told when their replies may never come."""
+        return [p for p in self._pending.values() if p.doubted is not None and p.address.startswith(prefix)]
+
+    def doubt(self, requests: Iterable[Pending], make_error: Callable[[], MeshError]) -> None:
+        """Tell those that have not ended yet that their replies may never come."""
+        for pending in requests:
+            if pending.doubted is not None and pending.token in self._pending:
+                try:
+                    pending.doubted(make_error())
+                except Exception:
+                    _log.exception("what waited for a reply failed")
 
     def aclose(self) -> None:
         """End everything and stop the sweep."""

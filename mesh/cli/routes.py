@@ -133,13 +133,14 @@ def _row(view: View, entry: Entry) -> dict[str, Any]:
         "summary": next((r.summary for r in routes if r.summary), ""),
         "deprecated": any(r.deprecated for r in routes),
         "idempotent": any(r.idempotent for r in routes),
+        "retry": all(r.retry for r in routes),
         "timeout_ms": min((r.timeout_ms for r in routes if r.timeout_ms), default=0),
         "try_timeout_ms": min((r.try_timeout_ms for r in routes if r.try_timeout_ms), default=0),
     }
 
 
 def _flags(row: dict[str, Any]) -> str:
-    flags = [name for name in ("deprecated", "idempotent") if row[name]]
+    flags = [name for name in ("deprecated", "idempotent") if row[name]] + (["no retry"] if not row["retry"] else [])
     flags += [
         f"{name} {number(row[key] / 1000, 's')}"
         for name, key in (("timeout", "timeout_ms"), ("try", "try_timeout_ms"))

@@ -1,6 +1,6 @@
 """Calling services over the bus."""
 
-from mesh.client.call import Answer, Call, Destination, Repeatable
+from mesh.client.call import Answer, Call, Destination
 from mesh.client.caller import Caller
 from mesh.client.calls import Calls, read_answer, remote_error
 from mesh.client.conversation import Conversation
@@ -16,7 +16,6 @@ __all__ = [
     "Destination",
     "MeshClient",
     "NamedEndpoint",
-    "Repeatable",
     "RouteDestination",
     "read_answer",
     "remote_error",

@@ -6,36 +6,21 @@ called in turn. So a caller that has a callback pays for no task and no future, 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Collection
+from typing import Protocol
 
 from msgspec import Struct
 
-from mesh import headers, messages
-from mesh.balancer import Balancer, Outcome, Peer, RetryBudget, may_retry
+from mesh import headers
+from mesh.balancer import Balancer, Course, Outcome, Peer, Reason, RetryBudget, RetryPolicy
 from mesh.bus import Bus, Ending, Pending, Reply
-from mesh.clock import boot_ms
-from mesh.errors import (
-    BadReply,
-    BusUnavailable,
-    DeadlineExceeded,
-    InstanceLost,
-    MeshError,
-    NoInstances,
-    NoResponders,
-    Starting,
-)
-from mesh.messages import Cancel
+from mesh.client.attempts import block_of, denies, is_usable, nobody, outcome_of, reason_of, tell_cancelled, told
+from mesh.client.recovery import Recovery
+from mesh.errors import BadReply, DeadlineExceeded, MeshError, NoResponders
 from mesh.streams import Stream
 from mesh.watcher import Watcher
 
-MAX_ATTEMPTS = 8
-"""Instances tried for one call. Only no-responders leads on without a declared retry, so more is never useful."""
-
 _ANSWERED = Outcome.ANSWERED
-
-_log = logging.getLogger("mesh.client")
 
 
 class Destination(Protocol):
@@ -66,14 +51,6 @@ class Answer(Struct, frozen=True, eq=False):
     """The rest of a body that is larger than one message, or has no end yet; close it."""
 
 
-class Repeatable(NamedTuple):
-    """What a route declares about repeating a call whose attempt took too long."""
-
-    method: str
-    try_timeout_ms: int
-    idempotent: bool
-
-
 Done = Callable[[Answer | MeshError], None]
 """Called once with a call's outcome."""
 
@@ -82,8 +59,8 @@ class Call:
     """A call under way. ``done`` is called once with its outcome, unless `cancel` is first.
 
     ``common`` are header lines, each ending in CRLF, that go with every attempt; ``deadline`` is a moment of the
-    event loop's clock. An attempt that nobody received is repeated elsewhere at once; one that takes longer than
-    ``repeatable`` says, within the rules of `mesh.balancer.may_retry`.
+    event loop's clock. Whether there is another attempt is for ``policy`` to say (`RetryPolicy.allows`). The first
+    answer counts: what is given up for another attempt is cancelled, and its late answer dropped.
     """
 
     __slots__ = (
@@ -95,12 +72,16 @@ class Call:
         "_destination",
         "_done",
         "_failed",
+        "_losses",
+        "_lost",
         "_patience",
         "_payload",
         "_peer",
         "_pending",
-        "_repeatable",
+        "_policy",
+        "_recovery",
         "_tried",
+        "_waiting",
         "_watcher",
     )
 
@@ -108,39 +89,46 @@ class Call:
         self,
         bus: Bus,
         watcher: Watcher,
+        recovery: Recovery,
         balancer: Balancer | None,
-        budget: RetryBudget | None,
+        budget: RetryBudget,
         destination: Destination,
         common: bytes,
         payload: bytes,
         deadline: float,
-        repeatable: Repeatable | None,
+        policy: RetryPolicy,
         done: Done,
     ) -> None:
         self._bus = bus
         self._watcher = watcher
+        self._recovery = recovery
         self._balancer = balancer
         self._budget = budget
         self._destination = destination
         self._common = common
         self._payload = payload
         self._deadline = deadline
-        self._repeatable = repeatable
+        self._policy = policy
         self._done = done
         self._tried: list[Peer] = []
+        self._losses = 0
         self._failed: MeshError | None = None
         self._peer: Peer | None = None
         self._pending: Pending | None = None
+        self._waiting: Reason | None = None  # why there is no attempt under way at the moment
+        self._lost = b""  # while it waits for a connection: the reply subject of the attempt that the loss ended
         self._patience = 0.0
 
-    def attempt(self) -> None:
-        """Send it to the next instance. Raises where that cannot be; ``done`` is not called then."""
+    def attempt(self, chosen: Peer | None = None) -> None:
+        """Send it to the next instance, or to that one. Raises where that cannot be; ``done`` is not called then."""
         bus, balancer, destination, tried = self._bus, self._balancer, self._destination, self._tried
         now = bus.now()
         left = self._deadline - now
         if left <= 0:
             raise DeadlineExceeded("no instance could be reached before the deadline", executed="no")
-        peer = balancer.pick(now, destination.revisions, tried) if balancer is not None else None
+        peer = chosen
+        if peer is None and balancer is not None:
+            peer = balancer.pick(now, destination.revisions, tried)
         if peer is None or balancer is None:
             if destination.queued and not tried and not self._watcher.knows(destination.service):
                 # The first calls of a caller that is still learning who lives: NATS balances over the queue group.
@@ -151,22 +139,29 @@ class Call:
                 return
             raise self._failed or nobody(bus, self._watcher, destination.service, tried)
         name, lines = destination.endpoint(peer.revision)
-        if self._repeatable is not None:
-            self._patience = min(left, self._repeatable.try_timeout_ms / 1000)
-        else:
-            self._patience = left
+        policy = self._policy
+        self._patience = min(left, policy.try_timeout_ms / 1000) if policy.try_timeout_ms else left
         tried.append(peer)
         block = block_of(left, lines, self._common)
-        self._pending = bus.send(
+        pending = self._pending = bus.send(
             *(peer.address + name, self._payload, block, self._patience, self._settle),
             lenient=peer.foreign,
             place=peer.place,
         )
+        if policy.after_loss:
+            pending.doubted = self._doubted
         self._peer = peer
         balancer.started(peer)
 
     def cancel(self) -> None:
         """Nobody waits for the outcome any more: the instance is told. Harmless when it has ended."""
+        if self._waiting is not None:
+            self._waiting = None
+            self._recovery.stop_waiting(self._resumed)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Want no answer to the attempt under way any more."""
         pending, self._pending = self._pending, None
         peer, self._peer = self._peer, None
         if pending is None:
@@ -187,7 +182,7 @@ class Call:
             return
         if isinstance(ending, DeadlineExceeded):
             tell_cancelled(self._bus, self._destination.service, "", pending.reply)
-        self._done(ending)
+        self._end(ending)
 
     def _settle(self, ending: Ending) -> None:
         pending, self._pending = self._pending, None
@@ -197,8 +192,11 @@ class Call:
         assert peer is not None
         assert balancer is not None
         stream = pending.stream
-        if isinstance(ending, Reply) and (pending.plain or _is_usable(ending.block, peer.foreign)):
+        if isinstance(ending, Reply) and (pending.plain or is_usable(ending.block, peer.foreign)):
             balancer.finished(peer, _ANSWERED, now)
+            if self._failed is not None and self._failed.executed != "no" and denies(ending):
+                self._end(self._failed)  # that one did not run it; one before may have
+                return
             if stream is not None:
                 _hold(balancer, peer, stream, self._bus.now)
             self._done(Answer(ending, "" if peer.foreign else peer.id, len(self._tried), stream))
@@ -208,100 +206,103 @@ class Call:
             ending = BadReply(f"{peer.service}.{peer.id} replied with the status {given!r}")
         if stream is not None:  # it began, and nobody is there to read it
             stream.close()
-        balancer.finished(peer, _outcome(ending, self._patience), now)
+        if isinstance(ending, NoResponders) and peer.ready and not peer.skipped:
+            self._recovery.unheard(peer)
+        balancer.finished(peer, outcome_of(ending, self._patience), now)
         if isinstance(ending, DeadlineExceeded):
             tell_cancelled(self._bus, peer.service, peer.id, pending.reply)
-        error = self._next(ending, peer, now)
-        if error is not None:
-            self._done(error)
+        self._next(ending, peer, pending.reply, now)
 
-    def _next(self, error: MeshError, peer: Peer, now: float) -> MeshError | None:
-        """Another attempt, where one may help; else what the caller is told."""
-        if isinstance(error, NoResponders):
-            if peer.foreign:  # NATS balances those: there is no other one to try
-                self._watcher.doubt(peer.service)
-                return error
-            self._failed = (
-                self._failed or error
-            )  # an attempt before may have run: then that is what the caller must know
-        elif isinstance(error, DeadlineExceeded) and self._may_repeat(now):
-            self._failed = error
+    def _next(self, error: MeshError, peer: Peer, reply: bytes, now: float) -> None:
+        """Another attempt, where one may help; else the end."""
+        failed = self._note(error)
+        if isinstance(error, NoResponders) and peer.foreign:  # NATS balances those: there is no other one to try
+            self._watcher.doubt(peer.service)
+            self._end(failed)
+            return
+        reason = reason_of(error)
+        if reason is None or not self._allows(reason, now):
+            self._end(failed)
+        elif reason is not Reason.CONNECTION_LOST:
+            self._go_on(reason, failed)
+        elif self._recovery.await_connection(self._resumed, self._deadline - now):
+            self._waiting, self._lost = reason, reply
         else:
-            return error
-        if len(self._tried) >= MAX_ATTEMPTS:
-            return self._failed
-        try:
-            self.attempt()
-        except MeshError as failed:
-            return failed
-        return None
+            self._end(failed)
 
-    def _may_repeat(self, now: float) -> bool:
-        repeatable, budget = self._repeatable, self._budget
-        return (
-            repeatable is not None
-            and budget is not None
-            and len(self._tried) < MAX_ATTEMPTS
-            and may_retry(
-                Outcome.TIMEOUT,
-                method=repeatable.method,
-                body_bytes=len(self._payload),
-                try_timeout_ms=repeatable.try_timeout_ms,
-                idempotent=repeatable.idempotent,
-                budget=budget,
-                now=now,
-            )
-        )
+    def _go_on(self, reason: Reason, why: MeshError, *, again: bool = False) -> None:
+        """The next attempt, now, or when somebody is there to have it. ``again``: those that were tried may be."""
+        now = self._bus.now()
+        peer = self._choose(now, again)
+        if (
+            peer is None
+            and reason is Reason.NO_RESPONDERS
+            and self._recovery.await_return(self._resumed, self._tried, self._deadline - now)
+        ):
+            self._waiting = reason
+            return
+        self._send(peer, reason, why)
+
+    def _send(self, peer: Peer | None, reason: Reason, why: MeshError) -> None:
+        try:
+            self.attempt(peer)
+        except MeshError as error:
+            self._end(self._note(error))
+            return
+        self._recovery.repeated(reason, self._destination.service, len(self._tried), why)
+
+    def _resumed(self, happened: bool) -> None:
+        """The wait is over: for our connection, or for an instance that may be on its way to another server."""
+        reason, self._waiting = self._waiting, None
+        assert reason is not None
+        assert self._failed is not None
+        if not happened:
+            self._end(self._failed)
+            return
+        if reason is Reason.CONNECTION_LOST:
+            peer = self._tried[-1]
+            tell_cancelled(self._bus, peer.service, peer.id, self._lost)
+        self._go_on(reason, self._failed, again=True)
+
+    def _doubted(self, error: MeshError) -> None:
+        """The instance may not have the call any more, or its answer may be lost; but it may still come.
+
+        So it is given up only for another attempt. Where the instance has another connection, it may get it itself.
+        """
+        reason, now = reason_of(error), self._bus.now()
+        if reason is None:
+            return
+        peer = self._choose(now, again=reason is Reason.CONNECTION_LOST)
+        if peer is None or not self._allows(reason, now):
+            return
+        self._give_up()
+        self._send(peer, reason, self._note(error))
+
+    def _choose(self, now: float, again: bool) -> Peer | None:
+        """An instance that was not tried; with ``again``, where there is none, one that was."""
+        balancer, revisions = self._balancer, self._destination.revisions
+        if balancer is None:
+            return None
+        peer = balancer.pick(now, revisions, self._tried)
+        return balancer.pick(now, revisions) if peer is None and again else peer
+
+    def _allows(self, reason: Reason, now: float) -> bool:
+        course = Course(len(self._tried), self._losses, len(self._payload), self._deadline - now)
+        if not self._policy.allows(reason, course, self._budget, now):
+            return False
+        self._losses += reason is Reason.INSTANCE_LOST or reason is Reason.CONNECTION_LOST
+        return True
+
+    def _note(self, error: MeshError) -> MeshError:
+        self._failed = told(self._failed, error)
+        return self._failed
+
+    def _end(self, error: MeshError) -> None:
+        error.attempts = max(1, len(self._tried))
+        self._done(error)
 
 
 def _hold(balancer: Balancer, peer: Peer, stream: Stream, now: Callable[[], float]) -> None:
     """The instance has the call until the stream is over."""
     balancer.started(peer)
     stream.on_over = lambda: balancer.finished(peer, Outcome.CANCELLED, now())
-
-
-def _outcome(error: MeshError, patience: float) -> Outcome:
-    """What an error says about the instance."""
-    if isinstance(error, NoResponders):
-        return Outcome.NO_RESPONDERS
-    if isinstance(error, DeadlineExceeded):
-        return Outcome.TIMEOUT if patience >= 1 else Outcome.SHORT_TIMEOUT
-    if isinstance(error, BadReply):
-        return Outcome.BAD_REPLY
-    # A lost bus says nothing about the instance.
-    return Outcome.LOST if isinstance(error, InstanceLost) else Outcome.CANCELLED
-
-
-def nobody(bus: Bus, watcher: Watcher, service: str, tried: Sequence[Peer]) -> MeshError:
-    """Why there is no instance to call."""
-    if not bus.connected:
-        return BusUnavailable(bus.last_error or "not connected to NATS")
-    if not watcher.knows(service):
-        return Starting("the registry is not synchronised yet")
-    if tried:
-        return NoResponders(f"none of the instances of {service} that were tried is listening")
-    return NoInstances(f"no live instance of {service}")
-
-
-def tell_cancelled(bus: Bus, service: str, instance: str, reply: bytes) -> None:
-    """Tell an instance (all of them where it is empty) that nobody waits on that reply subject."""
-    subject = bus.subjects.control("cancel", service, instance)
-    try:
-        bus.publish(bus.address(subject), messages.encode(Cancel(reply=reply.decode())))
-    except MeshError as error:
-        _log.debug("not cancelled: %s", error)
-
-
-def _is_usable(block: bytes, foreign: bool) -> bool:
-    """Whether a reply has a valid status. A foreign service needs none."""
-    return headers.is_reply(block) or (foreign and headers.status_of(headers.decode(block)) is not None)
-
-
-def block_of(left: float, lines: bytes, common: bytes) -> bytes:
-    """The header block of one attempt with ``left`` seconds to go."""
-    return b"NATS/1.0\r\nMesh-Deadline: %d\r\nMesh-Sent: %d\r\n%b%b\r\n" % (
-        max(1, int(left * 1000)),
-        boot_ms(),
-        lines,
-        common,
-    )

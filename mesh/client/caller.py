@@ -10,27 +10,14 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from mesh.balancer import Balancer, Outcome, Peer, RetryBudget
+from mesh.balancer import NEVER, Balancer, Peer, RetryBudget, RetryPolicy
 from mesh.bus import Bus
-from mesh.client.call import (
-    MAX_ATTEMPTS,
-    Answer,
-    Call,
-    Destination,
-    Done,
-    Repeatable,
-    block_of,
-    nobody,
-    tell_cancelled,
-)
+from mesh.client.call import Answer, Call, Destination, Done
 from mesh.client.conversation import Conversation
-from mesh.errors import (
-    DeadlineExceeded,
-    InstanceLost,
-    MeshError,
-    NoResponders,
-    TooLarge,
-)
+from mesh.client.opening import Opening
+from mesh.client.probes import Probes
+from mesh.client.recovery import Recovery
+from mesh.errors import MeshError
 from mesh.registry import Change
 from mesh.streams import Streams
 from mesh.watcher import Watcher
@@ -47,7 +34,9 @@ class Caller:
         self._streams = streams
         self._watcher = watcher
         self._rng = rng or random.Random()
+        self.recovery = Recovery(bus)
         self._balancers: dict[str, Balancer] = {}
+        self._probes = Probes(bus, self._balancers, self.recovery)
         self._budgets: dict[str, RetryBudget] = {}
         watcher.on_change(self._changed)
         watcher.on_heard(self._heard)
@@ -63,7 +52,7 @@ class Caller:
         common: bytes,
         payload: bytes,
         timeout: float,
-        repeatable: Repeatable | None = None,
+        policy: RetryPolicy = NEVER,
     ) -> Answer:
         """The answer of one instance within ``timeout`` seconds; see `Call`.
 
@@ -85,7 +74,7 @@ class Caller:
             elif not future.done():
                 future.set_exception(outcome)
 
-        call = self.start(destination, common, payload, deadline, repeatable, done)
+        call = self.start(destination, common, payload, deadline, policy, done)
         try:
             return await future
         except asyncio.CancelledError:
@@ -102,7 +91,7 @@ class Caller:
         common: bytes,
         payload: bytes,
         deadline: float,
-        repeatable: Repeatable | None,
+        policy: RetryPolicy,
         done: Done,
     ) -> Call:
         """Begin a call whose outcome goes to ``done``; ``deadline`` is a moment of the event loop's clock.
@@ -110,71 +99,59 @@ class Caller:
         Raises as `call` does where it cannot even be sent; ``done`` is not called then.
         """
         service = destination.service
-        budget = self._budget(service) if repeatable is not None else None
-        balancer = self._balancers.get(service)
+        budget = self._budgets.get(service)
+        if budget is None:
+            budget = self._budgets[service] = RetryBudget()
+        if (now := self._bus.now()) >= budget.turns_at:
+            budget.turn(now)
+        budget.calls += 1
         call = Call(
-            self._bus, self._watcher, balancer, budget, destination, common, payload, deadline, repeatable, done
+            self._bus,
+            self._watcher,
+            self.recovery,
+            self._balancers.get(service),
+            budget,
+            destination,
+            common,
+            payload,
+            deadline,
+            policy,
+            done,
         )
         call.attempt()
         return call
 
     async def open(
-        self, destination: Destination, common: bytes, timeout: float, *, kind: bytes = b"stream"
+        self,
+        destination: Destination,
+        common: bytes,
+        timeout: float,
+        *,
+        kind: bytes = b"stream",
+        policy: RetryPolicy = NEVER,
     ) -> Conversation:
         """Begin a call whose body follows as a stream; returns when it is accepted, or answered already.
 
         ``kind`` is what follows: ``stream`` for a body, ``websocket`` for messages both ways. ``timeout`` is for this
         alone, in seconds. A request that nobody received is sent elsewhere at once: nothing of its body has gone yet.
+        ``policy`` says whether one that may have been received is: a handshake without an answer, say.
         Raises as `call` does, and `TooLarge` where the service takes no streams.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        deadline = self._bus.now() + timeout
         if not self._bus.connected:
             await self._bus.blink()
-        balancer = self._balancers.get(destination.service)
-        tried: list[Peer] = []
-        while True:
-            now = loop.time()
-            peer = balancer.pick(now, destination.revisions, tried) if balancer is not None else None
-            if peer is None or balancer is None or now >= deadline:
-                raise nobody(self._bus, self._watcher, destination.service, tried)
-            if peer.foreign:
-                raise TooLarge(f"{destination.service} takes no more than one message")
-            tried.append(peer)
-            name, lines = destination.endpoint(peer.revision)
-            try:
-                lines = b"Mesh-Body: %b\r\n%b%b" % (kind, lines, common)
-                return await self._begin(balancer, peer, peer.address + name, lines, deadline - now, tried)
-            except NoResponders:
-                if len(tried) >= MAX_ATTEMPTS:
-                    raise
+        opening = Opening(
+            self._bus,
+            self._watcher,
+            self._streams,
+            self.recovery,
+            self._balancers.get(destination.service),
+            self._counted(destination.service),
+        )
+        return await opening.open(destination, b"Mesh-Body: %b\r\n" % kind, common, deadline, policy)
 
-    async def _begin(
-        self, balancer: Balancer, peer: Peer, address: bytes, lines: bytes, timeout: float, tried: Sequence[Peer]
-    ) -> Conversation:
-        loop = asyncio.get_running_loop()
-        stream = self._streams.call()
-        outcome = Outcome.CANCELLED
-        balancer.started(peer)
-        stream.on_over = lambda: balancer.finished(peer, outcome, loop.time())
-        conversation = Conversation(stream, self._bus.subjects, peer.id)
-        conversation.attempts = len(tried)
-        try:
-            self._bus.publish(address, b"", block_of(timeout, b"", lines), stream.own)
-            await conversation.accepted(timeout)
-            outcome = Outcome.ANSWERED
-            return conversation
-        except BaseException as error:
-            if isinstance(error, NoResponders):
-                outcome = Outcome.NO_RESPONDERS
-            elif isinstance(error, DeadlineExceeded) and timeout >= 1:
-                outcome = Outcome.TIMEOUT
-            if not isinstance(error, MeshError) or isinstance(error, DeadlineExceeded):
-                tell_cancelled(self._bus, peer.service, peer.id, stream.own)
-            conversation.close()
-            raise
-
-    def _budget(self, service: str) -> RetryBudget:
+    def _counted(self, service: str) -> RetryBudget:
+        """The service's budget, with one call more in it."""
         budget = self._budgets.get(service)
         if budget is None:
             budget = self._budgets[service] = RetryBudget()
@@ -202,13 +179,17 @@ class Caller:
                 asyncio.get_running_loop().call_later(STOPPED_GRACE_S, self._fail, service, id)
 
     def _heard(self, service: str, instance: str) -> None:
-        balancer = self._balancers.get(service)
-        if balancer is not None:
-            balancer.heard(instance)
+        balancer, known = self._balancers.get(service), self._watcher.registry.get(service, instance)
+        if balancer is not None and known is not None:
+            was_skipped = balancer.skips(instance)
+            peer = balancer.heard(instance, known.connection)
+            if peer is not None:
+                self.recovery.reconnected(peer)
+            if was_skipped:
+                self.recovery.heard(service)
 
     def _fail(self, service: str, instance: str) -> None:
         if self._watcher.registry.get(service, instance) is not None:
             return  # it is back: somebody else had said that it stopped
-        prefix = self._bus.subjects.to(service, instance, "").encode()
-        self._bus.requests.fail_prefix(prefix, lambda: InstanceLost(f"{service}.{instance} died while it had the call"))
+        self.recovery.lost(service, instance)
         self._streams.fail_prefix(self._bus.subjects.stream(service, instance, "").encode())

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from mesh import codec, headers
-from mesh.balancer import IDEMPOTENT_METHODS
+from mesh.balancer import NEVER, RetryPolicy
 from mesh.bus import Bus
-from mesh.client.call import Answer, Repeatable
+from mesh.client.call import Answer
 from mesh.client.caller import Caller
 from mesh.client.destinations import NamedEndpoint
 from mesh.client.foreign import ForeignEndpoints
@@ -33,7 +33,7 @@ class Calls:
         self._watcher: Watcher | None = None
         self._caller: Caller | None = None
         self._foreign = ForeignEndpoints(bus)
-        self._repeatable: dict[tuple[str, str], Repeatable | None] = {}
+        self._policies: dict[tuple[str, str], RetryPolicy] = {}
 
     async def aclose(self) -> None:
         watcher, self._watcher = self._watcher, None
@@ -115,31 +115,37 @@ class Calls:
             await self._watcher.start()
         await self._watcher.watch(service)
         key = (service, endpoint)
-        if key not in self._repeatable:
-            self._repeatable[key] = self._declared(self._watcher, service, endpoint)
+        policy = self._policies.get(key)
+        if policy is None:
+            policy = self._policies[key] = declared_policy(self._watcher, service, endpoint)
         destination = NamedEndpoint(service, endpoint, self._bus.subjects.request(service, endpoint))
         deadline = self._bus.now() + timeout
         try:
-            return await self._caller.call(destination, carried, payload, timeout, self._repeatable[key])
+            return await self._caller.call(destination, carried, payload, timeout, policy)
         except (NoInstances, NoResponders) as error:
             if not self._watcher.registry.instances(service):
                 reply = await self._foreign.call(service, endpoint, carried, payload, deadline)
                 if reply is not None:
                     return Answer(reply, "", 1)
             # The first call goes by the endpoint's name, and NATS says no more than that nobody listens there.
-            raise type(error)(f"nobody answers {endpoint!r} of {service!r}: {error.detail}") from error
-
-    @staticmethod
-    def _declared(watcher: Watcher, service: str, endpoint: str) -> Repeatable | None:
-        """What the endpoint's routes, which a call goes past, declare about repeating; None unless they agree to it."""
-        routes = [r for c in watcher.registry.contents(service) for r in c.routes if r.endpoint == endpoint]
-        if not routes or not all(route.try_timeout_ms for route in routes):
-            return None
-        idempotent = all(route.idempotent or route.method in IDEMPOTENT_METHODS for route in routes)
-        return Repeatable("CALL", min(route.try_timeout_ms for route in routes), idempotent)
+            detail = f"nobody answers {endpoint!r} of {service!r}: {error.detail}"
+            raise type(error)(detail, executed=error.executed) from error
 
     def _changed(self, changes: Sequence[Change]) -> None:
-        self._repeatable.clear()
+        self._policies.clear()
+
+
+def declared_policy(watcher: Watcher, service: str, endpoint: str) -> RetryPolicy:
+    """What may be repeated of the calls to an endpoint, which go past its routes: what all of these allow.
+
+    A call has no method of its own. So it counts as a request of each route, and without a route nothing is repeated.
+    """
+    routes = [r for c in watcher.registry.contents(service) for r in c.routes if r.endpoint == endpoint]
+    policies = [RetryPolicy.of(route.method, [route]) for route in routes]
+    if not policies:
+        return NEVER
+    longest = max(p.try_timeout_ms for p in policies) if all(p.try_timeout_ms for p in policies) else 0
+    return RetryPolicy(after_loss=all(p.after_loss for p in policies), try_timeout_ms=longest)
 
 
 def _item(line: bytes, returns: Any, what: str) -> Any:

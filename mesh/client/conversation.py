@@ -55,6 +55,10 @@ class Conversation:
         """Return when the answer is there or the stream is broken."""
         await asyncio.wait([self._head])
 
+    def lost(self, error: MeshError) -> None:
+        """Whoever waits for its first word gets ``error`` instead: its instance is gone, or may be."""
+        self._broken(error)
+
     def close(self) -> None:
         """Be done with it, whatever state it is in; the instance is told where it has not ended."""
         self.stream.on_message = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mesh.bus import Bus, Reply
-from mesh.client.call import block_of
+from mesh.client.attempts import block_of
 from mesh.errors import DeadlineExceeded, NoResponders, NotFound
 from mesh.micros import FIRST_S, Micro, subjects_of, survey
 

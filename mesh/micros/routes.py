@@ -6,6 +6,7 @@
 ``http.summary``     for documentation
 ``http.auth``        as in a route
 ``http.timeout_ms``  of a whole call
+``http.retry``       ``false`` forbids that a request which may have run is sent again
 =================== ======================================================================
 """
 
@@ -86,6 +87,9 @@ def _route(asked: Asked, prefix: str) -> Route:
     # Not more digits than the largest has: Python refuses to read thousands of them with a ValueError of its own.
     if not (timeout.isascii() and timeout.isdecimal()) or len(timeout) > 7 or int(timeout) > MAX_TIMEOUT_MS:
         raise ValueError(f"http.timeout_ms {timeout[:20]!r} is not a number up to {MAX_TIMEOUT_MS}")
+    retry = given.get("http.retry", "true").lower()
+    if retry not in ("true", "false"):
+        raise ValueError(f"http.retry {retry[:20]!r} is neither true nor false")
     fields = {
         "method": given.get("http.method", "GET").upper(),
         "path": given["http.path"],
@@ -93,6 +97,7 @@ def _route(asked: Asked, prefix: str) -> Route:
         "summary": given.get("http.summary", "")[:200],
         "auth": given.get("http.auth", ""),
         "timeout_ms": int(timeout),
+        "retry": retry == "true",
     }
     try:
         route = msgspec.convert(fields, Route)

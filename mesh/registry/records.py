@@ -73,6 +73,7 @@ class Instance:
         "bundles",
         "capacity",
         "claimed",
+        "connection",
         "content",
         "description",
         "due",
@@ -113,6 +114,8 @@ class Instance:
         """Since when the service claims its routes, in Unix milliseconds: one for all of them, or one for each."""
         self.announced = announcement.seq
         """``seq`` of the announcement that ``content`` is from."""
+        self.connection = announcement.connection
+        """Which of its connections to NATS it speaks on; 0 where it does not tell."""
 
         # With every message.
         self.state: State = announcement.state

@@ -113,6 +113,7 @@ def declare(
     concurrency: int = 0,
     queue: int = 100,
     idempotent: bool = False,
+    retry: bool = True,
     deprecated: bool = False,
     cancel: bool | None = None,
     websocket: bool = False,
@@ -132,6 +133,8 @@ def declare(
     for what, seconds in (("timeout", timeout), ("try_timeout", try_timeout)):
         if seconds is not None and not 0.001 <= seconds <= 3600:
             raise DeclarationError(f"{where}: {what} {seconds} is not between 0.001 and 3600 seconds")
+    if try_timeout is not None and not retry:
+        raise DeclarationError(f"{where}: try_timeout says when to repeat an attempt, and retry=False forbids it")
     if concurrency < 0 or queue < 0:
         raise DeclarationError(f"{where}: concurrency {concurrency} and queue {queue} must not be below 0")
     streams = inspect.isasyncgenfunction(handler if inspect.isroutine(handler) else type(handler).__call__)
@@ -156,6 +159,7 @@ def declare(
                 timeout_ms=round((timeout or 0) * 1000),
                 try_timeout_ms=round((try_timeout or 0) * 1000),
                 idempotent=idempotent,
+                retry=retry,
                 deprecated=deprecated,
                 stream="websocket" if websocket else "response" if streams else "",
             )

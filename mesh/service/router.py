@@ -81,6 +81,7 @@ class Router:
         concurrency: int = 0,
         queue: int = 100,
         idempotent: bool = False,
+        retry: bool = True,
         deprecated: bool = False,
         cancel: bool | None = None,
     ) -> Callable[[H], H]:
@@ -89,9 +90,12 @@ class Router:
         Templates have literal segments, ``{name}`` and, last, ``{name:path}``. ``name`` is the endpoint's (the
         handler's by default), ``status`` that of a plain return value. ``timeout`` is the whole call's, in seconds;
         with ``try_timeout`` an attempt that takes longer is repeated elsewhere, if the method is idempotent or
-        ``idempotent`` says that the handler is. At most ``concurrency`` calls run at a time in one instance (0: as
-        many as the service takes), ``queue`` more wait. ``cancel``: whether the handler is cancelled when the caller
-        goes away (default: GET and HEAD only). Decorators may be stacked: each adds a route to the same endpoint.
+        ``idempotent`` says that the handler is. A GET, HEAD or OPTIONS request, or one that is ``idempotent``, is sent
+        elsewhere once when it was in flight while its instance died or a connection broke; ``retry=False`` forbids
+        every repetition of a request that may have run. At most ``concurrency`` calls run at a time in one instance
+        (0: as many as the service takes), ``queue`` more wait. ``cancel``: whether the handler is cancelled when the
+        caller goes away (default: GET and HEAD only). Decorators may be stacked: each adds a route to the same
+        endpoint.
         """
         options = {key: value for key, value in locals().items() if key != "self"}
         self._check_arguments(path, "route")
@@ -110,12 +114,14 @@ class Router:
         summary: str = "",
         tags: tuple[str, ...] = (),
         timeout: float | None = None,
+        retry: bool = True,
         concurrency: int = 0,
         queue: int = 100,
     ) -> Callable[[H], H]:
         """Declare a handler of WebSocket connections to ``path``; it takes a `WebSocket`.
 
-        ``timeout`` is for accepting, in seconds. A connection counts as a running call for as long as it is open.
+        ``timeout`` is for accepting, in seconds; ``retry=False`` forbids that a handshake without an answer is sent
+        to another instance when the first is lost. A connection counts as a running call for as long as it is open.
         """
         options = {key: value for key, value in locals().items() if key != "self"}
         self._check_arguments(path, "websocket")

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.balancer import MAX_RETRY_BODY, Outcome, RetryBudget, may_retry
+from mesh.balancer import MAX_ATTEMPTS, MAX_RETRY_BODY, NEVER, Course, Reason, RetryBudget, RetryPolicy
+from mesh.messages import Route
 
 
 def test_a_quiet_caller_has_ten_per_second() -> None:
@@ -61,50 +62,153 @@ def test_budget_bounds_hold_over_every_window(history: list[tuple[int, int, floa
                 assert sum(at > now - 10 for at in spent) + 1 > 0.2 * sum(at > now - 9 for at in calls) + 100
 
 
-def ask(outcome: Outcome = Outcome.TIMEOUT, budget: RetryBudget | None = None, **options: object) -> bool:
-    facts = {"method": "GET", "body_bytes": 0, "try_timeout_ms": 500, "idempotent": False, **options}
-    return may_retry(outcome, budget=budget or RetryBudget(), now=5.0, **facts)  # type: ignore[arg-type]
+LOSSES = (Reason.INSTANCE_LOST, Reason.CONNECTION_LOST)
+SAFE = ("GET", "HEAD", "OPTIONS")
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"])
-@pytest.mark.parametrize("outcome", [Outcome.TIMEOUT, Outcome.SHORT_TIMEOUT])
-def test_a_timeout_of_an_idempotent_method_may(method: str, outcome: Outcome) -> None:
-    assert ask(outcome, method=method)
+def route(**options: object) -> Route:
+    return Route(**{"method": "GET", "path": "/", "endpoint": "e", **options})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH", "CONNECT", "BREW"])
-def test_other_methods_only_where_the_route_declares_it(method: str) -> None:
-    assert not ask(method=method)
-    assert ask(method=method, idempotent=True)
+def ask(reason: Reason, policy: RetryPolicy, budget: RetryBudget | None = None, **so_far: float) -> bool:
+    course = Course(**{"attempts": 1, "losses": 0, "body_bytes": 0, "left_s": 1.0, **so_far})  # type: ignore[arg-type]
+    return policy.allows(reason, course, budget or RetryBudget(), 5.0)
 
 
-def test_only_with_a_try_timeout() -> None:
-    assert not ask(try_timeout_ms=0)
-
-
-def test_only_small_bodies() -> None:
-    assert ask(body_bytes=MAX_RETRY_BODY)
-    assert not ask(body_bytes=MAX_RETRY_BODY + 1)
-
-
-@pytest.mark.parametrize("outcome", [Outcome.ANSWERED, Outcome.BAD_REPLY, Outcome.LOST, Outcome.CANCELLED])
-def test_nothing_else_is_repeated(outcome: Outcome) -> None:
-    assert not ask(outcome, idempotent=True)
-
-
-def test_no_responders_always_may_and_costs_nothing() -> None:
+def spent() -> RetryBudget:
     budget = RetryBudget()
     while budget.try_spend(5.0):
         pass
-    assert ask(Outcome.NO_RESPONDERS, budget, method="POST", try_timeout_ms=0, body_bytes=1 << 20)
-    assert not ask(Outcome.TIMEOUT, budget)
+    return budget
 
 
-def test_only_a_permitted_retry_is_charged() -> None:
+@pytest.mark.parametrize("reason", LOSSES)
+@pytest.mark.parametrize("method", SAFE)
+def test_a_safe_request_that_was_lost_is_repeated_by_default(method: str, reason: Reason) -> None:
+    assert ask(reason, RetryPolicy.of(method, [route()]))
+
+
+@pytest.mark.parametrize("reason", LOSSES)
+@pytest.mark.parametrize("method", ["POST", "PATCH", "PUT", "DELETE", "CONNECT", "BREW", "get", "CALL"])
+def test_every_other_one_only_where_the_route_declares_it(method: str, reason: Reason) -> None:
+    assert not ask(reason, RetryPolicy.of(method, [route()]))
+    assert ask(reason, RetryPolicy.of(method, [route(idempotent=True)]))
+
+
+def test_a_lost_request_is_repeated_once() -> None:
+    policy = RetryPolicy.of("GET", [route()])
+    assert not any(ask(reason, policy, losses=1) for reason in LOSSES)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"])
+def test_a_timeout_of_an_idempotent_method_is_repeated_where_the_route_says_after_what_time(method: str) -> None:
+    assert ask(Reason.TIMEOUT, RetryPolicy.of(method, [route(try_timeout_ms=500)]))
+    assert not ask(Reason.TIMEOUT, RetryPolicy.of(method, [route()]))
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "CONNECT", "BREW"])
+def test_a_timeout_of_another_method_only_where_the_route_declares_it(method: str) -> None:
+    policy = RetryPolicy.of(method, [route(try_timeout_ms=500)])
+    assert not ask(Reason.TIMEOUT, policy)
+    assert policy.try_timeout_ms == 0  # nor is its only attempt cut short
+    assert ask(Reason.TIMEOUT, RetryPolicy.of(method, [route(try_timeout_ms=500, idempotent=True)]))
+
+
+def test_only_small_bodies() -> None:
+    policy = RetryPolicy.of("GET", [route(try_timeout_ms=500)])
+    for reason in (*LOSSES, Reason.TIMEOUT):
+        assert ask(reason, policy, body_bytes=MAX_RETRY_BODY)
+        assert not ask(reason, policy, body_bytes=MAX_RETRY_BODY + 1)
+
+
+def test_what_nobody_received_may_always_go_elsewhere_and_costs_nothing() -> None:
+    budget = spent()
+    assert ask(Reason.NO_RESPONDERS, NEVER, budget, body_bytes=1 << 20, losses=1)
+    policy = RetryPolicy.of("GET", [route(try_timeout_ms=500)])
+    assert not any(ask(reason, policy, budget) for reason in (*LOSSES, Reason.TIMEOUT))
+
+
+def test_only_a_permitted_repetition_is_charged() -> None:
     budget = RetryBudget()
-    ask(Outcome.NO_RESPONDERS, budget)
-    ask(Outcome.TIMEOUT, budget, method="POST")
-    ask(Outcome.TIMEOUT, budget, body_bytes=1 << 20)
+    policy = RetryPolicy.of("GET", [route(try_timeout_ms=500)])
+    ask(Reason.NO_RESPONDERS, policy, budget)
+    ask(Reason.TIMEOUT, NEVER, budget)
+    ask(Reason.TIMEOUT, policy, budget, body_bytes=1 << 20)
+    ask(Reason.INSTANCE_LOST, policy, budget, losses=1)
+    ask(Reason.INSTANCE_LOST, policy, budget, left_s=0.0)
     assert budget.left(5.0) == 100
-    ask(Outcome.TIMEOUT, budget)
-    assert budget.left(5.0) == 99
+    ask(Reason.TIMEOUT, policy, budget)
+    ask(Reason.INSTANCE_LOST, policy, budget)
+    assert budget.left(5.0) == 98
+
+
+def test_of_several_revisions_the_stricter_one_counts() -> None:
+    old, new = route(idempotent=True, try_timeout_ms=500), route(idempotent=True, try_timeout_ms=900)
+    assert RetryPolicy.of("POST", [old, new]) == RetryPolicy(after_loss=True, try_timeout_ms=900)
+    assert RetryPolicy.of("POST", [old, route()]) == NEVER
+    assert RetryPolicy.of("GET", [old, route()]) == RetryPolicy(after_loss=True)
+    assert RetryPolicy.of("GET", [old, route(retry=False)]) == NEVER
+
+
+def test_without_a_route_nothing_is_repeated() -> None:
+    assert RetryPolicy.of("GET", []) == NEVER
+
+
+declared = st.builds(
+    route,
+    try_timeout_ms=st.sampled_from([0, 1, 500]),
+    idempotent=st.booleans(),
+    retry=st.sampled_from([True, True, False]),
+)
+courses = st.builds(
+    Course,
+    attempts=st.integers(1, MAX_ATTEMPTS + 1),
+    losses=st.integers(0, 2),
+    body_bytes=st.sampled_from([0, MAX_RETRY_BODY, MAX_RETRY_BODY + 1]),
+    left_s=st.sampled_from([-1.0, 0.0, 0.001, 10.0]),
+)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "POST", "PATCH", "CALL"]),
+    st.lists(declared, max_size=3),
+    st.sampled_from(Reason),
+    courses,
+    st.booleans(),
+)
+def test_nothing_runs_twice_that_nobody_declared_harmless(
+    method: str, routes: list[Route], reason: Reason, course: Course, broke: bool
+) -> None:
+    budget = spent() if broke else RetryBudget()
+    before = budget.left(5.0)
+    allowed = RetryPolicy.of(method, routes).allows(reason, course, budget, 5.0)
+    if course.attempts >= MAX_ATTEMPTS or course.left_s <= 0:
+        assert not allowed
+    elif reason is Reason.NO_RESPONDERS:
+        assert allowed
+    else:
+        harmless = method in SAFE or all(r.idempotent for r in routes)
+        timed = all(r.try_timeout_ms for r in routes) and (harmless or method in ("PUT", "DELETE"))
+        assert allowed is bool(
+            routes
+            and all(r.retry for r in routes)
+            and course.body_bytes <= MAX_RETRY_BODY
+            and not broke
+            and (timed if reason is Reason.TIMEOUT else harmless and course.losses == 0)
+        )
+    assert before - budget.left(5.0) == (allowed and reason is not Reason.NO_RESPONDERS)
+
+
+def test_calls_that_are_counted_outside_fall_into_their_second() -> None:
+    """As `mesh.client.Caller` does it, for which a call of a method is too dear."""
+    inside, outside = RetryBudget(), RetryBudget()
+    for now in (5.0, 5.5, 6.0, 9.99, 14.2, 15.0, 31.0):
+        for _ in range(50):
+            inside.record_call(now)
+            if now >= outside.turns_at:
+                outside.turn(now)
+            outside.calls += 1
+        assert inside.left(now) == outside.left(now)
+    assert outside.left(40.99) == 110
+    assert outside.left(41.0) == 100

@@ -18,12 +18,12 @@ service = Service(os.environ.get("CHAOS_SERVICE", "work"))
 _record = os.open(os.environ[RECORD], os.O_WRONLY | os.O_APPEND | os.O_CREAT) if RECORD in os.environ else -1
 
 
-def _executed(ctx: Context) -> None:
-    os.write(_record, f"{ctx.request_id} {time.monotonic():.6f} {ctx.instance}\n".encode())
+def _executed(ctx: Context, method: str) -> None:
+    os.write(_record, f"{ctx.request_id} {time.monotonic():.6f} {ctx.instance} {method}\n".encode())
 
 
-async def _work(ctx: Context, ms: float) -> dict[str, str]:
-    _executed(ctx)
+async def _work(ctx: Context, method: str, ms: float) -> dict[str, str]:
+    _executed(ctx, method)
     if ms:
         await asyncio.sleep(ms / 1000)
     return {"instance": ctx.instance}
@@ -31,9 +31,9 @@ async def _work(ctx: Context, ms: float) -> dict[str, str]:
 
 @service.get("/task/{id}")
 async def get_work(id: str, ctx: Context, ms: float = 0) -> dict[str, str]:
-    return await _work(ctx, ms)
+    return await _work(ctx, "GET", ms)
 
 
 @service.post("/task")
 async def post_work(ctx: Context, ms: float = 0) -> dict[str, str]:
-    return await _work(ctx, ms)
+    return await _work(ctx, "POST", ms)

@@ -34,6 +34,7 @@ class Outcome:
     reason: str = ""
     executed: str = ""
     retry_after: str = ""
+    method: str = ""
 
     @property
     def seconds(self) -> float:
@@ -59,6 +60,10 @@ class Report:
     def started_between(self, since: float, until: float) -> Report:
         """Only the requests that started in that time (``until`` excluded)."""
         return Report([o for o in self.outcomes if since <= o.started < until], self.timeout_s)
+
+    def of(self, method: str) -> Report:
+        """Only the requests of that method."""
+        return Report([o for o in self.outcomes if o.method == method], self.timeout_s, self.lags)
 
     def in_flight_at(self, moment: float) -> list[Outcome]:
         return [o for o in self.outcomes if o.started <= moment < o.ended]
@@ -180,6 +185,7 @@ class Load:
 
     async def _one(self, outcome: Outcome) -> None:
         method, path = self._request(outcome.id)
+        outcome.method = method
         try:
             async with self._session.request(method, path, headers={"x-request-id": outcome.id}) as response:
                 body = await response.read()

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.chaos.load import alternating, peak
+from tests.chaos.load import alternating, get_work, peak
 from tests.chaos.record import sound
 from tests.chaos.world import World
 
@@ -16,11 +16,12 @@ QUICK = {"MESH_HEARTBEAT_MS": "500"}
 
 
 def slow(id):
-    """Work that takes long enough for some of it to be in flight at any moment."""
-    return "GET", f"/task/{id}?ms=20"
+    """Two GETs, two POSTs and so on, so that both go to both, of work that is in flight for a while."""
+    method, path = ("POST", "/task") if int(id.rpartition("-")[2]) // 2 % 2 else get_work(id)
+    return method, f"{path}?ms=20"
 
 
-async def test_killing_one_of_two_fails_what_it_had_and_no_more(tmp_path, full, figures, grace_s):
+async def test_killing_one_of_two_fails_the_posts_it_had_and_no_more(tmp_path, full, figures, grace_s):
     rate = 300 if full else 150
     async with World(tmp_path, timeout_s=10 if full else 4, service={} if full else QUICK) as world:
         async with world.load(rate, request=slow) as load:
@@ -37,20 +38,53 @@ async def test_killing_one_of_two_fails_what_it_had_and_no_more(tmp_path, full, 
             for o in report.in_flight_at(killed)
             if all(run.instance == victim.id for run in executions.by_id.get(o.id, ()))
         ]
+        posts = [o for o in held if o.method == "POST"]
         failures = report.failures()
         figures(
             "kill -9 of one of two",
             rate=rate,
             requests=len(report),
             in_flight_there=len(held),
+            posts_in_flight_there=len(posts),
             failed=len(failures),
             met=dict(report.counts()),
             last_failure_s=report.last_failure(killed),
+            slowest_get_ms=report.of("GET").quantile_ms(1),
+            repeated=len(executions.repeated()),
         )
-        assert len(failures) <= len(held) + 2
+        assert report.of("GET").failures() == []
+        assert len(failures) <= len(posts) + 2
         assert report.failures(since=killed + 0.1) == []
         assert report.late(grace_s) == []
         assert len(report.started_between(killed + 0.1, float("inf"))) > rate
+
+
+async def test_no_get_fails_when_instances_are_killed_again_and_again(tmp_path, full, figures, grace_s):
+    """Three instances; the one killed is replaced before the next is."""
+    kills, rate = (6, 300) if full else (2, 150)
+
+    def get(id):
+        return "GET", f"/task/{id}?ms=20"
+
+    async with World(tmp_path, instances=3, timeout_s=4) as world:
+        async with world.load(rate, request=get) as load:
+            for _ in range(kills):
+                await load.run_for(0.7)
+                world.instances.pop(0).kill()
+                await load.run_for(0.3)
+                await world.start_instance()
+            report = await load.stop()
+        executions = sound(world.record, report)
+        figures(
+            f"kill -9 of one of three, {kills} times, GETs",
+            requests=len(report),
+            met=dict(report.counts()),
+            slowest_ms=report.quantile_ms(1),
+            repeated=len(executions.repeated()),
+        )
+        assert report.failures() == []
+        assert report.late(grace_s) == []
+        assert len(report) > kills * rate / 2
 
 
 async def test_an_instance_that_stands_still_is_left_alone_and_comes_back(tmp_path, full, figures, grace_s):

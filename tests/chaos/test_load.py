@@ -53,13 +53,20 @@ def test_a_problem_tells_reason_and_executed():
 
 
 def test_executions_that_should_not_be():
-    text = "a-0 10.05 one\na-1 11.2 one\na-1 11.3 two\na-2 12.0 one\na-3 15.3 two\n"
-    executions = Executions(text)
-    assert executions.twice() == ["a-1"]
+    runs = "a-0 10.05 one GET", "a-1 11.2 one POST", "a-1 11.3 two POST", "a-2 12.0 one GET", "a-3 15.3 two GET"
+    executions = Executions("\n".join(runs))
+    assert executions.repeated() == executions.too_often() == ["a-1"]
     assert executions.stale(REPORT) == ["a-3"]
     assert executions.denied(REPORT) == ["a-2"]
     assert executions.unrecorded(REPORT) == []
     assert Executions("").unrecorded(REPORT) == ["a-0"]
+
+
+def test_a_get_may_run_twice_and_no_more():
+    runs = ["a-0 10.05 one GET", "a-0 10.1 two GET"]
+    assert Executions("\n".join(runs)).repeated() == ["a-0"]
+    assert Executions("\n".join(runs)).too_often() == []
+    assert Executions("\n".join([*runs, "a-0 10.2 one GET"])).too_often() == ["a-0"]
 
 
 def test_the_peak_is_of_the_busiest_window():

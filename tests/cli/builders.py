@@ -32,7 +32,7 @@ def users(version="1.0.0") -> Service:
             raise Invalid("nobody is 0")
         return {"id": user_id, "full": full}
 
-    @service.post("/users", status=201, deprecated=True)
+    @service.post("/users", status=201, deprecated=True, retry=False)
     async def create_user(body: NewUser) -> NewUser:
         return body
 

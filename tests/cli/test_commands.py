@@ -230,11 +230,12 @@ async def test_routes_with_flags_conflicts_and_rejected(shell, mesh):
     rows = {(r["method"], r["path"]): r for r in document["routes"]}
     assert rows["GET", "/users/{user_id}"]["service"] == "users"
     assert rows["POST", "/users"]["deprecated"] is True
+    assert (rows["POST", "/users"]["retry"], rows["GET", "/users/{user_id}"]["retry"]) == (False, True)
     conflicts = {c["path"]: c for c in document["conflicts"]}
     assert (conflicts["/users/{id}"]["losers"], conflicts["/users/{id}"]["why"]) == (["rival"], "earlier")
     assert (conflicts["/health/x"]["winner"], conflicts["/health/x"]["why"]) == ("gateway", "reserved")
     assert [r["service"] for r in document["rejected"]] == ["hostile"]
-    assert re.search(r"^POST +/users +users +1\.0\.0 +1 +deprecated$", text, re.MULTILINE)
+    assert re.search(r"^POST +/users +users +1\.0\.0 +1 +deprecated, no retry$", text, re.MULTILINE)
     assert "conflict: GET /users/{id} is served by users (the earlier claim), claimed by rival too" in text
     assert "rejected: GET" in text
     assert {r["service"] for r in of_users["routes"]} == {"users"}

@@ -267,6 +267,7 @@ def micro(*endpoints, name="joker", id="A1"):
         ({"http.path": "no-slash"}, "jokes.one", "http.path 'no-slash'"),
         ({"http.path": "/x", "http.method": "GE T"}, "jokes.one", "http.method"),
         ({"http.path": "/x", "http.timeout_ms": "soon"}, "jokes.one", "http.timeout_ms 'soon'"),
+        ({"http.path": "/x", "http.retry": "no"}, "jokes.one", "http.retry 'no'"),
         ({"http.path": "/x"}, "jokes.*", "the subject 'jokes.\\*'"),
         ({"http.path": "/x"}, "$SYS.REQ", "the subject"),
         ({"http.path": "/x"}, "_INBOX.x", "the subject"),
@@ -289,6 +290,10 @@ def test_what_an_endpoint_says_is_in_its_route():
     (route,) = announcement_of(micro(Asked("x", "x.y", metadata=metadata)), "mesh", []).routes
     expected = Route(method="GET", path="/x", endpoint="x.y", summary="An x", auth="key", timeout_ms=250)
     assert route == expected
+    assert route.retry
+    for said, retry in (("false", False), ("False", False), ("true", True)):
+        (route,) = announcement_of(micro(Asked("x", "x.y", metadata={**metadata, "http.retry": said})), []).routes
+        assert route.retry is retry
 
 
 def test_a_name_that_is_none_is_nobody():
@@ -307,7 +312,9 @@ TEXT = st.text(max_size=20)
             TEXT | st.sampled_from(["a", "b"]),
             TEXT | st.just("a.b"),
             TEXT,
-            st.dictionaries(st.sampled_from(["http.path", "http.method", "http.timeout_ms", "http.auth", "x"]), TEXT),
+            st.dictionaries(
+                st.sampled_from(["http.path", "http.method", "http.timeout_ms", "http.auth", "http.retry"]), TEXT
+            ),
         ),
         max_size=5,
     )

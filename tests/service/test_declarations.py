@@ -55,6 +55,7 @@ def generator():
         ("FETCH", "/a", handler_without_parameter, {}, "method 'FETCH'"),
         ("GET", "/a", handler_without_parameter, {"status": 99}, "status 99"),
         ("GET", "/a", handler_without_parameter, {"timeout": 0}, "timeout 0"),
+        ("GET", "/a", handler_without_parameter, {"try_timeout": 1, "retry": False}, "retry=False forbids it"),
         ("GET", "/a", handler_without_parameter, {"name": "a b"}, "'a b' cannot be an endpoint's name"),
         ("GET", "/a", lambda: None, {}, "'<lambda>' cannot be an endpoint's name"),
         ("GET", "/a", 7, {"name": "seven"}, "not callable"),

@@ -30,6 +30,11 @@ async def test_an_attempt_that_takes_too_long_is_repeated_elsewhere_where_the_ro
                 await asyncio.Event().wait()
             return "got"
 
+        @service.post("/late", try_timeout=0.05, timeout=5)
+        async def late() -> str:
+            await asyncio.sleep(0.3)
+            return "late"
+
         @service.post("/post", try_timeout=0.1, timeout=0.3)
         async def post() -> str:
             service.calls.append("post")
@@ -44,6 +49,7 @@ async def test_an_attempt_that_takes_too_long_is_repeated_elsewhere_where_the_ro
     for _ in range(4):
         assert (await mesh.http.get("/get")).json() == "got"
     assert "get" in slow.calls
+    assert (await mesh.http.post("/late")).json() == "late"  # what is not repeated has all the time there is
     response = await mesh.http.post("/post")
     assert (response.status_code, response.json()["executed"]) == (504, "unknown")
     assert len([c for c in slow.calls + quick.calls if c == "post"]) == 1  # a POST runs at most once

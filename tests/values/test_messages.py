@@ -42,6 +42,16 @@ def test_the_type_is_on_the_wire():
     assert msgspec.json.decode(messages.encode(heartbeat()))["type"] == "mesh.v1.heartbeat"
 
 
+def test_what_a_route_does_not_declare_is_not_on_the_wire():
+    assert msgspec.json.decode(msgspec.json.encode(ROUTE)) == {
+        "method": "GET",
+        "path": "/users/{id}",
+        "endpoint": "get_user",
+    }
+    assert msgspec.json.decode(msgspec.json.encode(ROUTE), type=Route).retry
+    assert b'"retry":false' in msgspec.json.encode(msgspec.structs.replace(ROUTE, retry=False))
+
+
 def test_unknown_fields_are_ignored():
     document = msgspec.json.decode(messages.encode(heartbeat()))
     assert messages.decode(msgspec.json.encode({**document, "future": [1]}), "users", "I1") == heartbeat()

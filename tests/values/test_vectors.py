@@ -7,8 +7,9 @@ import jsonschema
 import pytest
 
 from mesh import headers, messages
+from mesh.balancer import Course, Reason, RetryBudget, RetryPolicy
 from mesh.bus.bundles import BadBundle, unpack
-from mesh.messages import Announcement, BadMessage, Heartbeat
+from mesh.messages import Announcement, BadMessage, Heartbeat, Route
 from mesh.registry import Change, Registry
 from mesh.routes import Match, NotAllowed, Refusal, RouteTable, parse_target
 from tests.routes.build import content
@@ -38,6 +39,16 @@ def test_headers(vector):
     pairs = [(name.encode(), value.encode("latin-1")) for name, value in vector["pairs"]]
     assert headers.decode(vector["block"].encode("latin-1")) == pairs
     assert headers.decode(headers.encode(pairs)) == pairs
+
+
+@each("repetition")
+def test_repetition(vector):
+    routes = [Route(method="*", path="/", endpoint="e", **declared) for declared in vector["routes"]]
+    course = Course(attempts=1, losses=0, body_bytes=0, left_s=1.0)
+    for method in vector["methods"]:
+        policy = RetryPolicy.of(method, routes)
+        allowed = {reason.value: policy.allows(reason, course, RetryBudget(), 0.0) for reason in Reason}
+        assert allowed == vector["after"], method
 
 
 @each("bundles")
