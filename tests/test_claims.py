@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mesh import Service
+from mesh import Service, claims
 from mesh.bus import Bus
 from mesh.claims import Moments
 from mesh.config import BusSettings
@@ -145,8 +145,9 @@ async def test_a_claim_ends_with_the_last_instance(mesh, announced):
     assert (await announced(lambda message: message.id == second.id)).claimed[0] > since
 
 
-async def test_a_sibling_that_does_not_answer_is_asked_again(mesh, announced, nats_url, prefix):
+async def test_a_sibling_that_does_not_answer_is_asked_again(mesh, announced, nats_url, prefix, monkeypatch):
     """It stands still, say; meanwhile the instance serves, with its own claim."""
+    monkeypatch.setattr(claims, "ASK_AGAIN_S", (0.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1))
     asked = asyncio.Queue()
     async with Bus(BusSettings(servers=(nats_url,), prefix=prefix), service="greeter", instance="frozen") as bus:
         deliver = lambda subject, reply, block, payload: asked.put_nowait(reply)  # noqa: E731

@@ -207,9 +207,12 @@ async def test_commands_and_gateway_end_their_questions(mesh, prefix, tmp_path):
         ("tail", "--once"),
     )
 
+    few = asyncio.Semaphore(3)  # they wait most of the time
+
     async def ended(arguments):
-        async with run(*arguments, cwd=tmp_path, env=env) as process:
+        async with few, run(*arguments, cwd=tmp_path, env=env) as process:
             await asyncio.wait_for(process.child.wait(), 40)
+            await process._reader
             return process.child.returncode, process.lines
 
     async with (
@@ -217,8 +220,7 @@ async def test_commands_and_gateway_end_their_questions(mesh, prefix, tmp_path):
         answering(mesh, "wild", "W1", endpoint("w.w", "/wild", **figures)),
         answering(mesh, "sound", "S1", sound),
     ):
-        for arguments in commands:
-            code, lines = await ended(arguments)
+        for arguments, (code, lines) in zip(commands, await asyncio.gather(*map(ended, commands)), strict=True):
             assert code == 0, (arguments, lines)
             assert not any("Traceback" in line for line in lines), (arguments, lines)
         await eventually(lambda: mesh.gateway.watcher.registry.instances("sound"), 20)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -21,6 +20,7 @@ from mesh.messages import Route
 from mesh.routes import RouteTable
 from mesh.testing import Mesh
 from tests.gateway.test_framing import answers, ask, get
+from tests.routes.build import Announced
 
 DATE = "Tue, 24 Nov 2026 12:00:00 GMT"
 
@@ -282,7 +282,7 @@ def test_no_header_of_a_problem_breaks_the_response():
 async def test_announced_methods_that_are_none_are_not_written(mesh, monkeypatch):
     methods = ["GET", "PUT\n", "POST\r\nx: y", "PATCH"]
     routes = tuple(Route(method=method, path="/forged", endpoint="e") for method in methods)
-    table = RouteTable().replace("forger", [SimpleNamespace(revision="r", routes=routes)], 0.0)
+    table = RouteTable().replace("forger", [Announced("r", routes)], 0.0)
     monkeypatch.setattr(mesh.gateway.directory, "table", table)
     for method, status in (("DELETE", 405), ("OPTIONS", 204)):
         found = answers(await ask(mesh, get("/forged", "Connection: close", method=method)), method)

@@ -292,7 +292,9 @@ def test_what_an_endpoint_says_is_in_its_route():
     assert route == expected
     assert route.retry
     for said, retry in (("false", False), ("False", False), ("true", True)):
-        (route,) = announcement_of(micro(Asked("x", "x.y", metadata={**metadata, "http.retry": said})), []).routes
+        (route,) = announcement_of(
+            micro(Asked("x", "x.y", metadata={**metadata, "http.retry": said})), "mesh", []
+        ).routes
         assert route.retry is retry
 
 

@@ -62,10 +62,10 @@ def test_a_service_of_ones_own_is_checked_strictly(tmp_path):
     # The tutorial's files, as a reader has them at its end.
     for block in blocks(ROOT / "docs" / "tutorial.md"):
         name = block.text.removeprefix("# ").partition(".py")[0]
-        if block.language == "python" and name in ("notes", "words"):
+        if block.language == "python" and name in ("memos", "words"):
             with (tmp_path / f"{name}.py").open("a") as file:
                 file.write(block.text)
-    done = check(tmp_path, "greeter.py", "notes.py", "words.py")
+    done = check(tmp_path, "greeter.py", "memos.py", "words.py")
     said = [line.partition(": ")[2] for line in done.stdout.splitlines()]
     assert said[:-1] == [
         'note: Revealed type is "int"',
