@@ -85,12 +85,16 @@ class Claims:
         self._subject = bus.subjects.claims(bus.service)
         self._subscription: Subscription | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._connected = asyncio.Event()
 
     async def start(self) -> None:
         """Ask a sibling, for a moment; whoever does not answer is asked again later. Needs no connection yet."""
         if self._bus.connected and await self._ask():
             await self._answer()
         else:
+            self._bus.on_connection(lambda there: self._connected.set() if there else self._connected.clear())
+            if self._bus.connected:
+                self._connected.set()
             self._asking = keep(self._ask_later, "claims")
 
     async def aclose(self) -> None:
@@ -102,13 +106,9 @@ class Claims:
             self._subscription = None
 
     async def _ask_later(self) -> None:
-        connected = asyncio.Event()
-        self._bus.on_connection(lambda there: connected.set() if there else connected.clear())
-        if self._bus.connected:
-            connected.set()
         for pause in ASK_AGAIN_S:
             await asyncio.sleep(pause)
-            await connected.wait()
+            await self._connected.wait()
             if await self._ask():
                 break
         else:

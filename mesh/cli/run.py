@@ -63,7 +63,11 @@ def run_service(
 
     configure(settings.log_level, settings.log_format)
     with shown(1, settings.log_level), asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve(service, bus, settings, instance, replaces=replaces))
+        try:
+            runner.run(serve(service, bus, settings, instance, replaces=replaces))
+        except BaseException:
+            end_within(code=1)
+            raise
         end_within()
 
 

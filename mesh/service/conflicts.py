@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from time import monotonic
 
 from mesh import conflicts, messages
 from mesh.messages import Conflict
 
 MOST = 200
-"""Conflicts that are remembered as told; who sends more is no gateway."""
+"""Conflicts that are remembered as told. Who tells of more is no gateway: of those only some are logged."""
+AGAIN_S = 600.0
+"""After so long a conflict is logged again when it begins again: the gateway that told of it may have died since."""
 
 _log = logging.getLogger("mesh.service")
 
@@ -16,20 +19,29 @@ _log = logging.getLogger("mesh.service")
 class ConflictLog:
     def __init__(self, service: str) -> None:
         self._service = service
-        self._told: set[Conflict] = set()
+        self._told: dict[Conflict, float] = {}  # with the moment, the oldest first
+        self._count = 0
 
     def take(self, payload: bytes) -> None:
         """Take in the message of a gateway; one that cannot be read, or speaks of others, is left out."""
         notice = messages.decode_conflicts(payload)
         if notice is None:
             return
+        now = monotonic()
         for conflict in notice.begun:
-            lost = self._service in conflict.losers
-            known = conflict in self._told or len(self._told) >= MOST
-            if not known and (lost or self._service == conflict.winner):
-                self._told.add(conflict)
-                _log.warning("%s", conflicts.told(conflict, self._service))
+            if self._service == conflict.winner or self._service in conflict.losers:
+                self._begun(conflict, now)
         for conflict in notice.over:
-            if conflict in self._told:
-                self._told.discard(conflict)
+            if self._told.pop(conflict, None) is not None:
                 _log.info("%s %s: the conflict is over", conflict.method, conflict.path)
+
+    def _begun(self, conflict: Conflict, now: float) -> None:
+        told = self._told.pop(conflict, None)
+        self._told[conflict] = now
+        if told is not None and now - told < AGAIN_S:
+            return
+        if len(self._told) > MOST:
+            del self._told[next(iter(self._told))]
+        self._count += 1
+        if self._count <= MOST or self._count & (self._count - 1) == 0:  # then the 256th, 512th, ...: never a flood
+            _log.warning("%s", conflicts.told(conflict, self._service))

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import threading
-import time
+from collections.abc import Callable
 from typing import Final
 
 EXIT_S: Final = 5.0
@@ -19,13 +19,19 @@ EXIT_S: Final = 5.0
 _log = logging.getLogger("mesh.service")
 
 
-def end_within(seconds: float = EXIT_S, code: int = 0) -> None:
-    """Let this process end with ``code`` after so many seconds at the latest, from now on."""
-    threading.Thread(target=_end, args=(seconds, code), name="exit", daemon=True).start()
+def end_within(seconds: float = EXIT_S, code: int = 0) -> Callable[[], None]:
+    """Let this process end with ``code`` after so many seconds at the latest, from now on.
+
+    Calling what it returns takes that back: the process belongs to whoever goes on with it.
+    """
+    withdrawn = threading.Event()
+    threading.Thread(target=_end, args=(seconds, code, withdrawn), name="exit", daemon=True).start()
+    return withdrawn.set
 
 
-def _end(seconds: float, code: int) -> None:
-    time.sleep(seconds)
+def _end(seconds: float, code: int, withdrawn: threading.Event) -> None:
+    if withdrawn.wait(seconds):
+        return
     left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread.name != "MainThread"]
     _log.warning("ending %g s after the drain, though threads still run: %s", seconds, ", ".join(left) or "none")
     sys.stdout.flush()

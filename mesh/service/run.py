@@ -36,7 +36,8 @@ def run(service: Service) -> None:
     configure(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(service, bus, settings))
-        end_within()
+        withdraw = end_within()  # closing the loop waits for its threads
+    withdraw()  # what the caller does next takes as long as it likes
 
 
 def loop_factory() -> type[asyncio.AbstractEventLoop] | None:

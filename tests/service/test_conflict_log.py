@@ -1,0 +1,70 @@
+"""What an instance logs of the routes that it and others claim, whoever tells of them how often."""
+
+import logging
+
+import pytest
+
+from mesh.messages import Conflict, Conflicts, encode
+from mesh.service import conflicts
+from mesh.service.conflicts import AGAIN_S, MOST, ConflictLog
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(conflicts, "monotonic", lambda: now[0])
+    return now
+
+
+def contested(path="/x", winner="other", losers=("shop",)):
+    return Conflict("GET", path, winner, losers, "earlier")
+
+
+def take(log, begun=(), over=()):
+    log.take(encode(Conflicts(begun=tuple(begun), over=tuple(over))))
+
+
+def said(caplog):
+    texts = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return texts
+
+
+def test_each_conflict_once_however_many_gateways_tell(caplog, clock):
+    caplog.set_level(logging.INFO)
+    log = ConflictLog("shop")
+    for _ in range(3):
+        take(log, begun=[contested(), contested("/y", "shop", ("other",))])
+    lost, kept = said(caplog)
+    assert lost.startswith("GET /x is served by other (the earlier claim), so this service gets none of its requests")
+    assert '[gateway.owners] "/x" = "shop"' in lost
+    assert kept == "GET /y is claimed by other too; this service keeps it (the earlier claim)"
+    for _ in range(3):
+        take(log, over=[contested()])
+    assert said(caplog) == ["GET /x: the conflict is over"]
+    take(log, begun=[contested()])
+    assert len(said(caplog)) == 1
+
+
+def test_a_conflict_whose_end_nobody_told_is_logged_when_it_begins_again_later(caplog, clock):
+    log = ConflictLog("shop")
+    take(log, begun=[contested()])
+    clock[0] += AGAIN_S + 1
+    take(log, begun=[contested()])
+    assert len(said(caplog)) == 2
+
+
+def test_what_is_none_of_its_business_or_cannot_be_read_is_left_out(caplog, clock):
+    log = ConflictLog("shop")
+    take(log, begun=[contested(losers=("third",))])
+    for payload in (b"", b"{", b"[" * 100_000, b'{"type":"mesh.v1.conflicts","begun":[{"method":"GET"}]}', b"\xff"):
+        log.take(payload)
+    assert said(caplog) == []
+
+
+def test_a_flood_takes_neither_memory_nor_the_log(caplog, clock):
+    log = ConflictLog("shop")
+    for number in range(2000):
+        take(log, begun=[contested(f"/{number}")])
+    assert len(log._told) == MOST
+    assert len(said(caplog)) == MOST + 3  # and the 256th, the 512th, the 1,024th
