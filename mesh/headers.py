@@ -49,7 +49,14 @@ HOP_BY_HOP = frozenset(
 )
 """RFC 9110 section 7.6.1: meant for one connection, so they end at the gateway."""
 
-_CLIENT_FAMILIES = (b"x-forwarded", b"x-envoy-")
+_CLIENT_FAMILIES = (
+    b"x-forward",
+    b"x-envoy-",
+    b"x-ssl-",
+    b"ssl-client-",
+    b"cloudfront-viewer-",
+    b"cloudfront-forwarded-",
+)
 _CLIENT_NAMES = frozenset(
     {
         # Whose request it is.
@@ -58,7 +65,9 @@ _CLIENT_NAMES = frozenset(
         *(b"true-client-ip", b"cf-connecting-ip", b"cf-connecting-ipv6", b"cf-pseudo-ipv4", b"fastly-client-ip"),
         *(b"fly-client-ip", b"do-connecting-ip", b"incap-client-ip", b"x-sucuri-clientip", b"x-azure-clientip"),
         *(b"x-azure-socketip", b"x-appengine-user-ip", b"x-nf-client-connection-ip", b"x-vercel-forwarded-for"),
-        *(b"proxy-client-ip", b"wl-proxy-client-ip", b"client-cert", b"client-cert-chain"),
+        *(b"proxy-client-ip", b"wl-proxy-client-ip", b"akamai-client-ip", b"x-source-ip", b"x-orig-ip"),
+        *(b"client-cert", b"client-cert-chain", b"x-client-cert", b"x-arr-clientcert"),
+        b"proxy",  # applications of CGI's kind take it for the environment's HTTP_PROXY
         # What it asked for, and how.
         *(
             b"x-original-url",

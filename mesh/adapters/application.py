@@ -172,7 +172,7 @@ def adapt(
             )
         root_path = prefix.rstrip("/") if strip else ""
         found = below(prefix, "app")
-        hidden = Excluded(exclude, root_path).hides if exclude else None
+        hidden = Excluded(exclude, prefix).hides if exclude else None
     service = Service(name, version=version, description=description or _description(app))
     adapted = Adapted(service, asgi, Lifespan(asgi) if lifespan else None, root_path)
     adapted.add(found, hidden=hidden, encoded_slashes=encoded_slashes, timeout=timeout)

@@ -74,12 +74,12 @@ class Excluded:
 
     How it reads a path is not known either, so repeated and trailing slashes, parameters after a ``;`` and the case
     of letters make no difference, and what is below an excluded path is excluded with it. Patterns fit with or without
-    ``root_path``, where the application is mounted.
+    ``prefix``, below which the application is announced.
     """
 
-    def __init__(self, patterns: Sequence[str], root_path: str = "") -> None:
+    def __init__(self, patterns: Sequence[str], prefix: str = "") -> None:
         found = [part for pattern in patterns for part in (pattern, f"{pattern.rstrip('/')}/*")]
-        found += [root_path.rstrip("/") + pattern for pattern in found]
+        found += [prefix.rstrip("/") + pattern for pattern in found]
         self._pattern = re.compile("|".join(translate(part.lower()) for part in found))
 
     def hides(self, method: str, path: str, websocket: bool) -> bool:

@@ -202,6 +202,20 @@ async def test_no_other_application_gets_what_is_excluded(nats_url, prefix, inte
             assert (await mesh.http.get(path)).text == "here", path
 
 
+@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("strip", [False, True])
+async def test_patterns_fit_with_and_without_the_prefix(nats_url, prefix, interface, strip):
+    seen = []
+    app = excluded_application(seen, interface)
+    options = {"prefix": "/shop", "strip": strip, "exclude": ["/secret", "/shop/private/*"]}
+    service = adapt(app, name="shop", interface=interface, lifespan=False, **options).service
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh:
+        for path in ("/shop/secret", "/shop/secret/x", "/shop/private/x"):
+            assert (await mesh.http.get(path)).status_code == 404, path
+        assert not seen
+        assert (await mesh.http.get("/shop/secrets")).text == "here"
+
+
 @pytest.mark.timeout(300)
 async def test_a_bridge_asks_for_its_routes_alone(nats_url, prefix):
     seen = []

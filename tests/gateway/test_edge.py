@@ -94,7 +94,9 @@ ALIASES = [
     *("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Prefix"),
     *("X-Forwarded-Client-Cert", "X-Forwarded-Whatever", "X-Forwarded", "Forwarded", "X-Real-IP", "True-Client-IP"),
     *("X-Client-IP", "CF-Connecting-IP", "X-Original-URL", "X-Rewrite-URL", "X-Original-Host", "X-Cluster-Client-IP"),
-    *("Fastly-Client-IP", "X-Envoy-External-Address", "Client-Cert"),
+    *("Fastly-Client-IP", "X-Envoy-External-Address", "Client-Cert", "X-Client-Cert", "X-SSL-Client-Cert", "Proxy"),
+    *("SSL-Client-Verify", "X-ARR-ClientCert", "CloudFront-Viewer-Address", "CloudFront-Forwarded-Proto", "X-Orig-IP"),
+    *("Akamai-Client-IP", "X-Source-IP", "X-Forward-For"),
 ]
 
 
