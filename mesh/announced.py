@@ -31,11 +31,11 @@ class OwnWords:
 def contradicts(message: Control, truth: Announcement) -> bool:
     """Whether watchers that believe ``message`` know something else than ``truth``.
 
-    Since when routes are claimed does not count: two copies of one process differ in that, and would correct each other
-    for ever.
+    Claims do not count here: two copies of one process differ in that, and would correct each other for ever.
     """
     if message.state != truth.state or message.revision != truth.revision:
         return True
     if not isinstance(message, Announcement):
         return False
-    return (message.version, message.routes, message.endpoints) != (truth.version, truth.routes, truth.endpoints)
+    said = (message.version, message.routes, message.endpoints, message.connection, message.bundles)
+    return said != (truth.version, truth.routes, truth.endpoints, truth.connection, truth.bundles)

@@ -17,7 +17,7 @@ from mesh.announced import OwnWords, contradicts
 from mesh.bus import Bus, Subscription
 from mesh.claims import Claims, now_ms
 from mesh.errors import MeshError
-from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Endpoint, Heartbeat, Route, State
+from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Control, Endpoint, Heartbeat, Route, State
 from mesh.tasks import keep
 
 JITTER = 0.2
@@ -82,6 +82,7 @@ class Announcer:
         self._answer: asyncio.TimerHandle | None = None
         self._answered = -ANSWER_GAP_S
         self._own = OwnWords()
+        self._false_claims: tuple[int, ...] | None = None
         self.contradicted = 0
         """Messages that somebody else published in the name of this instance."""
         self.problem = ""
@@ -227,8 +228,16 @@ class Announcer:
             )
         if message.seq - self._seq <= MAX_LEAP:  # a greater leap is believed by nobody who knows us
             self._seq = max(self._seq, message.seq)
-        if contradicts(message, self._current()):
+        truth = self._current()
+        if contradicts(message, truth) or self._claims_falsely(message, truth):
             self._correct()
+
+    def _claims_falsely(self, message: Control, truth: Announcement) -> bool:
+        """Whether the message has other claims than ours, and no others were the last that were corrected."""
+        if not isinstance(message, Announcement) or message.claimed in (truth.claimed, self._false_claims):
+            return False
+        self._false_claims = message.claimed
+        return True
 
     def _correct(self) -> None:
         """Announce soon, though not more often than anybody who asks could have it."""

@@ -28,9 +28,9 @@ MAX_TIMEOUT_MS: Final = 3_600_000
 MAX_COUNT: Final = 2**53 - 1
 """The largest ``seq`` and count: every JSON implementation reads it exactly, and a float holds it."""
 
-MAX_LEAP: Final = 2**32
-"""How far above the highest ``seq`` seen the next one may be. No instance says so much unheard; but one message of
-somebody else with the highest ``seq`` there is would silence the instance for ever."""
+MAX_LEAP: Final = 2**22
+"""How far above the highest ``seq`` seen the next one may be: what an instance publishes in days. One message of
+somebody else with the highest ``seq`` there is would silence it for ever; in such leaps that takes 2^31 messages."""
 NEVER: Final = MAX_COUNT
 """A moment after all others, in Unix milliseconds: of what has none."""
 
@@ -39,6 +39,8 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Revision = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22}\Z")]
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Moment = Count
+Method = Annotated[str, Meta(pattern=r"^([A-Z][A-Z-]{0,31}|\*)\Z")]
+Path = Annotated[str, Meta(min_length=1, max_length=2048)]
 Timeout = Annotated[int, Meta(ge=0, le=MAX_TIMEOUT_MS)]
 
 
@@ -58,8 +60,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An HTTP route that leads to an endpoint. ``timeout_ms`` 0 means the caller's default."""
 
-    method: Annotated[str, Meta(pattern=r"^([A-Z][A-Z-]{0,31}|\*)\Z")]
-    path: Annotated[str, Meta(min_length=1, max_length=2048)]
+    method: Method
+    path: Path
     endpoint: Name
     summary: str = ""
     tags: tuple[str, ...] = ()
@@ -107,10 +109,10 @@ class Conflict(Struct, frozen=True):
     path is ``reserved`` for the gateway. ``path`` is the smallest spelling among the claimants.
     """
 
-    method: str
-    path: str
-    winner: str
-    losers: tuple[str, ...]
+    method: Method
+    path: Path
+    winner: Name
+    losers: Annotated[tuple[Name, ...], Meta(max_length=1000)]
     why: Why
 
 
@@ -225,7 +227,7 @@ def decode_cancel(data: bytes) -> Cancel | None:
 def decode_conflicts(data: bytes) -> Conflicts | None:
     """A message about conflicts, or None where ``data`` is not one."""
     try:
-        return _conflicts.decode(data)
+        return _conflicts.decode(data) if len(data) <= MAX_ANNOUNCEMENT else None
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return None
 

@@ -105,7 +105,7 @@ class Balancer:
         if peer.skipped:
             peer.skipped = False
             self._changed()
-        if connection <= peer.connection:
+        if connection in (0, peer.connection):
             return None
         known, peer.connection = peer.connection, connection
         return peer if known else None

@@ -162,7 +162,7 @@ class Registry(Table):
         outcome: Outcome = []
         before = self._renew(instance, message)
         instance.announced = message.seq
-        instance.connection = max(instance.connection, message.connection)
+        instance.connection = message.connection
         if before is not None:
             old, new = labels(before), labels(instance.content)
             added, removed = tuple(sorted(new - old)), tuple(sorted(old - new))

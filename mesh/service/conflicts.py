@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from time import monotonic
 
 from mesh import conflicts, messages
 from mesh.messages import Conflict
 
 MOST = 200
-"""Conflicts that are remembered as told. Who tells of more is no gateway: of those only some are logged."""
+"""Conflicts that are remembered as told."""
 AGAIN_S = 600.0
 """After so long a conflict is logged again when it begins again: the gateway that told of it may have died since."""
+LINES = 60
+"""Lines in `AGAIN_S`; somebody who tells of more, or of ends and beginnings without end, is no gateway."""
 
 _log = logging.getLogger("mesh.service")
 
@@ -20,7 +23,7 @@ class ConflictLog:
     def __init__(self, service: str) -> None:
         self._service = service
         self._told: dict[Conflict, float] = {}  # with the moment, the oldest first
-        self._count = 0
+        self._lines: deque[float] = deque(maxlen=LINES)
 
     def take(self, payload: bytes) -> None:
         """Take in the message of a gateway; one that cannot be read, or speaks of others, is left out."""
@@ -32,7 +35,7 @@ class ConflictLog:
             if self._service == conflict.winner or self._service in conflict.losers:
                 self._begun(conflict, now)
         for conflict in notice.over:
-            if self._told.pop(conflict, None) is not None:
+            if self._told.pop(conflict, None) is not None and self._may_say(now):
                 _log.info("%s %s: the conflict is over", conflict.method, conflict.path)
 
     def _begun(self, conflict: Conflict, now: float) -> None:
@@ -42,6 +45,11 @@ class ConflictLog:
             return
         if len(self._told) > MOST:
             del self._told[next(iter(self._told))]
-        self._count += 1
-        if self._count <= MOST or self._count & (self._count - 1) == 0:  # then the 256th, 512th, ...: never a flood
+        if self._may_say(now):
             _log.warning("%s", conflicts.told(conflict, self._service))
+
+    def _may_say(self, now: float) -> bool:
+        if len(self._lines) == LINES and now - self._lines[0] < AGAIN_S:
+            return False
+        self._lines.append(now)
+        return True

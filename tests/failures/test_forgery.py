@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+import msgspec
 import pytest
 
 from mesh import Service
@@ -97,6 +98,19 @@ async def test_gateways_know_the_truth_again_at_once(mesh, forge, released, capl
     assert "somebody else speaks for this instance" in caplog.text
 
 
+@pytest.mark.parametrize("facts", [{"claimed": (0,)}, {"connection": MAX_COUNT}])
+async def test_what_no_revision_covers_is_put_right_too(mesh, facts):
+    """Where the forged message says all else as it is, heartbeats contradict it in nothing."""
+    instance = mesh.instances[0]
+    before = known(mesh)
+    truth = (before.claimed, before.connection)
+    said = msgspec.structs.replace(instance.announcer._current(), seq=before.seq + 1000, **facts)
+    async with mesh.client("thief") as bus:
+        bus.publish(bus.address(bus.subjects.announce("patient", instance.id)), encode(said))
+        await eventually(lambda: known(mesh).seq > said.seq)
+    assert (known(mesh).claimed, known(mesh).connection) == truth
+
+
 async def test_under_a_flood_it_says_so_ten_times_a_second_at_most(mesh, forge):
     instance, heard = mesh.instances[0], []
     async with mesh.client() as bus:
@@ -138,7 +152,7 @@ async def test_two_processes_with_one_id_do_not_answer_each_other_for_ever(nats_
             await eventually(lambda: len(beats) >= 8)
             assert first.announcer.contradicted >= 2
             assert twin.announcer.contradicted >= 2
-            assert len(heard) <= 2  # both say the same, so there is nothing to correct
+            assert len(heard) <= 4  # their claims differ, which each corrects once; all else is the same
             assert (await mesh.http.get("/now")).json() == "now"
 
 

@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from mesh.messages import Conflict, Conflicts, encode
+from mesh.messages import MAX_ANNOUNCEMENT, Conflict, Conflicts, encode
 from mesh.service import conflicts
-from mesh.service.conflicts import AGAIN_S, MOST, ConflictLog
+from mesh.service.conflicts import AGAIN_S, LINES, MOST, ConflictLog
 
 
 @pytest.fixture
@@ -59,6 +59,9 @@ def test_what_is_none_of_its_business_or_cannot_be_read_is_left_out(caplog, cloc
     take(log, begun=[contested(losers=("third",))])
     for payload in (b"", b"{", b"[" * 100_000, b'{"type":"mesh.v1.conflicts","begun":[{"method":"GET"}]}', b"\xff"):
         log.take(payload)
+    for forged in (contested("/" + "x" * 2048), contested(winner="a b"), contested("/y", "other", ("shop",) * 1001)):
+        take(log, begun=[forged])
+    log.take(encode(Conflicts(begun=(contested(),))) + b" " * MAX_ANNOUNCEMENT)
     assert said(caplog) == []
 
 
@@ -67,4 +70,11 @@ def test_a_flood_takes_neither_memory_nor_the_log(caplog, clock):
     for number in range(2000):
         take(log, begun=[contested(f"/{number}")])
     assert len(log._told) == MOST
-    assert len(said(caplog)) == MOST + 3  # and the 256th, the 512th, the 1,024th
+    assert len(said(caplog)) == LINES
+    for _ in range(100):  # beginnings and ends in turn
+        some = [contested(f"/{number}") for number in range(20)]
+        take(log, begun=some, over=some)
+    assert said(caplog) == []
+    clock[0] += AGAIN_S + 1
+    take(log, begun=[contested("/later")])
+    assert len(said(caplog)) == 1
