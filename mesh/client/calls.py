@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -54,8 +55,9 @@ class Calls:
 
         Raises the `mesh.errors` class of an error reply, `BadReply` where the result is not of type ``returns``.
         """
-        answer = await self._send(service, endpoint, codec.encode(arguments), timeout, carried)
-        return read_answer(answer, returns, f"{service}.{endpoint}")
+        with _marked():
+            answer = await self._send(service, endpoint, codec.encode(arguments), timeout, carried)
+            return read_answer(answer, returns, f"{service}.{endpoint}")
 
     async def stream(
         self,
@@ -72,10 +74,12 @@ class Calls:
         ``timeout`` is until it begins, in seconds. An answer that is no stream is one piece. Raises as `call` does,
         and `StreamBroken` or another error where it ends before its end. The endpoint is told when nobody reads on.
         """
-        answer = await self._send(service, endpoint, codec.encode(arguments), timeout, carried + TAKES_STREAMS)
         what = f"{service}.{endpoint}"
+        with _marked():
+            answer = await self._send(service, endpoint, codec.encode(arguments), timeout, carried + TAKES_STREAMS)
+            whole = read_answer(answer, returns, what) if answer.stream is None else None
         if answer.stream is None:
-            yield read_answer(answer, returns, what)
+            yield whole
             return
         stream, rest = answer.stream, b""
         try:
@@ -133,6 +137,16 @@ class Calls:
 
     def _changed(self, changes: Sequence[Change]) -> None:
         self._policies.clear()
+
+
+@contextmanager
+def _marked() -> Iterator[None]:
+    """Mark errors as the outcome of a call: whoever made it has run, whatever they say of who was called."""
+    try:
+        yield
+    except MeshError as error:
+        error.of_call = True
+        raise
 
 
 def declared_policy(watcher: Watcher, service: str, endpoint: str) -> RetryPolicy:

@@ -273,6 +273,7 @@ class Dispatcher:
                     response = as_response(declared, request, result)
                     answer = await self._replies.stream(response, request, context, reply, incoming)
         except MeshError as error:
+            error.raised_by_handler()
             statistics.fail(f"{error.status}:{error.detail}")
             answer = problem_reply(error, request_id)
         except asyncio.CancelledError:
