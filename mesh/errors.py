@@ -78,8 +78,11 @@ class MeshError(Exception):
         """Whether it is the outcome of a call to another service; never part of the answer."""
 
     def raised_by_handler(self) -> None:
-        """A handler let this error pass, so it has run. Only its author can say that it has done nothing: by raising one
-        of the errors that refuse a request (400, 401, 403, 413, 422, 429), or with ``executed="no"``."""
+        """A handler let this error pass, so it has run.
+
+        Only its author can say that it has done nothing: by raising one of the errors that refuse a request (400, 401,
+        403, 413, 422, 429), or with ``executed="no"``.
+        """
         if self.executed == "no" and (self.of_call or (self.status >= 500 and "executed" not in vars(self))):
             self.executed = "yes"
 

@@ -35,8 +35,7 @@ def shop():
 
     @service.post("/reads-nobody")
     async def reads_nobody(ctx: Context) -> None:
-        async for _ in ctx.stream("shop", "nothing_done"):
-            done.append(1)
+        done.extend([piece async for piece in ctx.stream("shop", "nothing_done")])
 
     return service
 
