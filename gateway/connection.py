@@ -22,6 +22,7 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from gateway.bodies import Body
 from gateway.core import Core
 from gateway.cycle import Cycle, Flow
 from gateway.direct import Direct
@@ -92,6 +93,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0  # of the head, or since the last piece of the body: chunk sizes and trailers
         self._incoming: Any = None  # the request whose body is coming; it may still wait for its turn
         self._is_handshake = False
+        self._head: Head
         self._known: tuple[Pairs, Head] | None = None  # headers that came before, and what they come to
         self._since = self.loop.time()  # when something came that counts, or was answered
 
@@ -204,6 +206,7 @@ class Connection(HttpToolsProtocol):
             if host is not None and not head.hosts:  # HTTP/1.0
                 self.headers.append((b"host", host))
                 head = read_head(self.headers)
+        self._head = head
         if not self._direct or not self._begin_direct(head, path, query):
             self._begin_asgi(head, path, query)
 
@@ -242,7 +245,7 @@ class Connection(HttpToolsProtocol):
         expects = head.known.get(b"expect", b"").lower() == b"100-continue"
         cycle = self._cycle(scope, expects, version == "1.1" and parser.should_keep_alive())
         if b"content-length" in head.known or b"transfer-encoding" in head.known:
-            cycle.held = scope["held"] = self._core.bodies.body(self._refuse_later)
+            cycle.held = scope["held"] = self._share(head)
         self._append(cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
@@ -252,9 +255,13 @@ class Connection(HttpToolsProtocol):
         if cycle is None or cycle.response_complete:
             return
         if cycle.held is None:
-            cycle.held = self._core.bodies.body(self._refuse_later)
+            cycle.held = self._share(self._head)
         cycle.held.take(len(body))
         cycle.take(body)
+
+    def _share(self, head: Head) -> Body:
+        """A share of the memory for the body of a request with that head."""
+        return self._core.bodies.body(self._refuse_later, length_of(head.known.get(b"content-length", b"")) or 0)
 
     def on_message_complete(self) -> None:
         self._stage = _BETWEEN

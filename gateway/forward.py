@@ -133,6 +133,7 @@ class Forwarder:
                     *(conversation, receive, send),
                     subprotocols=scope["subprotocols"],
                     total_s=core.settings.stream_total_s,
+                    held=core.bodies.body(lambda error: None),
                 )
                 self._relays.add(relay)
                 try:

@@ -12,7 +12,6 @@ from typing import Any
 import uvicorn
 
 from gateway.sockets import BACKLOG
-from gateway.websocket_connection import WebSocketConnection
 from mesh.tasks import vital
 
 KEEP_ALIVE_S = 75
@@ -33,7 +32,7 @@ _log = logging.getLogger("mesh.gateway")
 
 
 class Listener(uvicorn.Server):
-    """A uvicorn server which leaves signals to its process. ``http`` makes its connections.
+    """A uvicorn server which leaves signals to its process. ``http`` and ``websockets`` make its connections.
 
     ``failed()`` is called should it fail after it has started: nobody accepts connections any more.
     """
@@ -44,6 +43,7 @@ class Listener(uvicorn.Server):
         sockets: Sequence[socket.socket],
         grace_s: float,
         http: Any = None,
+        websockets: Any = None,
         *,
         failed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -51,7 +51,8 @@ class Listener(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=http or "httptools",
-                ws=WebSocketConnection,
+                ws=websockets or "none",
+                ws_per_message_deflate=False,  # 16 KB of it are 16 MB in memory, for whoever asks
                 lifespan="off",
                 log_config=None,
                 access_log=False,

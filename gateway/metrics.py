@@ -70,7 +70,10 @@ class RequestMetrics:
             "mesh_gateway_connections", "gauge", "Connections of clients that are open.", [({}, self.connections())]
         )
         yield from family(
-            "mesh_gateway_body_bytes", "gauge", "Memory that bodies of requests take.", [({}, self.body_bytes())]
+            "mesh_gateway_body_bytes",
+            "gauge",
+            "Memory that bodies and messages of WebSockets take.",
+            [({}, self.body_bytes())],
         )
         yield from family(
             "mesh_gateway_retries_total",

@@ -20,6 +20,7 @@ from gateway.forward import Forwarder
 from gateway.listener import Listener
 from gateway.metrics import RequestMetrics
 from gateway.sockets import listen
+from gateway.websocket_connection import websocket_protocol
 from mesh.announcer import Announcer, Load
 from mesh.bus import Bus
 from mesh.client import Caller
@@ -131,9 +132,13 @@ class Gateway:
         public = public_protocol(self.core, self.forwarder, self.settings)
         self.metrics.connections = lambda: len(self._listeners[0].server_state.connections)
         *clients, operator = self._sockets
-        for app, sockets, http in ((self.forwarder, clients, public), (self._ops_app, [operator], None)):
-            listener = Listener(app, sockets, self.settings.drain_s, http, failed=self._listener_failed)
-            self._listeners.append(listener)
+        websockets = websocket_protocol(self.core.bodies)
+        grace_s, failed = self.settings.drain_s, self._listener_failed
+        self._listeners = [
+            Listener(self.forwarder, clients, grace_s, http=public, websockets=websockets, failed=failed),
+            Listener(self._ops_app, [operator], grace_s, failed=failed),
+        ]
+        for listener in self._listeners:
             await listener.start()
         _log.info("gateway %s listens on %s:%d", self.id, self.settings.host, self.port)
         _log.info("the operator's plane is at http://%s:%d", self.settings.ops_host, self.ops_port)

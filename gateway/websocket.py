@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Any
 
+from gateway.bodies import Body
 from gateway.headers import crossing, response
 from gateway.problems import public_detail
 from gateway.streaming import Receive, Send
@@ -19,6 +20,7 @@ from mesh.streams.closing import (
     NORMAL,
     RESTART,
     TOO_BIG,
+    TRY_AGAIN_LATER,
     close_payload,
     is_sendable,
     read_close,
@@ -33,7 +35,7 @@ FAREWELL_S = 1.0
 class Relay:
     """One connection, from the handshake on. `close` it whatever happens; ``total_s`` 0 lets it last.
 
-    ``subprotocols`` are those that the client offers.
+    ``subprotocols`` are those that the client offers; ``held`` counts the memory of messages for it.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Relay:
         *,
         subprotocols: Collection[str],
         total_s: float,
+        held: Body,
     ) -> None:
         self.bytes_in = 0
         self.bytes_out = 0
@@ -52,6 +55,8 @@ class Relay:
         self._receive = receive
         self._send = send
         self._subprotocols = subprotocols
+        self._held = held
+        held.settle()  # a message of the service makes no room for others
         self._total_s = total_s
         self._leaving = asyncio.Event()
 
@@ -60,6 +65,7 @@ class Relay:
         self._leaving.set()
 
     def close(self) -> None:
+        self._held.release()
         self._conversation.close()
 
     async def handshake(self, timeout: float, request_id: bytes) -> int:
@@ -150,6 +156,12 @@ class Relay:
                 await self._close(close.code if is_sendable(close.code) else NORMAL, close.reason)
                 return ""
             size += len(frame.payload)
+            try:
+                self._held.take(len(frame.payload))
+            except MeshError as error:
+                self._stream.end(frames.CLOSE, close_payload(TRY_AGAIN_LATER))
+                await self._close(TRY_AGAIN_LATER, error.detail)
+                return error.reason
             if size > MAX_MESSAGE:
                 self._stream.end(frames.CLOSE, close_payload(TOO_BIG))
                 await self._close(INTERNAL, f"a message of the service has more than {MAX_MESSAGE} bytes")
@@ -166,6 +178,7 @@ class Relay:
             else:
                 message["bytes"] = whole
             await self._send(message)
+            self._held.give(len(whole))
 
     async def _close(self, code: int, reason: str) -> None:
         await self._send(

@@ -8,13 +8,18 @@ slices, and only while there is a place for what follows from them (`_may_read`)
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
+from gateway.bodies import Bodies
 from gateway.stall import Outgoing
-from mesh.streams.closing import TOO_BIG
+from mesh.errors import MeshError, Overloaded
+from mesh.streams.closing import TOO_BIG, TRY_AGAIN_LATER
 
 SLICE = 2 * 1024
 """Bytes that are read at once: 340 of the smallest frames, some milliseconds of work."""
@@ -28,15 +33,24 @@ INVALID = 1007
 """Close code for text that is not UTF-8 (RFC 6455 section 7.4.1)."""
 
 
+def websocket_protocol(bodies: Bodies) -> Callable[..., WebSocketConnection]:
+    """For uvicorn's ``ws=``: what makes the connections of WebSockets, whose messages take memory of ``bodies``."""
+    return partial(WebSocketConnection, bodies)
+
+
 class WebSocketConnection(WebSocketsSansIOProtocol):
     """One WebSocket. ``check`` must be called now and then: it ends a connection whose client does not read."""
 
-    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
+    def __init__(
+        self, bodies: Bodies, /, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
+    ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._held = bodies.body(self._no_room)
+        self._waiting: deque[int] = deque()  # sizes of the messages that the application has not dealt with
         self._unread = b""  # came, and has no place yet
         self._idle_frames = 0  # since the client was last let rest
         self._resting: asyncio.TimerHandle | None = None
-        self._size = 0  # of the message that is coming
+        self._size = 0  # of the message that is coming; a fragment counts `FRAGMENT_COST` at least
         self._going_on = False
         self._outgoing = Outgoing()
 
@@ -58,6 +72,9 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._unread = b""
         if self._resting is not None:
             self._resting.cancel()
+        self._waiting.clear()
+        self._held.release()
+        self._held.settle()
         super().connection_lost(exc)
 
     def check(self, now: float) -> None:
@@ -79,6 +96,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             while self._unread and self._may_read() and not self.transport.is_closing():
                 piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
                 super().data_received(piece)
+                self._count()
                 if self._idle_frames >= IDLE_FRAMES:
                     self._resting = self.loop.call_later(REST_S, self._rested)
         finally:
@@ -151,16 +169,36 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
                 return
         else:
             self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
+        self._waiting.append(len(data))
+        self._size = 0
         self.read_paused = True
 
+    def _count(self) -> None:
+        """Count what is here of the client's: a frame and a message that are coming, messages that wait."""
+        held = len(self.conn.reader.buffer) + self._size + sum(self._waiting) - self._held.size
+        if held <= 0:
+            self._held.give(-held)
+        elif not self.close_sent:
+            try:
+                self._held.take(held)
+            except Overloaded as error:
+                self._no_room(error)
+
+    def _no_room(self, error: MeshError) -> None:
+        if not self.close_sent:
+            self._fail(TRY_AGAIN_LATER, error.detail)
+
     def _fail(self, code: int, reason: str) -> None:
-        self.frames = []
+        self.frames, self._size = [], 0
         self.conn.send_close(code, reason)
         self.handle_parser_exception()
 
     # -- the application's side
 
     async def receive(self) -> Any:
+        if self._waiting and len(self._waiting) > self.queue.qsize():
+            self._waiting.popleft()  # it is asked for the next one
+            self._count()
         message = await self.queue.get()
         if self.read_paused and self.queue.empty():
             self.read_paused = False

@@ -206,7 +206,7 @@ class GatewaySettings(MeshSettings):
         256 * 1024 * 1024,
         kinds.whole(1024 * 1024, 1 << 50, "bytes"),
         env=["MESH_BODY_MEMORY"],
-        doc="Memory for the bodies of all requests together; what needs more is refused with 503.",
+        doc="Memory for bodies of requests and messages of WebSockets, of all clients; what needs more is refused.",
     )
     http_lane: Literal["direct", "asgi"] = setting(
         "direct",

@@ -12,6 +12,7 @@ NO_STATUS: Final = 1005
 TOO_BIG: Final = 1009
 INTERNAL: Final = 1011
 RESTART: Final = 1012
+TRY_AGAIN_LATER: Final = 1013
 MAX_REASON: Final = 123
 """Bytes of the longest reason: a close frame has 125, two are the code's."""
 

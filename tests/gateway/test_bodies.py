@@ -54,7 +54,9 @@ def test_the_slowest_makes_room_once_it_had_its_time():
     quick.take(40)
     clock.now += PATIENCE_S - 0.1
     with pytest.raises(Overloaded):
-        bodies.body(pytest.fail).take(1)
+        bodies.body(pytest.fail).take(33)  # as large as the others, nearly
+    with pytest.raises(Overloaded):
+        bodies.body(pytest.fail, expected=33).take(1)
     clock.now += 0.2
     bodies.body(pytest.fail).take(30)
     assert refused == ["a"]
@@ -62,6 +64,25 @@ def test_the_slowest_makes_room_once_it_had_its_time():
     with pytest.raises(Overloaded):
         quick.take(21)  # nobody makes room for himself
     assert refused == ["a"]
+
+
+def test_the_largest_makes_room_for_smaller_ones_at_once():
+    """Whoever keeps the memory full with bodies that never end, and renews them in time, keeps nobody else out."""
+    clock, refused = Clock(), []
+    bodies = Bodies(100, clock)
+    shares = [bodies.body(lambda error, number=number: refused.append(number)) for number in range(3)]
+    for share, size in zip(shares, (20, 70, 10), strict=True):
+        share.take(size)
+    small = bodies.body(pytest.fail, expected=30)
+    small.take(1)
+    assert refused == [1]
+    small.take(29)
+    assert (refused, bodies.held) == ([1], 60)
+    shares[0].settle()  # it is complete: it stays
+    small.settle()
+    with pytest.raises(Overloaded):
+        bodies.body(pytest.fail).take(50)
+    assert bodies.held == 60
 
 
 @given(
@@ -84,11 +105,12 @@ def test_it_is_never_more_than_its_limit_and_comes_back_whatever_happens(steps):
         else:
             share.release()
         assert 0 <= bodies.held <= 100
-        assert bodies.held == sum(share._size for share in shares)
+        assert bodies.held == sum(share.size for share in shares)
     for share in shares:
         share.release()
     assert bodies.held == 0
     assert not bodies._coming
+    assert not bodies._sizes
 
 
 @pytest.fixture(params=["direct", "asgi"])

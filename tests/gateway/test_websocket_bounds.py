@@ -279,3 +279,44 @@ async def test_clients_that_err_or_leave_are_no_errors_of_the_gateway(mesh, capl
     await eventually(lambda: mesh.gateway.core.inflight == mesh.instances[0].service.open == 0)
     noise = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert noise == []
+
+
+@pytest.fixture(params=["direct", "asgi"])
+async def small(request, nats_url, prefix):
+    """A gateway with one MiB for all clients."""
+    settings = {"http_lane": request.param, "body_memory": 1 << 20}
+    async with Mesh(echoing(), nats_url=nats_url, prefix=prefix, gateway=settings) as mesh:
+        yield mesh
+
+
+async def test_messages_take_memory_of_all_clients_and_give_it_back(small):
+    bodies = small.gateway.core.bodies
+    readers, writers = zip(*[await dial(small) for _ in range(3)], strict=True)
+    for writer in writers[:2]:  # a message in fragments, a frame that is not complete
+        for number in range(6):
+            writer.write(frame(CONT if number else BINARY, bytes(60_000), fin=False))
+    await eventually(lambda: bodies.held == 2 * 6 * 60_000)
+    length = struct.pack("!BBQ", 0x82, 128 | 127, 900_000) + bytes(4)
+    writers[2].write(length + bytes(400_000))
+    kind, payload = await read_frame(readers[2])
+    assert (kind, payload[:2]) == (CLOSE, (1013).to_bytes(2))
+    await eventually(lambda: bodies.held == 2 * 6 * 60_000)
+    # The others go on, and what is echoed is given back.
+    writers[0].write(frame(CONT, b"end"))
+    async with asyncio.timeout(20):
+        await readers[0].readexactly(100_000)
+    await eventually(lambda: bodies.held < 6 * 60_000 + 360_003)
+    for writer in writers:
+        writer.transport.abort()
+    await eventually(lambda: bodies.held == 0)
+
+
+async def test_nothing_is_compressed(mesh):
+    """16 KB of a compressed message may be 16 MB in memory."""
+    asked = get("/echo", *HANDSHAKE, "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")
+    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
+    writer.write(asked)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert b" 101 " in head
+    assert b"sec-websocket-extensions" not in head.lower()
+    writer.close()
