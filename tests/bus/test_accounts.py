@@ -186,7 +186,7 @@ async def test_a_bundle_of_which_one_was_answered_is_not_sent_again(pair, closed
 
 
 async def test_an_answer_to_one_request_does_not_hide_a_refused_bundle_later(pair):
-    caller, callee, got, place = pair
+    caller, callee, _, place = pair
     callee.answers = False
     endings = []
     alone = send(caller, place, b"alone", endings)
