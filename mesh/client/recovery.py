@@ -82,7 +82,11 @@ class Recovery:
 
     async def _awaited(self, wait: Callable[[Resume], bool]) -> bool:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        resume = future.set_result
+
+        def resume(happened: bool) -> None:
+            if not future.done():  # who waits may be cancelled in the same turn
+                future.set_result(happened)
+
         if not wait(resume):
             return False
         try:
