@@ -198,6 +198,14 @@ def find(pairs: Pairs, name: bytes) -> bytes | None:
     return None
 
 
+def has(block: bytes, name: bytes) -> bool:
+    """Whether a block has a header of that lower-case name; decoded only where the name is somewhere in it.
+
+    That alone says nothing: a service may send back a value that its client wrote.
+    """
+    return name in block.lower() and find(decode(block), name) is not None
+
+
 def crosses(name: bytes) -> bool:
     """Whether a client's or service's header of that lower-case name may cross the bus.
 

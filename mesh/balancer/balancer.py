@@ -149,6 +149,14 @@ class Balancer:
         peer.picked = self._picks
         return peer
 
+    def choose(
+        self, now: float, revisions: Collection[str] | None, tried: Collection[Peer], *, again: bool = False
+    ) -> Peer | None:
+        """The instance for the next attempt of a call: one that was not tried; with ``again``, where there is none,
+        one that was. See `pick`."""
+        peer = self.pick(now, revisions, tried)
+        return self.pick(now, revisions) if peer is None and again else peer
+
     def started(self, peer: Peer) -> None:
         """A call to ``peer`` is in flight from now on; `finished` ends it."""
         peer.inflight += 1

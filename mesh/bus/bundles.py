@@ -17,11 +17,14 @@ from typing import Any
 
 from msgspec import Struct
 
+from mesh import headers
+
 MARK = b"+"
 """The last token of a subject that takes bundles: no endpoint and no reply token has that name."""
 APART = b"NATS/1.0\r\nMesh-Status: 503\r\nMesh-Bundles: off\r\n\r\n"
 """The header block that answers a bundle whose requests cannot be answered each by itself: none of them was begun, and
 each is to be sent by itself. NATS maps the reply subject of what comes from another account, for one reply."""
+_BUNDLES = b"mesh-bundles"
 MOST_BYTES = 65_536
 """Payload of the largest bundle; stays below the server's max_payload too."""
 LARGEST = 16_384
@@ -84,6 +87,14 @@ class Takers(set[bytes]):
             if len(self) >= self.MOST:  # callers come and go
                 self.clear()
             self.add(inbox)
+
+
+def refuses(block: bytes, payload: bytes) -> bool:
+    """Whether a reply is the answer `APART` to a bundle. What a header's value says of bundles is no such answer."""
+    if payload or not headers.has(block, _BUNDLES):
+        return False
+    pairs = headers.decode(block)
+    return headers.find(pairs, headers.STATUS) == b"503" and headers.find(pairs, _BUNDLES) == b"off"
 
 
 def unpack(data: bytes, number: int) -> Iterator[tuple[list[bytes], bytes, bytes]]:

@@ -473,13 +473,19 @@ class Bus:
             self.connections += 1
         self.connected = True
         self._is_up.set()
-        for reply, payload, block in self._held.release():
-            self.publish(reply, payload, block)
+        self._send_held()
         if self._lane is None:
             if self._echoing is not None:
                 self._echoing.cancel()
             self._echoing = keep(partial(plain.echo, self.requests, self.publish, self._heard), "nats echo")
         self._tell(True)
+
+    def _send_held(self) -> None:
+        for reply, payload, block in self._held.release():
+            try:
+                self.publish(reply, payload, block)
+            except MeshError as error:  # this server takes less in one message than the one before, say
+                _log.warning("a reply that was kept while disconnected is lost: %s", error)
 
     def _heard(self) -> None:
         self._echoes = self.now()

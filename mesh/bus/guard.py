@@ -7,9 +7,12 @@ INFO and at every write until the connection is encrypted.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import ssl
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 from urllib.parse import ParseResult, urlsplit
 
 from mesh.bus.reasons import Reason, Refusal, ServerSaid
@@ -125,6 +128,32 @@ class Guard:
     def _refusal(self) -> Refusal:
         what = f"the server offers no TLS, which {self.demanded_by} asks for; no login was sent"
         return Refusal(Reason(what, "turn TLS on at the server; if it was on, somebody in between turned it off"))
+
+
+class Connection(Protocol):
+    """A transport under a guard."""
+
+    @property
+    def guard(self) -> Guard: ...
+
+    async def connect_tls(
+        self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
+    ) -> None: ...
+
+
+async def first_line(connection: Connection, read: Callable[[], Awaitable[bytes]]) -> bytes:
+    """The next line that ``read`` gives before the server has let us in.
+
+    Where INFO is late and the settings demand TLS, the handshake goes before it. Raises what ``read`` raises.
+    """
+    guard = connection.guard
+    if guard.waits_for_info:
+        try:
+            async with asyncio.timeout(TLS_FIRST_S):
+                return await read()
+        except TimeoutError:
+            await connection.connect_tls(guard.host(), guard.context(), 0, TLS_HANDSHAKE_S)
+    return await read()
 
 
 def encryption_demanded_by(settings: BusSettings) -> str:

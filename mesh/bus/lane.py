@@ -25,7 +25,7 @@ from nats.aio.transport import Transport
 
 from mesh.bus.bundles import FRAMING, LARGEST, MOST_BYTES, MOST_REQUESTS, Bundle
 from mesh.bus.frames import FrameReader
-from mesh.bus.guard import JUDGED_S, TLS_FIRST_S, TLS_HANDSHAKE_S, Guard
+from mesh.bus.guard import JUDGED_S, Guard, first_line
 from mesh.bus.reasons import ServerSaid
 from mesh.errors import Overloaded
 
@@ -324,13 +324,7 @@ class LaneTransport(Transport):
 
     async def readline(self) -> bytes:
         """A line before the server has let us in, see `Guard.line`; raises what ended the connection."""
-        if self.guard.waits_for_info:
-            try:
-                async with asyncio.timeout(TLS_FIRST_S):
-                    return await self._line()
-            except TimeoutError:
-                await self.connect_tls(self.guard.host(), self.guard.context(), 0, TLS_HANDSHAKE_S)
-        return await self._line()
+        return await first_line(self, self._line)
 
     async def _line(self) -> bytes:
         while not self._cold:

@@ -170,7 +170,9 @@ class Link:
 
     async def _supervise(self) -> None:
         pause = 0.0
-        await self._discard()  # what an earlier run may have left behind when it failed
+        # What an earlier run may have left behind when it failed.
+        self._owner.down()
+        await self._discard()
         while not self._closing:
             if pause:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))

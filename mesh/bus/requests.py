@@ -17,16 +17,13 @@ from typing import Any
 from msgspec import Struct
 
 from mesh import headers
-from mesh.bus.bundles import MARK, BadBundle, unpack
+from mesh.bus.bundles import MARK, BadBundle, refuses, unpack
 from mesh.errors import BusUnavailable, DeadlineExceeded, MeshError, NoResponders
 
 SWEEP_S = 0.01
 """Grain of the deadlines, in seconds: a request is failed at most this much late."""
 
 _log = logging.getLogger("mesh.bus")
-_STATUS = b"mesh-status:"
-_STREAM = b"mesh-stream:"
-_BUNDLES_OFF = b"mesh-bundles: off"
 MOST_PLAIN, LONGEST_PLAIN = 1024, 1024
 """Header blocks of replies that are remembered, and bytes of one."""
 
@@ -47,6 +44,7 @@ class Pending:
 
     __slots__ = (
         "address",
+        "answered",
         "bucket",
         "doubted",
         "lenient",
@@ -65,6 +63,8 @@ class Pending:
         self.settle = settle
         self.lenient = lenient
         self.address = b""
+        self.answered = False
+        """Whether a reply to it came: then its receiver has begun the bundle that it was in."""
         self.plain = False
         """Whether it ended with a reply whose header block was looked through before: a valid one without a stream."""
         self.stream: Any = None
@@ -220,22 +220,25 @@ class Requests:
             self._take_other(token, reply, block, payload)
             return
         if block in self._plain:
-            pending.plain = True
+            pending.plain = pending.answered = True
             self._end(pending, Reply(block, payload))
             return
-        lower = block.lower()
-        has_status = _STATUS in lower
+        is_reply = headers.is_reply(block)
+        has_status = is_reply or headers.has(block, headers.STATUS)
         if (pending.lenient or not has_status) and not payload and block.startswith(headers.NO_RESPONDERS):
             self._nobody(pending, *(pending.others or ()))
             return
         if not pending.lenient and not has_status:
             self.ignored += 1
             return
-        if pending.others is not None and _BUNDLES_OFF in lower:
+        is_refusal = refuses(block, payload)
+        if is_refusal and pending.others is not None and _is_unanswered(pending.others):
             others, pending.others = pending.others, None
             self._send_apart([pending, *others])
             return
-        if _STREAM in lower and self.adopt is not None:
+        pending.answered = True
+        has_stream = headers.has(block, headers.STREAM)
+        if has_stream and self.adopt is not None:
             try:
                 pending.stream = self.adopt(pending.reply, block)
             except MeshError as error:
@@ -243,7 +246,7 @@ class Requests:
                 return
             if pending.stream is not None:
                 self._streams[token] = pending.stream.deliver  # its first frames may be in the same read
-        if _STREAM not in lower and len(block) <= LONGEST_PLAIN and headers.is_reply(block):
+        if is_reply and not has_stream and not is_refusal and len(block) <= LONGEST_PLAIN:
             if len(self._plain) >= MOST_PLAIN:
                 self._plain.clear()
             self._plain.add(block)
@@ -256,7 +259,7 @@ class Requests:
             stream(block, payload)
         elif token in self._heirs and not payload and block.startswith(headers.NO_RESPONDERS):
             self._nobody(*self._heirs.pop(token))
-        elif token in self._heirs and _BUNDLES_OFF in block.lower():
+        elif token in self._heirs and refuses(block, payload) and _is_unanswered(self._heirs[token]):
             self._send_apart(self._heirs.pop(token))
         else:
             self.late += 1
@@ -345,6 +348,11 @@ class Requests:
                     self._inherit(pending)
                 self._end(pending, DeadlineExceeded("no reply before the deadline"))
         self._timer = self._loop.call_later(SWEEP_S, self._sweep) if self._buckets else None
+
+
+def _is_unanswered(bundled: list[Pending]) -> bool:
+    """Whether the receiver may have begun none of them: who has answered one does not refuse the bundle any more."""
+    return not any(pending.answered for pending in bundled)
 
 
 def _resolve(future: asyncio.Future[Reply], ending: Ending) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import ParseResult
 
 from nats.aio.transport import TcpTransport, WebSocketTransport
 
-from mesh.bus.guard import JUDGED_S, TLS_FIRST_S, TLS_HANDSHAKE_S, Guard
+from mesh.bus.guard import JUDGED_S, Guard, first_line
 from mesh.bus.reasons import Reason, Refusal
 
 
@@ -62,21 +62,16 @@ class GuardedTcp(TcpTransport):
     def _last_words(self) -> None:
         """Raise what the server said before it closed the connection: asyncio's reader gives only the error then."""
         held = bytes(getattr(self._io_reader, "_buffer", b""))
-        if not self._is_in and (start := held.find(b"-ERR")) >= 0:
-            self.guard.line(held[start:].splitlines()[0])
+        for line in [] if self._is_in else held.splitlines():
+            if line.startswith(b"-ERR"):
+                self.guard.line(line)
 
     async def read(self, buffer_size: int) -> bytes:
         self._is_in = True
         return bytes(await super().read(buffer_size))
 
     async def readline(self) -> bytes:
-        if self.guard.waits_for_info:
-            try:
-                async with asyncio.timeout(TLS_FIRST_S):
-                    return await self._line()
-            except TimeoutError:
-                await self.connect_tls(self.guard.host(), self.guard.context(), 0, TLS_HANDSHAKE_S)
-        return await self._line()
+        return await first_line(self, self._line)
 
     async def _line(self) -> bytes:
         try:

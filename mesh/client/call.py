@@ -155,10 +155,18 @@ class Call:
 
     def cancel(self) -> None:
         """Nobody waits for the outcome any more: the instance is told. Harmless when it has ended."""
-        if self._waiting is not None:
-            self._waiting = None
+        reason, self._waiting = self._waiting, None
+        if reason is not None:
             self._recovery.stop_waiting(self._resumed)
+        if reason is Reason.CONNECTION_LOST:
+            self._recovery.await_connection(self._cancel_lost, self._deadline - self._bus.now())
         self._give_up()
+
+    def _cancel_lost(self, connected: bool) -> None:
+        """Tell the instance that had the attempt which the loss of our connection ended, where there is a way to it."""
+        if connected:
+            peer = self._tried[-1]
+            tell_cancelled(self._bus, peer.service, peer.id, self._lost)
 
     def _give_up(self) -> None:
         """Want no answer to the attempt under way any more."""
@@ -221,8 +229,16 @@ class Call:
             self._end(failed)
             return
         reason = reason_of(error)
+        other = None
+        if reason is Reason.INSTANCE_LOST or reason is Reason.TIMEOUT:
+            # Before the budget is charged: nobody waits for an instance that is still to come.
+            other = self._choose(now, again=False)
+            if other is None:
+                reason = None
         if reason is None or not self._allows(reason, now):
             self._end(failed)
+        elif other is not None:
+            self._send(other, reason, failed)
         elif reason is not Reason.CONNECTION_LOST:
             self._go_on(reason, failed)
         elif self._recovery.await_connection(self._resumed, self._deadline - now):
@@ -260,8 +276,7 @@ class Call:
             self._end(self._failed)
             return
         if reason is Reason.CONNECTION_LOST:
-            peer = self._tried[-1]
-            tell_cancelled(self._bus, peer.service, peer.id, self._lost)
+            self._cancel_lost(True)
         self._go_on(reason, self._failed, again=True)
 
     def _doubted(self, error: MeshError) -> None:
@@ -279,12 +294,10 @@ class Call:
         self._send(peer, reason, self._note(error))
 
     def _choose(self, now: float, again: bool) -> Peer | None:
-        """An instance that was not tried; with ``again``, where there is none, one that was."""
-        balancer, revisions = self._balancer, self._destination.revisions
+        balancer = self._balancer
         if balancer is None:
             return None
-        peer = balancer.pick(now, revisions, self._tried)
-        return balancer.pick(now, revisions) if peer is None and again else peer
+        return balancer.choose(now, self._destination.revisions, self._tried, again=again)
 
     def _allows(self, reason: Reason, now: float) -> bool:
         course = Course(len(self._tried), self._losses, len(self._payload), self._deadline - now)

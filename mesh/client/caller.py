@@ -147,8 +147,11 @@ class Caller:
             self.recovery,
             self._balancers.get(destination.service),
             self._counted(destination.service),
+            destination,
+            deadline,
+            policy,
         )
-        return await opening.open(destination, b"Mesh-Body: %b\r\n" % kind, common, deadline, policy)
+        return await opening.open(b"Mesh-Body: %b\r\n" % kind, common)
 
     def _counted(self, service: str) -> RetryBudget:
         """The service's budget, with one call more in it."""

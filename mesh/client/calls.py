@@ -133,7 +133,9 @@ class Calls:
                     return Answer(reply, "", 1)
             # The first call goes by the endpoint's name, and NATS says no more than that nobody listens there.
             detail = f"nobody answers {endpoint!r} of {service!r}: {error.detail}"
-            raise type(error)(detail, executed=error.executed) from error
+            told = type(error)(detail, executed=error.executed, retry_after=error.retry_after)
+            told.attempts = error.attempts
+            raise told from error
 
     def _changed(self, changes: Sequence[Change]) -> None:
         self._policies.clear()

@@ -51,6 +51,11 @@ class Conversation:
         """Whether `head` would return at once."""
         return self._head.done()
 
+    @property
+    def begun(self) -> bool:
+        """Whether `accepted` would return, or raise, at once."""
+        return self._accepted.done()
+
     async def when_answered(self) -> None:
         """Return when the answer is there or the stream is broken."""
         await asyncio.wait([self._head])

@@ -6,6 +6,8 @@ request. The rules for what may have been received are those of `Call`.
 
 from __future__ import annotations
 
+from functools import partial
+
 from mesh.balancer import Balancer, Course, Outcome, Peer, Reason, RetryBudget, RetryPolicy
 from mesh.bus import Bus
 from mesh.client.attempts import block_of, denies, nobody, reason_of, tell_cancelled, told
@@ -28,44 +30,46 @@ class Opening:
         recovery: Recovery,
         balancer: Balancer | None,
         budget: RetryBudget,
+        destination: Destination,
+        deadline: float,
+        policy: RetryPolicy,
     ) -> None:
+        """``deadline`` is a moment of `Bus.now`."""
         self._bus = bus
         self._watcher = watcher
         self._streams = streams
         self._recovery = recovery
         self._balancer = balancer
         self._budget = budget
+        self._destination = destination
+        self._deadline = deadline
+        self._policy = policy
         self._tried: list[Peer] = []
         self._losses = 0
+        self._other: Peer | None = None  # for whom a doubt ended the attempt
+        self._cause: tuple[Reason, MeshError] | None = None  # of an attempt that is not the first
 
-    async def open(
-        self, destination: Destination, kind: bytes, common: bytes, deadline: float, policy: RetryPolicy
-    ) -> Conversation:
-        """See `Caller.open`. ``kind`` and ``common`` are header lines, ``deadline`` is a moment of `Bus.now`."""
-        service, tried = destination.service, self._tried
+    async def open(self, kind: bytes, common: bytes) -> Conversation:
+        """See `Caller.open`. ``kind`` and ``common`` are header lines."""
         failed: MeshError | None = None
-        again = False
+        peer = self._choose(again=False)
         while True:
-            now = self._bus.now()
-            balancer, peer = self._balancer, self._choose(destination, now, again)
-            if peer is None or balancer is None or now >= deadline:
-                raise failed or nobody(self._bus, self._watcher, service, tried)
+            left, balancer = self._deadline - self._bus.now(), self._balancer
+            if peer is None or balancer is None or left <= 0:
+                raise failed or nobody(self._bus, self._watcher, self._destination.service, self._tried)
             if peer.foreign:
-                raise TooLarge(f"{service} takes no more than one message")
-            tried.append(peer)
+                raise TooLarge(f"{self._destination.service} takes no more than one message")
+            self._tried.append(peer)
             try:
-                conversation = await self._begin(
-                    balancer, peer, destination, kind + common, deadline - now, policy.after_loss
-                )
+                conversation = await self._begin(balancer, peer, kind + common, left)
             except MeshError as error:
                 failed = told(failed, error)
-                failed.attempts = len(tried)
+                failed.attempts = len(self._tried)
                 reason = reason_of(error)
-                if not await self._may_go_on(reason, destination, deadline, policy):
+                peer, self._other = self._other, None
+                if reason is None or (peer is None and (peer := await self._another(reason)) is None):
                     raise failed from None
-                assert reason is not None
-                again = reason is Reason.CONNECTION_LOST or self._choose(destination, self._bus.now(), False) is None
-                self._recovery.repeated(reason, service, len(tried) + 1, error)
+                self._cause = reason, error
                 continue
             if (
                 failed is not None
@@ -77,37 +81,47 @@ class Opening:
                 raise failed  # that one did not run it; one before may have
             return conversation
 
-    def _choose(self, destination: Destination, now: float, again: bool) -> Peer | None:
+    def _choose(self, *, again: bool) -> Peer | None:
         balancer = self._balancer
         if balancer is None:
             return None
-        peer = balancer.pick(now, destination.revisions, self._tried)
-        return balancer.pick(now, destination.revisions) if peer is None and again else peer
+        return balancer.choose(self._bus.now(), self._destination.revisions, self._tried, again=again)
 
-    async def _may_go_on(
-        self, reason: Reason | None, destination: Destination, deadline: float, policy: RetryPolicy
-    ) -> bool:
-        """Whether there is another attempt; returns when it can be made."""
-        now, recovery = self._bus.now(), self._recovery
-        if reason is None or reason is Reason.TIMEOUT:
+    def _allows(self, reason: Reason) -> bool:
+        now = self._bus.now()
+        course = Course(len(self._tried), self._losses, 0, self._deadline - now)
+        if not self._policy.allows(reason, course, self._budget, now):
             return False
-        if not policy.allows(reason, Course(len(self._tried), self._losses, 0, deadline - now), self._budget, now):
-            return False
+        self._losses += reason is Reason.INSTANCE_LOST or reason is Reason.CONNECTION_LOST
+        return True
+
+    async def _another(self, reason: Reason) -> Peer | None:
+        """The instance for another attempt, once it can be made; None where there is to be none."""
+        recovery, left = self._recovery, self._deadline - self._bus.now()
+        if reason is Reason.INSTANCE_LOST:
+            other = self._choose(again=False)
+            return other if other is not None and self._allows(reason) else None
+        if reason is Reason.TIMEOUT or not self._allows(reason):
+            return None
         if reason is Reason.NO_RESPONDERS:
-            other = self._choose(destination, now, False)
-            return other is not None or await recovery.returned(self._tried, deadline - now)
-        self._losses += 1
-        return reason is not Reason.CONNECTION_LOST or await recovery.connected(deadline - now)
+            other = self._choose(again=False)
+            if other is not None or not await recovery.returned(self._tried, left):
+                return other
+        elif not await recovery.connected(left):
+            return None
+        return self._choose(again=True)
 
-    async def _begin(
-        self,
-        balancer: Balancer,
-        peer: Peer,
-        destination: Destination,
-        common: bytes,
-        timeout: float,
-        repeatable: bool,
-    ) -> Conversation:
+    def _doubted(self, conversation: Conversation, error: MeshError) -> None:
+        """The instance may not have the request any more; it is given up only for another attempt, see `Call`."""
+        reason = reason_of(error)
+        if reason is None or conversation.begun:
+            return
+        other = self._choose(again=reason is Reason.CONNECTION_LOST)
+        if other is not None and self._allows(reason):
+            self._other = other
+            conversation.lost(error)
+
+    async def _begin(self, balancer: Balancer, peer: Peer, common: bytes, timeout: float) -> Conversation:
         now = self._bus.now
         stream = self._streams.call()
         outcome = Outcome.CANCELLED
@@ -115,10 +129,14 @@ class Opening:
         stream.on_over = lambda: balancer.finished(peer, outcome, now())
         conversation = Conversation(stream, self._bus.subjects, peer.id)
         conversation.attempts = len(self._tried)
-        name, lines = destination.endpoint(peer.revision)
-        self._recovery.opening(conversation, peer, repeatable)
+        name, lines = self._destination.endpoint(peer.revision)
+        doubted = partial(self._doubted, conversation) if self._policy.after_loss else None
+        self._recovery.opening(conversation, peer, doubted)
         try:
             self._bus.publish(peer.address + name, b"", block_of(timeout, lines, common), stream.own)
+            if self._cause is not None:
+                reason, why = self._cause
+                self._recovery.repeated(reason, peer.service, len(self._tried), why)
             await conversation.accepted(timeout)
             outcome = Outcome.ANSWERED
             return conversation

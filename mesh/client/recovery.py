@@ -26,6 +26,8 @@ _log = logging.getLogger("mesh.client")
 
 Resume = Callable[[bool], None]
 """Called once with whether what it waited for happened."""
+Doubted = Callable[[MeshError], None]
+"""Told why the first word of a conversation may never come, though it still may."""
 
 
 class Recovery:
@@ -36,7 +38,7 @@ class Recovery:
         self.on_repeat: Callable[[Reason], None] | None = None
         self._bus = bus
         self._waiting: dict[Resume, tuple[str, asyncio.TimerHandle]] = {}  # with the service; empty for NATS
-        self._opening: dict[Conversation, tuple[Peer, bool]] = {}
+        self._opening: dict[Conversation, tuple[Peer, Doubted | None]] = {}
         bus.on_connection(self._connection)
 
     def repeated(self, reason: Reason, service: str, attempt: int, why: MeshError) -> None:
@@ -82,7 +84,11 @@ class Recovery:
 
     async def _awaited(self, wait: Callable[[Resume], bool]) -> bool:
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        resume = future.set_result
+
+        def resume(happened: bool) -> None:
+            if not future.done():  # who waits may be cancelled in the same turn
+                future.set_result(happened)
+
         if not wait(resume):
             return False
         try:
@@ -118,9 +124,11 @@ class Recovery:
 
     # -- instances
 
-    def opening(self, conversation: Conversation, peer: Peer, repeatable: bool) -> None:
-        """A conversation waits for its first word from ``peer``; `opened` must follow."""
-        self._opening[conversation] = peer, repeatable
+    def opening(self, conversation: Conversation, peer: Peer, doubted: Doubted | None) -> None:
+        """A conversation waits for its first word from ``peer``; `opened` must follow.
+
+        ``doubted`` is None where it is waited for all the same."""
+        self._opening[conversation] = peer, doubted
 
     def opened(self, conversation: Conversation) -> None:
         self._opening.pop(conversation, None)
@@ -153,7 +161,7 @@ class Recovery:
         if not peer.address:  # of a foreign service: NATS balances, and no instance is known to have a call
             return
         requests = self._bus.requests.doubtful(peer.address)
-        opening = [c for c, (other, repeatable) in self._opening.items() if other is peer and repeatable]
+        opening = [c for c, (other, doubted) in self._opening.items() if other is peer and doubted is not None]
         if requests or opening:
             asyncio.get_running_loop().call_later(SETTLE_S, self._doubt, requests, opening, make_error)
 
@@ -162,5 +170,6 @@ class Recovery:
             return
         self._bus.requests.doubt(requests, make_error)
         for conversation in opening:
-            if conversation in self._opening:
-                conversation.lost(make_error())
+            _, doubted = self._opening.get(conversation, (None, None))
+            if doubted is not None:
+                doubted(make_error())

@@ -131,3 +131,69 @@ async def test_a_refused_bundle_that_cannot_be_sent_again_ends_its_requests(pair
     await callee.flush()
     await caller.flush()
     assert len(got) == 1
+
+
+STATUS = b"NATS/1.0\r\nMesh-Status: %b\r\n"
+
+
+@pytest.mark.parametrize(
+    ("block", "payload"),
+    [
+        (STATUS % b"200" + b"x-note: mesh-bundles: off\r\n\r\n", b""),
+        (STATUS % b"503" + b"x-note: mesh-bundles: off\r\n\r\n", b""),
+        (STATUS % b"503" + b"mesh-bundles: offside\r\n\r\n", b""),
+        (STATUS % b"200" + b"mesh-bundles: off\r\n\r\n", b""),
+        (APART, b"a body"),
+    ],
+    ids=["a value", "a value of a 503", "another word", "another status", "a body"],
+)
+@pytest.mark.parametrize("closed", [False, True], ids=["it waits", "it was closed"])
+async def test_no_other_answer_sends_a_bundle_again(pair, block, payload, closed):
+    caller, callee, got, place = pair
+    callee.answers = False
+    endings = []
+    first, *_ = [send(caller, place, b"%d" % number, endings) for number in range(3)]
+    await eventually(lambda: got)
+    if closed:
+        caller.requests.close(first)
+    callee.publish(first.reply, payload, block)
+    await callee.flush()
+    await caller.flush()
+    assert [(body, ending.block) for body, ending in endings] == ([] if closed else [(b"0", block)])
+    await callee.flush()
+    assert [subject for subject, *_ in got] == [place + b"+"]
+    assert not caller._apart
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["it waits", "it was closed"])
+async def test_a_bundle_of_which_one_was_answered_is_not_sent_again(pair, closed):
+    caller, callee, got, place = pair
+    callee.answers = False
+    endings = []
+    first, second, _ = [send(caller, place, b"%d" % number, endings) for number in range(3)]
+    await eventually(lambda: got)
+    callee.publish(second.reply, b"done", OK)
+    await callee.flush()
+    await eventually(lambda: len(endings) == 1)
+    if closed:
+        caller.requests.close(first)
+    callee.publish(first.reply, b"", APART)
+    await callee.flush()
+    await caller.flush()
+    await callee.flush()
+    assert [subject for subject, *_ in got] == [place + b"+"]
+    assert [body for body, _ in endings] == ([b"1"] if closed else [b"1", b"0"])
+
+
+async def test_an_answer_to_one_request_does_not_hide_a_refused_bundle_later(pair):
+    caller, callee, _, place = pair
+    callee.answers = False
+    endings = []
+    alone = send(caller, place, b"alone", endings)
+    callee.publish(alone.reply, b"", APART)
+    await eventually(lambda: len(endings) == 1)
+    callee.answers = True
+    for number in range(3):
+        send(caller, place, b"%d" % number, endings)
+    await eventually(lambda: len(endings) == 4)
+    assert sorted(ending.payload for _, ending in endings[1:]) == [b"0", b"1", b"2"]

@@ -14,11 +14,14 @@ from nats.aio.client import Client, Server
 from mesh.bus import Bus
 from mesh.bus.guard import Guard
 from mesh.bus.lane import LaneTransport
-from mesh.bus.link import Backoff
+from mesh.bus.link import Backoff, Link
+from mesh.bus.reasons import ServerSaid
+from mesh.bus.transports import GuardedTcp
 from mesh.config import BusSettings
 from mesh.embedded import NatsServer, free_port
 from mesh.errors import BusUnavailable, DeadlineExceeded
 from tests.bus.parts import bus_on, cut, echo
+from tests.conditions import eventually
 
 
 async def test_the_lane_is_what_was_asked_for(nats_url, lane):
@@ -265,3 +268,46 @@ async def test_nats_over_websocket():
         await echo(bus, "t.echo")
         assert (await bus.request(bus.address("t.echo"), b"x" * 100_000, timeout=10)).payload == b"x" * 100_000
         assert bus._link.plain_because == "NATS is reached over WebSocket"
+
+
+async def test_a_kept_reply_that_the_next_server_does_not_take_holds_up_nothing(prefix, lane, caplog):
+    port = free_port()
+    async with NatsServer(port=port, jetstream=False) as server, bus_on(server.url, lane, prefix) as bus:
+        states, got = [], []
+        await bus.subscribe(f"{prefix}.inbox.a.b.c.*", lambda *message: got.append(message[3]))
+        bus.on_connection(states.append)
+        await cut(bus, server)
+        for payload in (b"before", b"x" * 500_000, b"after"):
+            bus.reply(b"%b.inbox.a.b.c.t" % prefix.encode(), payload, b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n")
+        async with NatsServer(port=port, jetstream=False, max_payload=100_000):
+            await eventually(lambda: states == [False, True] and len(got) == 2)
+            assert got == [b"before", b"after"]
+            assert "a reply that was kept while disconnected is lost" in caplog.text
+            assert bus.connections == 2
+
+
+async def test_a_link_that_begins_anew_says_that_the_connection_is_gone(nats_url, lane, monkeypatch):
+    states, announce, fails = [], Link._announce_up, [RuntimeError("after the owner was told")]
+
+    def failing(link, client):
+        announce(link, client)
+        if fails:
+            raise fails.pop()
+
+    monkeypatch.setattr(Link, "_announce_up", failing)
+    bus = bus_on(nats_url, lane)
+    bus.on_connection(states.append)
+    async with bus:
+        await eventually(lambda: len(states) > 1)
+        await eventually(lambda: states == [True, False, True])
+        assert bus.connections == 2
+
+
+async def test_the_last_words_of_a_server_are_a_line_of_its_own():
+    transport = GuardedTcp(Guard(BusSettings()))
+    transport._io_reader = asyncio.StreamReader()
+    transport._io_reader.feed_data(b'INFO {"server_name": "-ERR of the world"}\r\n')
+    transport._last_words()
+    transport._io_reader.feed_data(b"-ERR 'Authorization Violation'\r\n")
+    with pytest.raises(ServerSaid, match="Authorization Violation"):
+        transport._last_words()

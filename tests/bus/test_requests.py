@@ -55,6 +55,14 @@ async def test_a_reply_without_status_is_ignored(requests):
     assert (await pending.future).payload == b"real"
 
 
+async def test_a_value_that_names_the_status_is_no_status(requests):
+    pending = requests.open(5)
+    requests.deliver(pending.reply, b"", b"NATS/1.0\r\nX-Note: mesh-status: 200\r\n\r\n", b"of a stranger")
+    assert not pending.future.done()
+    assert requests.ignored == 1
+    requests.close(pending)
+
+
 async def test_deadlines_in_order_and_not_early(requests):
     loop = asyncio.get_running_loop()
     ended = []

@@ -6,7 +6,11 @@ import aiohttp
 import pytest
 
 from mesh import BusUnavailable, Context, Overloaded, Router, Service, WebSocket
+from mesh.balancer import RetryBudget, RetryPolicy
 from mesh.bus import FAILOVER_S, Bus
+from mesh.client.caller import Caller
+from mesh.client.destinations import NamedEndpoint
+from mesh.errors import NoResponders
 from mesh.testing import Mesh
 from tests.conditions import eventually
 
@@ -420,3 +424,109 @@ async def test_it_does_not_wait_for_long_nor_where_there_is_no_other_node(mesh, 
     problem = (await mesh.http.get("/read")).json()
     assert (problem["reason"], problem["executed"]) == ("no_responders", "no")
     assert mesh.entries[-1].duration_ms >= FAILOVER_S * 900
+
+
+async def shake(mesh):
+    """The status of a handshake, 101 where a WebSocket opens."""
+    async with aiohttp.ClientSession() as session:
+        try:
+            socket = await session.ws_connect(mesh.url + "/shaken")
+        except aiohttp.WSServerHandshakeError as error:
+            return error.status
+        await socket.close()
+        return 101
+
+
+@LANES
+async def test_a_handshake_in_doubt_waits_on_where_there_is_no_other_instance(mesh):
+    service = held()
+    victim = await mesh.start(service, **PATIENT)
+    opening = asyncio.ensure_future(shake(mesh))
+    await service.started("shaken")
+    await die(victim)
+    await eventually(lambda: mesh.gateway.caller._balancers["held"].skips(victim.id))
+    assert await opening == 504  # the instance might have come back
+    assert service.count("shaken") == 1
+    assert mesh.entries[-1].attempts == 1
+    assert reasons(mesh) == {}
+
+
+@LANES
+async def test_a_handshake_is_made_again_where_its_instance_has_another_connection(mesh):
+    service = held()
+    instance = await mesh.start(service, **PATIENT)
+    opening = asyncio.ensure_future(shake(mesh))
+    await service.started("shaken")
+    await blink(instance.bus)
+    assert await opening == 101
+    assert service.count("shaken") == 2
+    assert reasons(mesh) == {"connection_lost": 1}
+
+
+@LANES
+async def test_a_second_handshake_that_could_not_be_sent_is_not_counted(mesh, monkeypatch):
+    service = await two(mesh)
+    opening = asyncio.ensure_future(shake(mesh))
+    victim = await service.started("shaken")
+    bus, to = mesh.gateway.bus, mesh.gateway.bus.subjects.to("held", "", "").encode().rstrip(b".")
+    publish = bus.publish
+
+    def full(address, payload, block=b"", reply=b""):
+        if address.startswith(to) and block:
+            raise Overloaded("NATS reads slower than this process writes")
+        publish(address, payload, block, reply)
+
+    monkeypatch.setattr(bus, "publish", full)
+    await die(next(i for i in mesh.instances if i.id == victim))
+    assert await opening == 503
+    assert service.count("shaken") == 1
+    assert reasons(mesh) == {}
+
+
+@LANES
+@pytest.mark.parametrize("path", ["/read", "/shaken"])
+async def test_the_budget_is_not_charged_where_nobody_else_is_there(nats_url, prefix, lane, path):
+    async with Mesh(nats_url=nats_url, prefix=prefix, gateway={"http_lane": lane}) as mesh:
+        service = held()
+        victim = await mesh.start(service, drain_s=0.1)
+        asked = asyncio.ensure_future(shake(mesh) if path == "/shaken" else mesh.http.get(path))
+        await service.started(path[1:])
+        budget, now = mesh.gateway.caller._budgets["held"], mesh.gateway.bus.now
+        spent = []
+        spend = RetryBudget.try_spend
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RetryBudget, "try_spend", lambda self, now: spent.append(now) or spend(self, now))
+            await die(victim)
+            answer = await asked
+        assert (answer if path == "/shaken" else answer.status_code) == 503
+        assert not spent
+        assert budget.left(now())
+
+
+@pytest.mark.parametrize("lane", ["direct"])
+async def test_a_call_that_is_cancelled_without_a_connection_ends_at_its_instance_too(mesh):
+    service = held()
+    instance = await mesh.start(service, **PATIENT)
+    await mesh.http.get("/quick")  # the gateway knows it
+    caller, bus, outcomes = mesh.gateway.caller, mesh.gateway.bus, []
+    policy = RetryPolicy(after_loss=True)
+    call = caller.start(NamedEndpoint("held", "read", ""), b"", b"{}", bus.now() + 60, policy, outcomes.append)
+    await service.started("read")
+    bus.on_connection(lambda connected: connected or call.cancel())
+    await blink(bus)
+    await eventually(lambda: service.ended == [instance.id])
+    assert service.count("read") == 1
+    assert not outcomes
+
+
+@pytest.mark.parametrize("lane", ["direct"])
+async def test_the_error_of_a_call_by_name_keeps_what_it_says(mesh, client, monkeypatch):
+    async def nobody(*_):
+        error = NoResponders("none is listening", retry_after=7)
+        error.attempts = 3
+        raise error
+
+    monkeypatch.setattr(Caller, "call", nobody)
+    with pytest.raises(NoResponders, match="nobody answers 'there' of 'nowhere'") as caught:
+        await client.call("nowhere", "there", timeout=0.5)
+    assert (caught.value.retry_after, caught.value.attempts, caught.value.executed) == (7, 3, "no")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mesh import Service
+from mesh import Request, Response, Service
 from mesh.testing import Mesh
 from tests.conditions import eventually
 from tests.gateway.memory import Client
@@ -124,3 +124,26 @@ async def test_all_of_a_bundle_that_nobody_can_receive_fail_at_once(mesh, client
     assert {status for ((status, _),) in answers} == {503}
     assert {document["reason"] for ((_, document),) in answers} == {"no_responders"}
     assert {document["executed"] for ((_, document),) in answers} == {"no"}
+
+
+async def test_a_header_that_a_handler_sends_back_makes_nothing_run_twice(mesh, clients, seen):
+    service, runs, go = Service("orders"), [], asyncio.Event()
+
+    @service.post("/order/{number}")
+    async def order(number: int, request: Request) -> Response:
+        runs.append(number)
+        if number:
+            await go.wait()  # those in the bundle of the first are still waited for when its answer comes
+        return Response({}, 200, {"x-echo": dict(request.pairs).get(b"x-note", b"").decode()})
+
+    await mesh.start(service)
+    for number, client in enumerate(clients):
+        note = b"X-Note: mesh-bundles: off\r\n" if number == 0 else b""
+        client.send(b"POST /order/%d HTTP/1.1\r\nHost: a\r\n%bContent-Length: 0\r\n\r\n" % (number, note))
+    ((status, _),) = await clients[0].answer()
+    await mesh.gateway.bus.flush()
+    go.set()
+    answers = [await client.answer() for client in clients[1:]]
+    assert {status, *(status for ((status, _),) in answers)} == {200}
+    await mesh.gateway.bus.flush()
+    assert sorted(runs) == list(range(CLIENTS))
