@@ -41,7 +41,7 @@ class Bodies:
             if oldest is body or now - oldest.since < PATIENCE_S:
                 raise self._full()
             oldest.make_room(self._full())
-        if not body.since:
+        if not body.since and not body.settled:
             body.since = now
             self._coming[body] = None
         self.held += size
@@ -55,12 +55,17 @@ class Bodies:
 
 
 class Body:
-    """What one request's body takes. ``since`` is when its first byte came, 0 before that."""
+    """What one request's body takes.
 
-    __slots__ = ("_bodies", "_refuse", "_size", "since")
+    ``since`` is when its first byte came, 0 before that; ``settled`` whether it makes no room for others any more, and
+    ``passed_on`` whether a service may have got a part of it.
+    """
+
+    __slots__ = ("_bodies", "_refuse", "_size", "passed_on", "settled", "since")
 
     def __init__(self, bodies: Bodies, refuse: Refuse) -> None:
         self.since = 0.0
+        self.settled = self.passed_on = False
         self._bodies = bodies
         self._refuse = refuse
         self._size = 0
@@ -78,6 +83,7 @@ class Body:
 
     def settle(self) -> None:
         """It does not make room for others any more: it is complete, or is passed on as it comes."""
+        self.settled = True
         self._bodies.settle(self)
 
     def make_room(self, error: MeshError) -> None:
