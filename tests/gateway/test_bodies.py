@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
@@ -246,7 +247,8 @@ async def test_an_error_in_a_body_that_is_passed_on_leaves_open_whether_it_was_e
 
     monkeypatch.setattr(Body, "give", given_on)
     if broken == "length":
-        monkeypatch.setattr(mesh.gateway.core.settings, "max_request_body", 2 * MIB)
+        core = mesh.gateway.core
+        monkeypatch.setattr(core, "settings", dataclasses.replace(core.settings, max_request_body=2 * MIB))
     reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
     writer.write(get("/count", "Transfer-Encoding: chunked", method="POST"))
     for _ in range(12):  # more than one message
