@@ -120,6 +120,7 @@ class Body:
 
     def settle(self) -> None:
         """It does not make room for others any more: it is complete, or is passed on as it comes."""
+        self.settled = True
         self._bodies.settle(self)
 
     def make_room(self, error: MeshError) -> None:

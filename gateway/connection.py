@@ -428,6 +428,8 @@ class Connection(HttpToolsProtocol):
         if incoming is not None:
             # It is this request that is broken.
             _release(incoming)
+            if incoming.held is not None and incoming.held.passed_on:
+                error.executed = "unknown"
             if incoming.response_complete or (isinstance(incoming, Cycle) and incoming.response_started):
                 self.transport.close()  # it has its answer, or a part of it
                 return

@@ -277,6 +277,8 @@ class Forwarder:
         if size is not None:  # uvicorn holds the client to it
             common += b"content-length: %d\r\n" % size
         settings, limit = self.core.settings, self.core.settings.max_request_body
+        if exchange.held is not None:
+            exchange.held.passed_on = True
         conversation = await self.core.caller.open(admitted.destination, common, timeout)
         upload = Upload(
             *(exchange.receive, begun, conversation.stream),

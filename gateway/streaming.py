@@ -129,7 +129,7 @@ class Upload:
     async def _write(self, piece: bytes) -> None:
         self.size += len(piece)
         if self._limit and self.size > self._limit:
-            raise TooLarge(f"the body has more than {self._limit} bytes")
+            raise TooLarge(f"the body has more than {self._limit} bytes", executed="unknown")  # its handler reads
         await self._stream.write(piece)
         if self._gone is not None:
             self._gone(len(piece))

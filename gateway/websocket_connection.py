@@ -17,6 +17,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from gateway.bodies import Bodies
+from gateway.sockets import has_closed
 from gateway.stall import Outgoing
 from mesh.errors import MeshError, Overloaded
 from mesh.streams.closing import TOO_BIG, TRY_AGAIN_LATER
@@ -53,6 +54,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._size = 0  # of the message that is coming; a fragment counts `FRAGMENT_COST` at least
         self._going_on = False
         self._outgoing = Outgoing()
+        self._read_since = 0.0  # when reading went on after a pause
 
     # -- from the socket
 
@@ -111,11 +113,27 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         elif not self._may_read():
             transport.pause_reading()
         elif not transport.is_reading():
+            self._read_since = self.loop.time()
             transport.resume_reading()
 
     def _rested(self) -> None:
         self._resting, self._idle_frames = None, 0
         self._go_on()
+
+    def keepalive_timeout(self) -> None:
+        """No pong came. Nothing is read while the application is slow, a pong neither: only a client that left ends
+        the connection then."""
+        assert self.ping_timeout is not None
+        reads = self._may_read()
+        if reads and self.loop.time() - self._read_since >= self.ping_timeout:
+            super().keepalive_timeout()
+            return
+        socket = self.transport.get_extra_info("socket")
+        if not reads and socket is not None and has_closed(socket.fileno()):
+            self.pong_timer = None
+            self.transport.abort()
+        else:
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
 
     # -- frames
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.bodies import PATIENCE_S, Bodies
+from gateway.bodies import PATIENCE_S, Bodies, Body
 from mesh import Service
 from mesh.errors import Overloaded
 from mesh.testing import Mesh
@@ -83,6 +84,20 @@ def test_the_largest_makes_room_for_smaller_ones_at_once():
     with pytest.raises(Overloaded):
         bodies.body(pytest.fail).take(50)
     assert bodies.held == 60
+
+
+def test_a_body_that_is_passed_on_makes_no_room_even_if_its_first_byte_comes_later():
+    clock = Clock()
+    bodies = Bodies(100, clock)
+    upload, other = bodies.body(pytest.fail), bodies.body(pytest.fail)
+    upload.settle()
+    upload.take(10)
+    clock.now += PATIENCE_S + 1
+    other.take(80)
+    other.settle()
+    with pytest.raises(Overloaded):
+        bodies.body(pytest.fail).take(20)
+    assert bodies.held == 90
 
 
 @given(
@@ -220,6 +235,58 @@ async def test_a_body_that_is_passed_on_takes_memory_only_until_it_has_gone(mesh
     response = await mesh.http.post("/count", content=bytes(16_000_000))
     assert (response.status_code, response.text) == (200, "16000000")
     assert bodies.held == 0
+
+
+async def test_an_upload_under_way_makes_no_room_for_others(mesh, monkeypatch):
+    monkeypatch.setattr("gateway.bodies.PATIENCE_S", 0.0)
+    bodies = mesh.gateway.core.bodies
+    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
+    writer.write(post("/count", 3_000_000, 0, "Expect: 100-continue"))
+    async with asyncio.timeout(20):
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+    writer.write(bytes(1000))
+    await eventually(lambda: [exchange.held.since or exchange.held.settled for exchange in mesh.gateway.core.exchanges])
+    others = await unfinished(mesh, 2)
+    await eventually(lambda: bodies.held == 2 * 899_999)
+    ((status, _, _),) = answers(await ask(mesh, post("/echo/a", 900_000, 900_000, "Connection: close")), "POST")
+    assert status == 200  # the oldest of the others makes room
+    writer.write(bytes(2_999_000))
+    async with asyncio.timeout(20):
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(7) == b"3000000"
+    for one in [*others, writer]:
+        one.transport.abort()
+    await eventually(lambda: bodies.held == mesh.gateway.core.inflight == 0)
+
+
+@pytest.mark.parametrize("broken", ["framing", "memory", "length"])
+async def test_an_error_in_a_body_that_is_passed_on_leaves_open_whether_it_was_executed(mesh, broken, monkeypatch):
+    taken = asyncio.Event()
+    give = Body.give
+
+    def given_on(body, size):
+        give(body, size)
+        taken.set()
+
+    monkeypatch.setattr(Body, "give", given_on)
+    if broken == "length":
+        core = mesh.gateway.core
+        monkeypatch.setattr(core, "settings", dataclasses.replace(core.settings, max_request_body=2 * MIB))
+    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
+    writer.write(get("/count", "Transfer-Encoding: chunked", method="POST"))
+    for _ in range(12):  # more than one message
+        writer.write(b"%x\r\n" % 100_000 + bytes(100_000) + b"\r\n")
+    async with asyncio.timeout(20):
+        await taken.wait()
+        if broken == "memory":
+            monkeypatch.setattr(mesh.gateway.core.bodies, "limit", 1)
+        writer.write(b"zz\r\n" if broken == "framing" else b"%x\r\n" % 1_500_000 + bytes(1_500_000))
+        head = await reader.readuntil(b"\r\n\r\n")
+        body = await reader.readuntil(b"}")
+    assert head.split()[1] == {"framing": b"400", "memory": b"503", "length": b"413"}[broken]
+    assert b'"executed":"unknown"' in body
+    writer.transport.abort()
+    await eventually(lambda: mesh.gateway.core.bodies.held == mesh.gateway.core.inflight == 0)
 
 
 async def test_a_body_that_is_answered_early_and_read_to_its_end_takes_no_memory(mesh):

@@ -6,7 +6,9 @@ import os
 import struct
 
 import pytest
+from websockets.asyncio.client import connect
 
+from gateway.websocket_connection import WebSocketConnection
 from mesh import Service, WebSocket
 from mesh.testing import Mesh
 from tests.conditions import eventually
@@ -320,3 +322,49 @@ async def test_nothing_is_compressed(mesh):
     assert b" 101 " in head
     assert b"sec-websocket-extensions" not in head.lower()
     writer.close()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_slow_service_does_not_cost_its_client_the_connection(nats_url, prefix, monkeypatch, leaves):
+    # One that leaves is seen to do so when all that it sent has arrived: its end comes behind that.
+    service, go, most = Service("slow"), asyncio.Event(), 3 if leaves else 40
+
+    @service.websocket("/slow")
+    async def slow(ws: WebSocket) -> None:
+        await ws.accept()
+        await go.wait()
+        for _ in range(most):
+            await ws.receive()
+        await ws.send("all")
+
+    late = 0
+    timeout = WebSocketConnection.keepalive_timeout
+
+    def counted(self):
+        nonlocal late
+        late += 1
+        timeout(self)
+
+    monkeypatch.setattr(WebSocketConnection, "keepalive_timeout", counted)
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh:
+        config = mesh.gateway._listeners[0].config
+        monkeypatch.setattr(config, "ws_ping_interval", 0.2)
+        monkeypatch.setattr(config, "ws_ping_timeout", 0.2)
+        address = f"ws://127.0.0.1:{mesh.gateway.port}/slow"
+        async with connect(address, ping_interval=None, close_timeout=0) as client:
+
+            async def fill():
+                for _ in range(most):
+                    await client.send(bytes(200_000))
+
+            filling = asyncio.ensure_future(fill())
+            await eventually(lambda: late >= 3)
+            if leaves:
+                client.transport.abort()
+                await eventually(lambda: not mesh.gateway._listeners[0].server_state.connections)
+            go.set()
+            if not leaves:
+                async with asyncio.timeout(20):
+                    assert await client.recv() == "all"
+            filling.cancel()
+            await asyncio.gather(filling, return_exceptions=True)
