@@ -328,12 +328,18 @@ NO_HANDSHAKES = {
 }
 
 
-@pytest.mark.parametrize("name", NO_HANDSHAKES)
+@pytest.mark.parametrize("lane", ["direct", "asgi"])
 @pytest.mark.parametrize("before", [b"", get("/plain")], ids=["alone", "behind a request"])
-async def test_what_is_no_handshake_is_a_problem_and_ends_the_connection(mesh, name, before):
-    request, expected = NO_HANDSHAKES[name]
-    *_, (status, headers, body) = answers(await ask(mesh, before + request), *["GET"] * (2 if before else 1))
-    assert (status, headers[b"connection"]) == (expected, b"close")
+async def test_what_is_no_handshake_is_a_problem_and_ends_the_connection(nats_url, prefix, lane, before):
+    async with Mesh(make(), nats_url=nats_url, prefix=prefix, gateway={"http_lane": lane}) as mesh:
+        for name, (request, expected) in NO_HANDSHAKES.items():
+            *_, found = answers(await ask(mesh, before + request), *["GET"] * (2 if before else 1))
+            check_refused(name, found, expected)
+
+
+def check_refused(name, found, expected):
+    status, headers, body = found
+    assert (status, headers[b"connection"]) == (expected, b"close"), name
     assert headers[b"content-type"] == b"application/problem+json"
     assert json.loads(body)["request_id"] == headers[b"x-request-id"].decode()
     if status == 426:  # RFC 6455 section 4.4
