@@ -306,7 +306,8 @@ class Connection(HttpToolsProtocol):
 
     def _append(self, cycle: Any, app: Any) -> None:
         self.cycle = self._incoming = cycle
-        if self._current is None and not self.pipeline and self._work < TURN:
+        free = self._current is None and not self.pipeline
+        if free and self._work < TURN and not self.transport.is_closing():
             self._begin(cycle, app)
         else:
             self.pipeline.appendleft((cycle, app))

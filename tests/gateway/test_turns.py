@@ -111,3 +111,17 @@ async def test_all_of_a_long_pipeline_is_answered_in_order(mesh):
     kinds = [get("/nowhere"), get("/livez"), get("/echo/a"), get("/echo/b", "Content-Length: 3", method="PUT") + b"abc"]
     found = answers(await ask(mesh, b"".join(kinds) * 100 + LAST), *["GET", "GET", "GET", "PUT"] * 100, "GET")
     assert [status for status, _, _ in found] == [404, 200, 200, 200] * 100 + [200]
+
+
+async def test_behind_an_answer_that_ends_the_connection_nothing_is_begun(mesh):
+    """Its client could not be answered any more."""
+    core = mesh.gateway.core
+    client = Client(mesh)
+    core.draining = True  # every answer is the last one
+    try:
+        assert [status for status, _ in await client.ask(get("/nowhere") + get("/echo/a") * 3, answers=4)] == [404]
+        assert client.wire.closed
+        assert core.inflight == 0
+    finally:
+        core.draining = False
+        client.close()
