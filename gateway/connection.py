@@ -6,7 +6,8 @@ deadlines, bounds on what a client may have in memory, errors of framing as prob
 answer to an earlier request, and pipelined requests that wait without growing.
 
 What comes is read in slices, and only while it has a place (`_may_read`): as the rest of the request that is being
-answered, or as the beginning of the next one. Everything that may change that ends in `_go_on`.
+answered, or as the beginning of the next one. A connection that has done much at a stretch lets others go on first
+(`gateway.turns`). Everything that may change that ends in `_go_on`.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway.bodies import Body
 from gateway.core import Core
 from gateway.cycle import Cycle, Flow
 from gateway.direct import Direct
 from gateway.forward import Forwarder
-from gateway.framing import bad_request, check_head, length_of, read_target
+from gateway.framing import bad_request, check_handshake, check_head, check_trailer, length_of, read_target
 from gateway.headers import Head, Pairs, lines_of, read_head
 from gateway.health import OWN
 from gateway.listener import KEEP_ALIVE_S
 from gateway.problems import refuse
 from gateway.sockets import has_closed
 from gateway.stall import Outgoing
+from gateway.turns import ANSWER, HEADERS, RESTED_S, TURN, Turns
 from mesh.config import GatewaySettings
 from mesh.errors import MeshError
 
@@ -41,8 +42,11 @@ LINGER_S = 2.0
 """Seconds for which a client that was refused may go on sending."""
 HALF_CLOSED_S = 0.5
 """Seconds that a client which has closed its half waits for its answer to begin, or to go on: it may have gone."""
-SLICE = 16 * 1024
-"""Bytes that are read at once. Requests that wait take more memory than their bytes: no more are read than that."""
+SLICE = 2 * 1024
+"""Bytes that are read at once: up to 75 requests, or 340 pieces of a body, a millisecond of work. Requests that wait
+take more memory than their bytes, too: no more are read than that."""
+BODY_SLICE = 16 * 1024
+"""The same within a body of known length: they are one piece."""
 REMEMBERED = 2048
 """Bytes of headers that are remembered for a connection."""
 
@@ -53,7 +57,7 @@ _log = logging.getLogger("mesh.gateway")
 
 def public_protocol(core: Core, forwarder: Forwarder, settings: GatewaySettings) -> Callable[..., Connection]:
     """For uvicorn's ``http=``: what makes the connections of the public listener."""
-    return partial(Connection, core, forwarder, settings)
+    return partial(Connection, core, forwarder, settings, Turns())
 
 
 class Stage(Enum):
@@ -62,11 +66,12 @@ class Stage(Enum):
     BETWEEN = "the first byte of a request"
     HEAD = "the rest of its request line or headers"
     BODY = "the rest of its body, chunks and trailers"
+    LAST = "nothing that counts: the request that came is the last one"
     OVER = "nothing that is read; answers are still due"
     LINGER = "nothing that is looked at; everything is answered"
 
 
-_BETWEEN, _HEAD, _BODY, _OVER, _LINGER = Stage  # members of an enum take long to find
+_BETWEEN, _HEAD, _BODY, _LAST, _OVER, _LINGER = Stage  # members of an enum take long to find
 
 
 class Connection(HttpToolsProtocol):
@@ -75,9 +80,12 @@ class Connection(HttpToolsProtocol):
     cycle: Any  # the request that was begun last: a `Cycle` or a `Direct`
     flow: Flow
 
-    def __init__(self, core: Core, forwarder: Forwarder, settings: GatewaySettings, /, **uvicorn: Any) -> None:
+    def __init__(
+        self, core: Core, forwarder: Forwarder, settings: GatewaySettings, turns: Turns, /, **uvicorn: Any
+    ) -> None:
         super().__init__(**uvicorn)
         self._core = core
+        self._turns = turns
         self.forwarder = forwarder
         self._direct = settings.http_lane == "direct"
         self._head_s = settings.head_s or float("inf")
@@ -89,11 +97,13 @@ class Connection(HttpToolsProtocol):
 
         # What comes
         self._stage = _BETWEEN
-        self._unread = b""  # came, and has no place yet
+        self._unread: bytes | memoryview = b""  # came, and has no place yet
+        self._left = 0  # of a body of known length
+        self._work = 0  # done at a stretch, see `gateway.turns`
+        self._waits = False  # for its next turn
         self._head_bytes = 0  # of the head, or since the last piece of the body: chunk sizes and trailers
         self._incoming: Any = None  # the request whose body is coming; it may still wait for its turn
         self._is_handshake = False
-        self._head: Head
         self._known: tuple[Pairs, Head] | None = None  # headers that came before, and what they come to
         self._since = self.loop.time()  # when something came that counts, or was answered
 
@@ -113,21 +123,26 @@ class Connection(HttpToolsProtocol):
         self.address = self.client[0] if self.client else ""
 
     def data_received(self, data: bytes) -> None:
-        if self._unread or len(data) > SLICE:
+        if self._unread or self._waits or len(data) > SLICE:
             if self._stage is not _LINGER:
-                self._unread += data
+                self._unread = memoryview(b"".join((self._unread, data)) if self._unread else data)
                 self._go_on()
         else:
             self._feed(data)
+            if self._work >= TURN:
+                self._go_on()
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes | memoryview) -> None:
+        if self._stage is _LAST:  # nobody reads what follows it, however much that is
+            self._stage, self._unread = _OVER, b""
+            self.flow.pause_reading()
         if self._stage is _OVER or self._stage is _LINGER:
             return
         self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._upgrade()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(has_more=upgrade.args[0] < len(data) or bool(self._unread))
         except httptools.HttpParserError as error:
             self._refuse_later(_refusal(error))
         else:
@@ -158,6 +173,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         current, self._current = self._current, None
         self._stage, self._unread, self._last, self._incoming = _LINGER, b"", None, None
+        self._waits = False
         for cycle in (current, self.cycle, *(waiting for waiting, _ in self.pipeline)):
             _release(cycle)
         self.pipeline.clear()
@@ -182,22 +198,29 @@ class Connection(HttpToolsProtocol):
         self.headers = []
         self._stage = _HEAD
         self._head_bytes = 0
-        self._since = self.loop.time()
+        now = self.loop.time()
+        if now - self._since > RESTED_S:
+            self._work = 0
+        self._since = now
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._stage is _HEAD:  # else it is a trailer, and those are dropped (RFC 9110 section 6.5.1)
+        if self._stage is _HEAD:
             self.headers.append((name, value))
+        else:
+            check_trailer(name)  # and it is dropped
 
     def on_headers_complete(self) -> None:
         self._stage = _BODY
         self._head_bytes = 0
         self._is_handshake = False
+        self._left = 0
         known, url = self._known, self.url
         if known is not None and known[0] == self.headers:
             head = known[1]
         else:
             head = read_head(self.headers)
             check_head(head, self.headers, self.parser.get_http_version())
+            self._work += len(self.headers) // HEADERS
             self._known = (self.headers, head) if head.hosts == 1 and head.size <= REMEMBERED else None
         if url[:1] == b"/" and url.find(b"#") < 0:
             path, _, query = url.partition(b"?")
@@ -206,19 +229,20 @@ class Connection(HttpToolsProtocol):
             if host is not None and not head.hosts:  # HTTP/1.0
                 self.headers.append((b"host", host))
                 head = read_head(self.headers)
-        self._head = head
+        if b"content-length" in head.known:
+            self._left = length_of(head.known[b"content-length"]) or 0
         if not self._direct or not self._begin_direct(head, path, query):
             self._begin_asgi(head, path, query)
 
     def _begin_direct(self, head: Head, path: bytes, query: bytes) -> bool:
         """Begin a request on the direct lane, where it is one for it: a proxied one, of at most one message."""
         known, parser = head.known, self.parser
-        if known.keys() & _NOT_DIRECT or path[:1] != b"/":
+        if known.keys() & _NOT_DIRECT or path[:1] != b"/" or parser.should_upgrade():  # CONNECT has no such header
             return False
         keep_alive = parser.should_keep_alive()
         if (b"connection" in known or not keep_alive) and parser.get_http_version() != "1.1":
             return False
-        if b"content-length" in known and (length_of(known[b"content-length"]) or 0) >= self._core.bus.max_payload:
+        if self._left >= self._core.bus.max_payload:
             return False
         method = parser.get_method().decode("ascii")
         if method == "OPTIONS" or path.startswith(_OWN) or (path.find(b"%") >= 0 and self._core.is_own(_text(path))):
@@ -238,35 +262,42 @@ class Connection(HttpToolsProtocol):
         if parser.should_upgrade() and self._should_upgrade():
             if version != "1.1" or method != "GET":  # RFC 6455 section 4.2.1
                 raise bad_request("the handshake of a WebSocket is a GET of HTTP/1.1")
+            check_handshake(self.headers)
             self.url = b"%b?%b" % (path, query) if query else path
             self._is_handshake = True
             return
         scope["path"], scope["raw_path"], scope["query_string"], scope["head"] = _text(path), path, query, head
-        expects = head.known.get(b"expect", b"").lower() == b"100-continue"
-        cycle = self._cycle(scope, expects, version == "1.1" and parser.should_keep_alive())
+        # HTTP/1.0 knows no interim response (RFC 9110 section 10.1.1). What follows an upgrade is not read as HTTP.
+        expects = version == "1.1" and head.known.get(b"expect", b"").lower() == b"100-continue"
+        keep_alive = version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade()
+        cycle = self._cycle(scope, expects, keep_alive)
         if b"content-length" in head.known or b"transfer-encoding" in head.known:
-            cycle.held = scope["held"] = self._share(head)
+            cycle.held = scope["held"] = self._core.bodies.body(self._refuse_later, self._left)
         self._append(cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
         self._since = self.loop.time()
         self._head_bytes = 0
+        self._left -= len(body)
+        self._work += 1
         cycle = self._incoming
         if cycle is None or cycle.response_complete:
             return
         if cycle.held is None:
-            cycle.held = self._share(self._head)
+            cycle.held = self._core.bodies.body(self._refuse_later, max(0, self._left + len(body)))
         cycle.held.take(len(body))
         cycle.take(body)
 
-    def _share(self, head: Head) -> Body:
-        """A share of the memory for the body of a request with that head."""
-        return self._core.bodies.body(self._refuse_later, length_of(head.known.get(b"content-length", b"")) or 0)
-
     def on_message_complete(self) -> None:
         self._stage = _BETWEEN
+        self._left = 0
         cycle, self._incoming = self._incoming, None
         if cycle is not None:
+            if not (cycle.keep_alive and self.parser.should_keep_alive()):
+                # The parser drops what follows without a word: the connection must not outlive the answer.
+                self._stage, cycle.keep_alive = _LAST, False
+                if cycle.response_complete:
+                    self.transport.close()
             if cycle.held is not None:
                 cycle.held.settle()
             cycle.complete()
@@ -275,7 +306,8 @@ class Connection(HttpToolsProtocol):
 
     def _append(self, cycle: Any, app: Any) -> None:
         self.cycle = self._incoming = cycle
-        if self._current is None and not self.pipeline:
+        free = self._current is None and not self.pipeline
+        if free and self._work < TURN and not self.transport.is_closing():
             self._begin(cycle, app)
         else:
             self.pipeline.appendleft((cycle, app))
@@ -290,6 +322,8 @@ class Connection(HttpToolsProtocol):
         self._current = cycle
         if isinstance(cycle, Direct):
             cycle.start()
+            if self._current is None:
+                self._work += ANSWER
         else:
             self._start_asgi_task(cycle, app)
 
@@ -308,27 +342,32 @@ class Connection(HttpToolsProtocol):
         """Whether what the client sends next has a place."""
         if self._stage is _LINGER:
             return True
-        if self._stage is _OVER or self.pipeline:
+        if self._stage is _OVER or self.pipeline or self._waits:
             return False
         current = self._current
         return not self.flow.write_paused if current is None else not current.is_full
 
     def _go_on(self) -> None:
-        """Answer what waits and read what has come, as far as both can go now.
+        """Answer what waits and read what has come, as far as both can go now, and for a turn at most.
 
-        In a loop, as thousands may have come in one piece, and each may be refused at once.
+        In a loop, as many may have come in one piece, and each may be refused at once.
         """
         if self._going_on:
             return
         self._going_on = True
         try:
-            while not self.transport.is_closing():
+            while not self.transport.is_closing() and not self._waits:
+                if self._work >= TURN:
+                    self._waits = True
+                    self._turns.wait(self._next_turn)
+                    break
                 free = self._current is None and not self.flow.write_paused
                 if free and self.pipeline:
                     self._since = self.loop.time()
                     self._begin(*self.pipeline.pop())
                 elif self._unread and self._may_read():
-                    piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
+                    size = min(max(SLICE, self._left), BODY_SLICE)
+                    piece, self._unread = self._unread[:size], self._unread[size:]
                     self._feed(piece)
                 elif free and self._last is not None:
                     last, self._last = self._last, None
@@ -340,6 +379,11 @@ class Connection(HttpToolsProtocol):
             self._going_on = False
         if not self.transport.is_closing() and self.flow.read(self._may_read()):
             self._since = self.loop.time()
+
+    def _next_turn(self) -> None:
+        if self._waits:
+            self._waits, self._work = False, 0
+            self._go_on()
 
     # -- answers of the direct lane
 
@@ -406,13 +450,15 @@ class Connection(HttpToolsProtocol):
             "state": self.app_state.copy(),
         }
 
-    def _upgrade(self) -> None:
-        """The client wants to speak something else from here on."""
+    def _upgrade(self, *, has_more: bool) -> None:
+        """The client wants to speak something else from here on. ``has_more``: it has begun to."""
         self._stage, self._unread, self._incoming = _OVER, b"", None
         if not self._is_handshake:
             # Another protocol than WebSocket is not spoken here: the request is answered as it is, and the last one.
-            if self.cycle is not None:
-                self.cycle.keep_alive = False
+            if self.cycle is not None and self.cycle.response_complete:
+                self.transport.close()
+        elif has_more:  # RFC 6455 section 4.1: it must wait for the answer
+            self._refuse_later(bad_request("nothing may follow the handshake of a WebSocket before its answer"))
         elif self._current is None and not self.pipeline and not self.flow.write_paused:
             self.handle_websocket_upgrade()
         else:  # answers come in the order of requests
@@ -491,6 +537,9 @@ class Connection(HttpToolsProtocol):
 
     def _check_unread(self, now: float) -> None:
         """A client that is not read may have gone unnoticed. While it takes something of its answers it is there."""
+        if self._waits:
+            self._since = now
+            return
         if not self._has_closed:
             socket = self.transport.get_extra_info("socket")
             if socket is None or not has_closed(socket.fileno()):

@@ -5,6 +5,7 @@ Pure decisions over headers and target; a refusal is a `MeshError` to raise.
 
 from __future__ import annotations
 
+import binascii
 import re
 
 from gateway.headers import Head, Pairs
@@ -17,6 +18,8 @@ _HOST = re.compile(
     rb"|\[(?:[0-9A-Fa-f:.]+|v[0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+)\](?::([0-9]*))?"
 )
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^?#]*)(?:\?([^#]*))?", re.IGNORECASE)
+# llhttp obeys these wherever they stand. They say how a message is read, so none is a trailer (RFC 9110 section 6.5.1).
+_NO_TRAILERS = frozenset({b"connection", b"proxy-connection", b"upgrade", b"transfer-encoding", b"content-length"})
 _MOST_DIGITS = 20
 """Digits of the largest length that llhttp takes, 2**64 - 1; zeros may stand before it."""
 
@@ -43,6 +46,32 @@ def check_head(head: Head, pairs: Pairs, version: str) -> None:
             raise bad_request("a body whose last transfer coding is not chunked has no end")
         if len(codings) > 1:
             raise refuse(501, "not_implemented", "the only transfer coding that is understood is chunked")
+
+
+def check_trailer(name: bytes) -> None:
+    """Raise the refusal (400) of a trailer that would change how its connection goes on. Others do no harm."""
+    if name.lower() in _NO_TRAILERS:
+        raise bad_request(f"{name[:40].decode('latin-1')} is no trailer")
+
+
+def check_handshake(pairs: Pairs) -> None:
+    """Raise the refusal of a WebSocket's handshake that is none (RFC 6455 section 4.2.1); names are lower-case.
+
+    400: a body, or not one key of 16 bytes. 426: another version than 13 (section 4.4).
+    """
+    keys = [value for name, value in pairs if name == b"sec-websocket-key"]
+    versions = [value for name, value in pairs if name == b"sec-websocket-version"]
+    if any(name == b"transfer-encoding" or (name == b"content-length" and length_of(value)) for name, value in pairs):
+        raise bad_request("the handshake of a WebSocket has no body")
+    if versions != [b"13"]:
+        asked_for = {"sec-websocket-version": "13", "upgrade": "websocket"}
+        raise refuse(426, "upgrade_required", "WebSockets are spoken here in version 13", asked_for)
+    try:
+        is_key = len(keys) == 1 and len(binascii.a2b_base64(keys[0], strict_mode=True)) == 16
+    except binascii.Error:
+        is_key = False
+    if not is_key:
+        raise bad_request("the handshake of a WebSocket has one Sec-WebSocket-Key, of 16 bytes in Base64")
 
 
 def is_host(value: bytes) -> bool:

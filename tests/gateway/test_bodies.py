@@ -205,8 +205,8 @@ async def test_memory_comes_back_whatever_becomes_of_the_request(mesh, end):
         writer.write(get("/echo/a", "Transfer-Encoding: chunked", method="POST") + b"5\r\nabcde\r\nzz\r\n")
         assert b" 400 " in await reader.readline()
     elif end == "waits behind another":
-        writer.write(get("/hang") + post("/echo/a", 5000, 4000))
-        await eventually(lambda: bodies.held == 4000)
+        writer.write(get("/hang") + post("/echo/a", 1000, 900))
+        await eventually(lambda: bodies.held == 900)
     else:
         writer.write(post("/waits", 5000, 5000))
         await eventually(lambda: bodies.held == 5000)

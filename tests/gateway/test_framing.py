@@ -391,6 +391,60 @@ async def test_trailers_are_no_headers(mesh, name):
         assert "forged" not in answer.decode()
 
 
+@pytest.mark.parametrize(
+    "trailer",
+    ["Connection: close", "connection: keep-alive", "Proxy-Connection: close", "Upgrade: x", "Content-Length: 5"],
+)
+@pytest.mark.parametrize("path", ["/echo/a", "/nowhere", "/livez"])
+async def test_a_trailer_does_not_change_how_the_connection_goes_on(mesh, path, trailer):
+    """The parser obeys it, and would drop all that follows without a word: nobody would answer the next request."""
+    request = get(path, "Transfer-Encoding: chunked", method="POST") + b"3\r\nabc\r\n0\r\n"
+    trailers = b"X-A: b\r\n%b\r\n\r\n" % trailer.encode()
+    ((status, headers, _),) = answers(await ask(mesh, request + trailers + LAST), "POST")
+    assert (status, headers[b"connection"]) == (400, b"close")
+    # Where the answer is out before the trailer comes, the connection ends.
+    client = Client(mesh)
+    client.send(request)
+    if path != "/echo/a":
+        await client.answer()
+        client.send(trailers)
+        assert client.wire.closed
+        assert client.wire.sent == b""
+    client.close()
+    await eventually(lambda: mesh.gateway.core.inflight == 0)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        get("/echo/a", "Connection: close"),
+        get("/nowhere", "Connection: close"),
+        get("/livez", "Connection: close"),
+        get("/echo/a", version="1.0"),
+        get("/echo/a", "Connection: keep-alive", version="1.0"),
+        get("/nowhere", "Connection: Upgrade", "Upgrade: h2c"),
+        get("/echo/a", method="CONNECT"),
+        get("/nowhere", method="CONNECT"),
+        get("/nowhere", "Connection: Upgrade", "Upgrade: h2c", "Content-Length: 1", method="POST") + b"a",
+        get("/nowhere", "Transfer-Encoding: chunked", "Connection: close", method="POST") + b"1\r\na\r\n0\r\n\r\n",
+    ],
+)
+async def test_after_the_last_request_the_connection_ends(mesh, last):
+    """And never stays open with nobody who reads what comes, however late that is."""
+    method = "POST" if last.startswith(b"POST") else "GET"  # a success of CONNECT has no end for h11
+    for pieces in ([last], [last + LAST], [last[:-1], last[-1:]], [last, LAST * 1000]):
+        ((status, headers, _),) = answers(await ask(mesh, *pieces), method)
+        assert status in (200, 404)
+        assert headers[b"connection"] == b"close"
+    client = Client(mesh)
+    client.send(last[:-1])
+    await asyncio.sleep(0)
+    client.send_more(last[-1:])
+    await eventually(lambda: client.wire.closed)
+    client.close()
+    await eventually(lambda: mesh.gateway.core.inflight == 0)
+
+
 @pytest.mark.parametrize("trailer", [b"a: b\r\n", b"a" * 100, b"a: " + b"b" * 100], ids=["lines", "name", "value"])
 async def test_trailers_without_end_are_431(mesh, trailer):
     """As are chunk sizes that go on and on."""
@@ -508,6 +562,19 @@ async def test_continue_is_sent_for_a_body_that_is_wanted_only(mesh):
     writer.close()
     found = answers(await ask(mesh, head.replace(b"/echo/a", b"/nowhere"), b"body"), "POST")
     assert [status for status, _, _ in found] == [404]
+
+
+async def test_a_client_of_http_1_0_is_told_nothing_before_its_answer(mesh):
+    """It takes an interim response for the answer (RFC 9110 section 15.2)."""
+    head = get("/echo/a", "Expect: 100-continue", "Content-Length: 4", method="POST", version="1.0")
+    ((status, _, body),) = answers(await ask(mesh, head + b"body"), "POST")
+    assert (status, json.loads(body)["body"]) == (200, "body")
+    client = Client(mesh)
+    client.send(head)
+    await eventually(lambda: mesh.gateway.core.inflight == 1)
+    client.send_more(b"body")
+    assert [status for status, _ in await client.answer()] == [200]
+    client.close()
 
 
 async def test_a_stream_for_a_client_of_http_1_0_ends_with_the_connection(mesh):

@@ -214,7 +214,7 @@ async def test_an_upgrade_behind_the_last_request_of_a_connection_is_not_made(me
         ([*HANDSHAKE, "Cookie: " + "a" * 9000], 431),
         ([*HANDSHAKE, *[f"X-{number}: b" for number in range(130)]], 431),
         ([*HANDSHAKE[:3]], 400),
-        ([*HANDSHAKE[:2], "Sec-WebSocket-Version: 12", HANDSHAKE[3]], 400),
+        ([*HANDSHAKE[:2], "Sec-WebSocket-Version: 12", HANDSHAKE[3]], 426),
     ],
     ids=["a long line", "many headers", "no key", "another version"],
 )

@@ -1,6 +1,7 @@
 """WebSockets over the bus, with the `websockets` and aiohttp clients."""
 
 import asyncio
+import json
 import time
 
 import aiohttp
@@ -12,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from mesh import Context, Forbidden, Request, Response, Service, Unauthorized, WebSocket, WebSocketClosed
 from mesh.testing import Mesh
 from tests.conditions import eventually
+from tests.gateway.test_framing import answers, ask, get
 
 
 def make() -> Service:
@@ -300,3 +302,51 @@ async def test_wrong_codes_and_subprotocols_are_mistakes_of_the_handler(nats_url
                 await ws.recv()
             assert caught.value.rcvd.code == 1000
         assert len(raised) == 5
+
+
+KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+VERSION = "Sec-WebSocket-Version: 13"
+
+
+def handshake(*headers):
+    return get("/echo", "Connection: Upgrade", "Upgrade: websocket", *headers)
+
+
+NO_HANDSHAKES = {
+    "no key": (handshake(VERSION), 400),
+    "a key that is none": (handshake(VERSION, "Sec-WebSocket-Key: abc"), 400),
+    "a short key": (handshake(VERSION, "Sec-WebSocket-Key: AAAA"), 400),
+    "two keys": (handshake(VERSION, KEY, KEY), 400),
+    "no version": (handshake(KEY), 426),
+    "another version": (handshake(KEY, "Sec-WebSocket-Version: 8"), 426),
+    "two versions": (handshake(KEY, VERSION, VERSION), 426),
+    "a body": (handshake(KEY, VERSION, "Content-Length: 5") + b"hello", 400),
+    "a body in chunks": (handshake(KEY, VERSION, "Transfer-Encoding: chunked") + b"0\r\n\r\n", 400),
+    "a frame behind it": (handshake(KEY, VERSION) + b"\x89\x80abcd", 400),
+    "a request behind it": (handshake(KEY, VERSION) + get("/plain"), 400),
+    "far more behind it": (handshake(KEY, VERSION) + bytes(100_000), 400),
+}
+
+
+@pytest.mark.parametrize("lane", ["direct", "asgi"])
+@pytest.mark.parametrize("before", [b"", get("/plain")], ids=["alone", "behind a request"])
+async def test_what_is_no_handshake_is_a_problem_and_ends_the_connection(nats_url, prefix, lane, before):
+    async with Mesh(make(), nats_url=nats_url, prefix=prefix, gateway={"http_lane": lane}) as mesh:
+        for name, (request, expected) in NO_HANDSHAKES.items():
+            *_, found = answers(await ask(mesh, before + request), *["GET"] * (2 if before else 1))
+            check_refused(name, found, expected)
+
+
+def check_refused(name, found, expected):
+    status, headers, body = found
+    assert (status, headers[b"connection"]) == (expected, b"close"), name
+    assert headers[b"content-type"] == b"application/problem+json"
+    assert json.loads(body)["request_id"] == headers[b"x-request-id"].decode()
+    if status == 426:  # RFC 6455 section 4.4
+        assert (headers[b"sec-websocket-version"], headers[b"upgrade"]) == (b"13", b"websocket")
+
+
+async def test_a_handshake_may_say_that_it_has_no_body(mesh):
+    async with connect(at(mesh, "/echo"), additional_headers={"Content-Length": "0"}) as ws:
+        await ws.send("a")
+        assert await ws.recv() == "a"
