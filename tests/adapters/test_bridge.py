@@ -204,6 +204,61 @@ async def test_a_server_that_breaks_off(nats_url, prefix):
         assert (broken.status_code, broken.json()["executed"]) == (503, "unknown")
 
 
+@contextlib.asynccontextmanager
+async def breaking(answers):
+    """A server that answers so many requests, then closes every connection after the next request's head, once.
+
+    Gives its address and the methods that arrived; after the break it takes no connection where ``answers`` is 0.
+    """
+    seen = []
+
+    async def serve(reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                seen.append(head.split()[0].decode())
+                if len(seen) == answers + 1:
+                    if not answers:
+                        listening.close()
+                    break
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", seen
+    finally:
+        listening.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "PUT", "DELETE", "POST", "WS"])
+async def test_a_request_that_was_written_is_not_written_again(nats_url, prefix, method):
+    """aiohttp would repeat GET, PUT and DELETE; when the server is gone by then, as if nothing had run."""
+    async with breaking(0) as (url, seen), bridged(nats_url, prefix, url, routes=[f"{method} /x"]) as mesh:
+        if method == "WS":
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(f"{mesh.url.replace('http', 'ws')}/x"):
+                    pass
+            status, problem = refused.value.response.status_code, json.loads(refused.value.response.body)
+        else:
+            broken = await mesh.http.request(method, "/x")
+            status, problem = broken.status_code, broken.json()
+        assert (status, problem["executed"]) == (503, "unknown")
+        assert seen == ["GET" if method == "WS" else method]
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("DELETE", 503), ("PUT", 503)])
+async def test_a_kept_connection_that_the_server_closes(nats_url, prefix, method, status):
+    """It may have been closed while it was idle: what is safe is sent once more, anything else is not."""
+    async with breaking(1) as (url, seen), bridged(nats_url, prefix, url, routes=["* /x"]) as mesh:
+        assert (await mesh.http.get("/x")).status_code == 200
+        answer = await mesh.http.request(method, "/x")
+        assert answer.status_code == status
+        if status == 503:
+            assert answer.json()["executed"] == "unknown"
+        assert seen == ["GET", method, *([method] if status == 200 else [])]
+
+
 @pytest.mark.parametrize("kind", ["many", "long"])
 async def test_large_heads_of_answers(nats_url, prefix, kind):
     """What is large passes; what is beyond all measure is a 502 that tells nothing of it."""
