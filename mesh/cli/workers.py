@@ -116,8 +116,8 @@ class Workers:
 
     ``command(descriptors, succeeds)`` is a worker's command line: it gets the numbers of a pipe, into which it writes a
     byte when it accepts, and of its listening sockets, the operator's first; ``succeeds`` says that others accept
-    until then. ``layout()`` reads the configuration and raises where that is wrong; ``file`` is watched, also while it is
-    not there: what it says when it appears or changes is taken over. When it is gone all goes on as it was.
+    until then. ``layout()`` reads the configuration and raises where that is wrong; ``file`` is watched, also while it
+    is not there: what it says when it appears or changes is taken over. When it is gone all goes on as it was.
     """
 
     def __init__(

@@ -156,6 +156,7 @@ async def test_health_is_asked_here_and_told_by_heartbeats(nats_url, prefix):
         well[0] = False
         (known,) = mesh.gateway.watcher.registry.instances("other")
         await eventually(lambda: known.state == "unready")
+        assert mesh.instances[0].readiness.failing["upstream"].endswith("/health answers 500")
         assert (await mesh.http.get("/health")).json()["services"]["other"]["ready"] == 0
         well[0] = True
         await eventually(lambda: known.state == "ready")
@@ -346,7 +347,13 @@ def test_routes_from_flags():
         ("/chat", (), "chat"),
         ("/jokes", ("POST",), "jokes"),
     ]
-    for wrong, says in (("FETCH /x", "'FETCH' is not one of"), ("GET x", "--route 'GET x'"), ("", "--route ''")):
+    for wrong, says in (
+        ("FETCH /x", "'FETCH' is not one of"),
+        ("GET x", "--route 'GET x'"),
+        ("", "--route ''"),
+        ("/x/:id", "--route '/x/:id': .*did you mean '/x/{id}'"),
+        ("GET /x/<int:id>", "did you mean 'GET /x/{id}'"),
+    ):
         with pytest.raises(DeclarationError, match=says):
             parse_routes([wrong])
 
@@ -388,8 +395,21 @@ async def test_what_says_nothing_of_itself_has_to_be_described(nats_url):
     async with server(web.get("/hello", hello)) as url:
         with pytest.raises(DeclarationError, match=r"--route 'GET /path'"):
             await Bridge(url, name="other").open()
-        with pytest.raises(DeclarationError, match="is no JSON"):
+        with pytest.raises(DeclarationError, match=r"/hello is no JSON .*--route 'GET /path'"):
             await Bridge(url, name="other", openapi="/hello").open()
+
+
+async def test_a_bridge_that_cannot_declare_closes_its_session(nats_url):
+    """An open session would be a warning, which is an error here."""
+
+    async def hello(request):
+        return web.Response(text="hello")
+
+    async with server(web.get("/hello", hello)) as url:
+        bridge = Bridge(url, name="other", routes=["GET /hello"], timeout=7200)
+        with pytest.raises(DeclarationError, match="timeout"):
+            await bridge.open()
+        assert bridge._proxy.session.closed
 
 
 # -- the command
@@ -449,6 +469,12 @@ async def test_the_command_says_what_is_wrong(tmp_path, env):
         (("--name", "a", "--to", "nowhere"), 2, "not the address of an HTTP server"),
         (("--name", "a", "--to", "http://127.0.0.1:1", "--route", "X /a"), 2, "'X' is not one of"),
         (("--name", "a", "--to", "http://127.0.0.1:1", "--health", "x"), 2, "--health 'x' is not a path"),
+        (("--name", "a", "--to", "http://127.0.0.1:1", "--prefix", "x"), 2, "error: --prefix 'x'"),
+        (
+            ("--name", "a", "--to", "http://127.0.0.1:1", "--openapi", "nofile.json"),
+            2,
+            "nofile.json' cannot be read: No",
+        ),
         (("--name", "a", "--to", "http://127.0.0.1:1", "--timeout", "/a=x"), 2, "neither seconds nor"),
         (("--name", "a", "--to", "http://127.0.0.1:1", "--", "./nothing-here"), 1, "nothing-here"),
     ):
