@@ -132,6 +132,7 @@ def load_module(target: str, meaning: str, log_level: str) -> tuple[ModuleType, 
     What is wrong with it is said by the user's own line; exits with 1 for an exception, with 2 for a wrong declaration.
     """
     from mesh.cli.mistakes import shown
+    from mesh.service.run import importing
 
     name, _, attribute = target.partition(":")
     sys.path.insert(0, str(Path.cwd()))
@@ -142,7 +143,7 @@ def load_module(target: str, meaning: str, log_level: str) -> tuple[ModuleType, 
             fail(f"there is no file {name!r}{near}", 2)
         sys.path.insert(0, str(path.resolve().parent))
         name = path.stem
-    with shown(1, log_level):
+    with shown(1, log_level), importing("mesh"):
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:

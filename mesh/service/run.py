@@ -8,9 +8,12 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from mesh.config import BusSettings, ServiceSettings, find_file, load_all
-from mesh.errors import BusUnavailable, ConfigError
+from mesh.errors import BusUnavailable, ConfigError, DeclarationError
 from mesh.logs import configure
 from mesh.service import namesakes
 from mesh.service.blocking import DEVELOPING_S, SERVING_S, BlockingWatch, code_of
@@ -25,8 +28,29 @@ SOON_S = 1.0
 _log = logging.getLogger("mesh.service")
 
 
+_importing: ContextVar[str] = ContextVar("mesh.importing", default="")
+
+
+@contextmanager
+def importing(command: str) -> Iterator[None]:
+    """While ``command`` imports a user's module: what that module runs itself would keep the command from its work."""
+    token = _importing.set(command)
+    try:
+        yield
+    finally:
+        _importing.reset(token)
+
+
 def run(service: Service) -> None:
-    """Run until SIGTERM or Ctrl-C. Exits with 2 where the configuration is wrong."""
+    """Run until SIGTERM or Ctrl-C. Exits with 2 where the configuration is wrong.
+
+    Raises `DeclarationError` while `mesh run` imports the module, which runs the service itself.
+    """
+    command = _importing.get()
+    if command:
+        raise DeclarationError(
+            f"service.run() is called while {command} imports this module; put it under if __name__ == '__main__':"
+        )
     try:
         bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=find_file(os.environ))
     except ConfigError as error:

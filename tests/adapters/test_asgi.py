@@ -580,7 +580,7 @@ async def test_mesh_serve_says_what_is_wrong(tmp_path, env, arguments, code, say
 
 async def test_patterns_that_match_no_route_are_named(tmp_path, env):
     (tmp_path / "main.py").write_text(APP)
-    flags = ("--exclude", "/nomatch", "--include", "/none/*", "--timeout", "/slow/*=3", "--timeout", "/h*=3")
+    flags = ("--exclude", "/nomatch", "--include", "/none/*", "--timeout", "/slow/*=3", "--timeout", "/*=3")
     async with run("serve", "main:app", "--name", "a", "--health", "/gone", *flags, cwd=tmp_path, env=env) as process:
         assert "/gone answers 404" in await process.line("readiness check health fails")
         await process.line("runs as")
