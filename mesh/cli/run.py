@@ -143,7 +143,7 @@ def load_module(target: str, meaning: str, log_level: str) -> tuple[ModuleType, 
             fail(f"there is no file {name!r}{near}", 2)
         sys.path.insert(0, str(path.resolve().parent))
         name = path.stem
-    with shown(1, log_level), importing("mesh"):
+    with shown(1, log_level), importing():
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:

@@ -20,8 +20,8 @@ from mesh.cli.examples import examples
 from mesh.cli.main import NO_NATS, fail
 from mesh.cli.settings import load
 from mesh.cli.terminal import Terminal
+from mesh.cli.view import connecting, without_nats
 from mesh.cli.view import quiet as quiet_library
-from mesh.cli.view import without_nats
 from mesh.config import BusSettings, GatewaySettings, foreign_variables
 from mesh.embedded import NatsServer, ServerError, Supervisor, ended, free_port
 from mesh.errors import BusUnavailable
@@ -87,7 +87,9 @@ async def _up(bus: BusSettings, gateway: GatewaySettings, quiet: bool) -> int:
                     f"port 4222 is busy: NATS listens on {server.port}; before other commands, in every terminal:"
                     f" export NATS_URL={server.url}"
                 )
-        client = await stack.enter_async_context(Bus(bus))  # without NATS none of what follows need be started
+        client = await stack.enter_async_context(
+            connecting(bus, Bus)
+        )  # without NATS none of what follows need be started
         ports = [free_port(gateway.port, gateway.host), free_port(gateway.ops_port, gateway.ops_host)]
         for what, wanted, port in zip(
             ("gateway", "operator's plane"), (gateway.port, gateway.ops_port), ports, strict=True

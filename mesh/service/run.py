@@ -28,13 +28,13 @@ SOON_S = 1.0
 _log = logging.getLogger("mesh.service")
 
 
-_importing: ContextVar[str] = ContextVar("mesh.importing", default="")
+_importing: ContextVar[bool] = ContextVar("mesh.importing", default=False)
 
 
 @contextmanager
-def importing(command: str) -> Iterator[None]:
-    """While ``command`` imports a user's module: what that module runs itself would keep the command from its work."""
-    token = _importing.set(command)
+def importing() -> Iterator[None]:
+    """While a command imports a user's module: a service that the module runs would keep the command from its work."""
+    token = _importing.set(True)
     try:
         yield
     finally:
@@ -44,12 +44,11 @@ def importing(command: str) -> Iterator[None]:
 def run(service: Service) -> None:
     """Run until SIGTERM or Ctrl-C. Exits with 2 where the configuration is wrong.
 
-    Raises `DeclarationError` while `mesh run` imports the module, which runs the service itself.
+    Raises `DeclarationError` while a command imports the module: `mesh run` runs the service itself.
     """
-    command = _importing.get()
-    if command:
+    if _importing.get():
         raise DeclarationError(
-            f"service.run() is called while {command} imports this module; put it under if __name__ == '__main__':"
+            "service.run() is called while mesh imports this module; put it under if __name__ == '__main__':"
         )
     try:
         bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=find_file(os.environ))
