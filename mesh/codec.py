@@ -45,6 +45,9 @@ class Adapter:
             self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
         except (PydanticUserError, PydanticUndefinedAnnotation) as error:
             text = str(error).partition("\n")[0].partition(". Set `arbitrary")[0]
+            structs = [p.__name__ for p in _parts(annotation, set()) if _is_struct(p)]
+            if structs:
+                text = f"a model cannot stand inside of a Struct, nor beside one ({', '.join(structs)})"
             raise TypeError(f"Pydantic cannot read it: {text}") from error
         self._wrong = ValidationError
 
@@ -132,6 +135,10 @@ def _parts(annotation: Any, seen: set[Any]) -> Iterator[Any]:
         if not is_model(annotation) and _has_fields(annotation):
             for field in _hints(annotation).values():
                 yield from _parts(field, seen)
+
+
+def _is_struct(part: Any) -> bool:
+    return isinstance(part, type) and issubclass(part, msgspec.Struct)
 
 
 def _has_fields(kind: type) -> bool:

@@ -27,4 +27,7 @@ def advice(conflict: Conflict, service: str = "SERVICE") -> str:
     if conflict.why == "reserved":
         return "announce another path"
     prefix = conflict.path.partition("{")[0].rstrip("/") or "/"
-    return f'announce another path, or say in mesh.toml whose it is: [gateway.owners] "{prefix}" = "{service}"'
+    return (
+        "announce another path, or say in the gateway's mesh.toml whose it is: "
+        f'[gateway.owners] "{prefix}" = "{service}"'
+    )

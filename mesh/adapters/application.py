@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from msgspec.structs import replace
 
 from mesh.adapters.entrance import Entrance, Hidden
 from mesh.adapters.http import App, HttpEndpoint, HttpExchange
-from mesh.adapters.inspection import Found, Selection, below, has_routes, pages_of, routes_of
+from mesh.adapters.inspection import Found, Selection, below, has_routes, pages_of, routes_of, without_match
 from mesh.adapters.lifespan import Lifespan
 from mesh.adapters.pages import Excluded, Pages
 from mesh.adapters.scope import http_scope
 from mesh.adapters.sockets import SocketEndpoint
 from mesh.adapters.timeouts import Timeouts, timeout_of
 from mesh.adapters.wsgi import THREADS, from_wsgi
-from mesh.errors import DeclarationError
+from mesh.errors import DeclarationError, Unavailable
 from mesh.routes import mount, parse_template
 from mesh.service import Context, Request, Service
 from mesh.service.endpoints import Declared, declare
+from mesh.service.router import checked_prefix
 from mesh.subjects import new_id
 
 Interface = Literal["auto", "asgi", "wsgi"]
@@ -37,6 +38,8 @@ class Adapted:
         self.service = service
         self.tasks: set[asyncio.Task[None]] = set()
         """Requests that are under way, and background work after them."""
+        self.unmatched: list[tuple[str, str]] = []
+        """Options and their patterns that fit no route, where the application says its routes: likely mistakes."""
         self.state: dict[str, Any] = lifespan.state if lifespan is not None else {}
         self.app = app
         self.root_path = root_path
@@ -96,15 +99,17 @@ class Adapted:
         used.add(name)
         return name
 
-    async def check(self, path: str) -> bool:
-        """Whether the application's own health page says that all is well."""
+    async def check(self, path: str) -> None:
+        """Ask the application's own health page. Raises `Unavailable` where it says that not all is well."""
         request = Request(b"NATS/1.0\r\nMesh-Request: GET %b\r\n\r\n" % path.encode(), b"")
         loop = asyncio.get_running_loop()
         context = Context(request, new_id(), loop.time() + 5, self.service.name, "", cast(Any, None))
         exchange = HttpExchange(request, context)
         await self.app(http_scope(request, self.root_path, self.state), exchange.receive, exchange.send)
         exchange.ended(None)
-        return (await exchange.response()).status < 400
+        status = (await exchange.response()).status
+        if status >= 400:
+            raise Unavailable(f"{path} answers {status}")
 
     async def _finish(self) -> None:
         if self.tasks:
@@ -149,6 +154,10 @@ def adapt(
         asgi, lifespan = from_wsgi(app, threads), False
     else:
         asgi = app
+    if health and not health.startswith("/"):
+        raise DeclarationError(f"health {health!r} is not a path, such as /health")
+    checked_prefix(prefix, f"the application {name!r}")
+    unmatched: list[tuple[str, str]] = []
     hidden: Hidden | None
     if has_routes(app):
         root_path = prefix.rstrip("/")
@@ -156,6 +165,11 @@ def adapt(
         found = [route._replace(path=mount(root_path, route.path)) for route in routes_of(app, selection)]
         if not found:
             raise DeclarationError(f"the application {name!r} has no routes to announce; is everything excluded?")
+        options = {"include": include, "exclude": exclude, "only": only}
+        paths = [page.path for page in pages_of(app)]
+        unmatched += ((option, p) for option, given in options.items() for p in without_match(given, paths))
+        if isinstance(timeout, Mapping):
+            unmatched += (("timeout", p) for p in without_match(timeout, [route.path for route in found]))
         if catch_all:
             found += below(root_path, "rest")
         # FastAPI's own root_path is the one that its routes go by.
@@ -175,6 +189,7 @@ def adapt(
         hidden = Excluded(exclude, prefix).hides if exclude else None
     service = Service(name, version=version, description=description or _description(app))
     adapted = Adapted(service, asgi, Lifespan(asgi) if lifespan else None, root_path)
+    adapted.unmatched = unmatched
     adapted.add(found, hidden=hidden, encoded_slashes=encoded_slashes, timeout=timeout)
     document = getattr(app, "openapi", None)
     if callable(document) and "openapi" not in service.endpoints:
@@ -186,8 +201,8 @@ def adapt(
     if health:
         path = mount(root_path, health) if root_path else health
 
-        async def check() -> bool:
-            return await adapted.check(path)
+        async def check() -> None:
+            await adapted.check(path)
 
         service.readiness("health")(check)
     return adapted

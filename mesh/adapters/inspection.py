@@ -158,5 +158,10 @@ def _first_line(endpoint: Any) -> str:
     return (getattr(endpoint, "__doc__", None) or "").strip().partition("\n")[0]
 
 
+def without_match(patterns: Iterable[str], paths: Sequence[str]) -> list[str]:
+    """The patterns that fit none of the paths."""
+    return [pattern for pattern in patterns if not any(fnmatchcase(path, pattern) for path in paths)]
+
+
 def _matches(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(path, pattern) for pattern in patterns)

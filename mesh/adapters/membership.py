@@ -54,6 +54,8 @@ def join(
     @asynccontextmanager
     async def lifespan(given: Any) -> AsyncIterator[Any]:
         async with inner(given) as state:
+            bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=find_file(os.environ))
+            _let_speak(settings)
             adapted = adapt(
                 app,
                 name=name,
@@ -68,8 +70,8 @@ def join(
                 lifespan=False,
             )
             adapted.state.update(state or {})
-            bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=find_file(os.environ))
-            _let_speak(settings)
+            for option, pattern in adapted.unmatched:
+                _log.warning("%s=%r matches no route of %s", option, pattern, name)
             async with ServiceInstance(adapted.service, bus, settings) as instance:
                 _log.info("%s %s runs as %s, besides this server", name, version, instance.id)
                 yield state

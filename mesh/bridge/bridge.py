@@ -18,11 +18,14 @@ from mesh.bridge.child import Child
 from mesh.bridge.proxy import Proxy
 from mesh.bridge.routes import parse_routes, routes_of_openapi
 from mesh.errors import DeclarationError, Unavailable
+from mesh.routes import BadTemplate, mount
 from mesh.service import Service
 
 START_S = 30.0
 """How long the other side may take to accept its first connection."""
 CHECK_S = 2.0
+
+_HOW = "say it with --route 'GET /path', --openapi FILE, or --prefix /path for everything below"
 
 _log = logging.getLogger("mesh.bridge")
 
@@ -57,8 +60,15 @@ class Bridge:
         if health and not health.startswith("/"):
             raise DeclarationError(f"--health {health!r} is not a path, such as /health")
         self._address = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            mount(prefix, "/")
+        except BadTemplate as error:
+            raise DeclarationError(f"--prefix {prefix!r}: {error}") from error
         self._given = parse_routes(routes) + (below(prefix, "all") if prefix else [])
         self._openapi = openapi
+        if openapi and not openapi.startswith("/"):
+            self._given += _of_file(openapi)
+            self._openapi = ""
         self._health = health
         self._timeout = timeout
         self._encoded_slashes = encoded_slashes
@@ -77,11 +87,11 @@ class Bridge:
                 await self.child.start()
             await self._wait()
             found = [*self._given, *await self._described()]
+            adapted = Adapted(self._service, self._proxy, None, "")
+            adapted.add(found, timeout=self._timeout, encoded_slashes=self._encoded_slashes)
         except BaseException:
             await self.aclose()
             raise
-        adapted = Adapted(self._service, self._proxy, None, "")
-        adapted.add(found, timeout=self._timeout, encoded_slashes=self._encoded_slashes)
         self._service.readiness("upstream", timeout=CHECK_S, every=2.0)(self._is_well)
         return self._service
 
@@ -118,13 +128,14 @@ class Bridge:
         if not self._health:
             return await self._accepts()
         try:
-            return await self._proxy.status(self._health, CHECK_S) < 400
+            status = await self._proxy.status(self._health, CHECK_S)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise Unavailable(f"{self._health}: {str(error) or type(error).__name__}") from error
+        if status >= 400:
+            raise Unavailable(f"{self._health} answers {status}")
+        return True
 
     async def _described(self) -> list[Found]:
-        if self._openapi and not self._openapi.startswith("/"):
-            return self._documented(await asyncio.to_thread(Path(self._openapi).read_bytes), self._openapi)
         if self._given and not self._openapi:
             return []
         path = self._openapi or "/openapi.json"
@@ -134,15 +145,24 @@ class Bridge:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise DeclarationError(f"{path} could not be read: {str(error) or type(error).__name__}") from error
         if not document:
-            raise DeclarationError(
-                f"there is no {path} that says what is served; say it with --route 'GET /path', --openapi FILE, "
-                "or --prefix /path for everything below"
-            )
-        return self._documented(document, path)
+            raise DeclarationError(f"there is no {path} that says what is served; {_HOW}")
+        return _documented(document, path)
 
-    @staticmethod
-    def _documented(document: bytes, where: str) -> list[Found]:
-        try:
-            return routes_of_openapi(json.loads(document))
-        except ValueError as error:
-            raise DeclarationError(f"{where} is no JSON: {error}") from error
+
+def _of_file(name: str) -> list[Found]:
+    try:
+        document = Path(name).read_bytes()
+    except OSError as error:
+        raise DeclarationError(f"--openapi {name!r} cannot be read: {error.strerror or error}") from error
+    return _documented(document, f"--openapi {name!r}")
+
+
+def _documented(document: bytes, where: str) -> list[Found]:
+    try:
+        read = json.loads(document)
+    except ValueError as error:
+        raise DeclarationError(f"{where} is no JSON that says what is served ({error}); {_HOW}") from error
+    try:
+        return routes_of_openapi(read)
+    except DeclarationError as error:
+        raise DeclarationError(f"{where}: {error}; {_HOW}") from error

@@ -12,6 +12,7 @@ from yarl import URL
 from mesh import headers
 from mesh.adapters.http import Message
 from mesh.adapters.scope import Scope
+from mesh.bridge.once import send_once, tracing
 from mesh.errors import BadReply, Executed, MeshError, Unavailable
 from mesh.service.websocket import MAX_MESSAGE
 
@@ -42,6 +43,8 @@ class Proxy:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            middlewares=(send_once,),
+            trace_configs=[tracing()],
             max_headers=MAX_HEADERS,
             max_field_size=MAX_FIELD,
             skip_auto_headers=("user-agent", "accept", "accept-encoding", "content-type"),
@@ -148,8 +151,10 @@ class Proxy:
             await send({"type": "websocket.http.response.start", "status": error.status, "headers": []})
             await send({"type": "websocket.http.response.body", "body": b""})
             return
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise _away(scope, error, "no") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _away(scope, error, "unknown") from error
         try:
             await send({"type": "websocket.accept", "subprotocol": other.protocol})
             up = asyncio.ensure_future(self._up(receive, other))

@@ -10,6 +10,7 @@ from mesh.adapters.inspection import Found, template
 from mesh.errors import DeclarationError
 from mesh.routes import BadTemplate, parse_template
 from mesh.service.endpoints import METHODS
+from mesh.service.hints import respelled
 
 _OPERATIONS = ("get", "put", "post", "delete", "options", "head", "patch")
 
@@ -25,6 +26,9 @@ def parse_routes(given: Iterable[str]) -> list[Found]:
         method = word.strip().upper() or "*"
         if method not in (*METHODS, "WS"):
             raise DeclarationError(f"--route {text!r}: {method!r} is not one of {', '.join(METHODS)} and WS")
+        if respelled(path) != path:
+            right = f"{word.strip()} {respelled(path)}".strip()
+            raise DeclarationError(f"--route {text!r}: a parameter is written {{name}}; did you mean {right!r}?")
         try:
             parse_template(path)
         except BadTemplate as error:

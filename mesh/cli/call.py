@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mesh.headers import Pairs
 
 METHOD = re.compile(r"[A-Z]{1,32}")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+WITH_QUERY = frozenset({"GET", "HEAD", "DELETE"})
+"""Methods of requests whose arguments are the query."""
 DEFAULT_S = 10.0
 
 
@@ -79,7 +82,11 @@ def command(
     if where.startswith("/"):
         if not METHOD.fullmatch(what):
             raise click.UsageError(f"{clean(what)!r} is not an HTTP method; write it in upper case, as GET")
+        if values and options.body is not None and what not in WITH_QUERY:
+            raise click.UsageError("give either arguments or --data")
         execute(lambda bus: _route(bus, what, where, values, options))
+    if what in METHODS:
+        raise click.UsageError(f"{clean(where)!r} is not a path; did you mean {clean('/' + where)}?")
     if not is_name(what) or not is_name(where):
         raise click.UsageError("give SERVICE ENDPOINT, or METHOD /PATH")
     if values and options.body is not None:
@@ -235,7 +242,7 @@ def _fill(method: str, target: str, values: dict[str, Any], options: Options) ->
     from mesh.version import VERSION
 
     body, pairs = options.body or b"", list(options.headers)
-    if values and (options.body is not None or method in ("GET", "HEAD", "DELETE")):
+    if values and method in WITH_QUERY:
         flat = {k: v if isinstance(v, str) else msgspec.json.encode(v).decode() for k, v in values.items()}
         target += ("&" if "?" in target else "?") + urlencode(flat)
     elif values:

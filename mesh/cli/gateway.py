@@ -8,13 +8,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from mesh.cli.main import fail
 from mesh.cli.settings import load
-from mesh.config import BusSettings, GatewaySettings, ServiceSettings, find_file, load_all
+from mesh.config import DEFAULT_FILE, BusSettings, GatewaySettings, ServiceSettings, find_file, load_all
 
 
 @click.command("gateway")
@@ -31,8 +32,8 @@ def command(worker: str | None, succeeds: bool, **flags: Any) -> None:
     With --workers, as many processes share the address; each knows the mesh for itself, and its limits are its own. The
     operator's planes are at --ops-port and the ports after it.
 
-    SIGHUP, or a change of mesh.toml, starts a new process with the new configuration behind the same sockets; the old
-    one finishes what it has. No connection is refused or cut for it.
+    SIGHUP, or a mesh.toml that changes or appears, starts a new process with the new configuration behind the same
+    sockets; the old one finishes what it has. No connection is refused or cut for it.
 
     \b
     Examples:
@@ -75,7 +76,7 @@ async def _supervise(flags: dict[str, Any]) -> int:
         _, found = load_all(BusSettings, GatewaySettings, environ=os.environ, file=find_file(os.environ), flags=flags)
         return Layout(found.workers, (found.host, found.port), (found.ops_host, found.ops_port))
 
-    return await Workers(command, layout, listen, find_file(os.environ)).run()
+    return await Workers(command, layout, listen, find_file(os.environ) or Path(DEFAULT_FILE)).run()
 
 
 def _option(name: str) -> str:

@@ -94,6 +94,8 @@ def _start(command: click.Command, name: str) -> NoReturn:
     try:
         code = command.main(prog_name=name, standalone_mode=False)
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and error.possibilities:
+            error.possibilities[:] = _shown(error.possibilities, error.ctx)
         shown = io.StringIO()
         error.show(shown)
         click.echo(re.sub(r"^Error: ", "error: ", shown.getvalue(), flags=re.MULTILINE), err=True, nl=False)
@@ -101,6 +103,13 @@ def _start(command: click.Command, name: str) -> NoReturn:
     except click.Abort:  # Ctrl-C before the command itself handles it
         code = 130
     sys.exit(code)
+
+
+def _shown(options: list[str], context: click.Context | None) -> list[str]:
+    """The options that ``--help`` shows too."""
+    parameters = context.command.params if context is not None else []
+    hidden = {name for p in parameters if isinstance(p, click.Option) and p.hidden for name in p.opts}
+    return [name for name in options if name not in hidden]
 
 
 def fail(text: str, code: int) -> NoReturn:

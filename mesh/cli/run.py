@@ -93,10 +93,10 @@ def find(target: str, log_level: str) -> Any:
         attribute = found[0]
     service = own.get(attribute)
     if not isinstance(service, Service):
+        if is_application(service):
+            fail(f"{name}:{attribute} is no mesh.Service{_serve_hint(name, {attribute: service})}", 2)
         what = f"a {type(service).__name__}, not a mesh.Service" if attribute in own else "not there"
-        hint = _serve_hint(name, {attribute: service}) or did_you_mean(
-            attribute, [key for key, value in own.items() if isinstance(value, Service)]
-        )
+        hint = did_you_mean(attribute, [key for key, value in own.items() if isinstance(value, Service)])
         fail(f"{name}:{attribute} is {what}{hint}", 2)
     return service
 
@@ -108,11 +108,16 @@ def _listed(names: list[str]) -> str:
 def _serve_hint(module: str, values: dict[str, Any]) -> str:
     """What to type where a module has an application of another framework in place of a Service."""
     for key, value in values.items():
-        root = type(value).__module__.partition(".")[0]
-        if root in APPLICATIONS and callable(value) and not isinstance(value, type):
+        if is_application(value):
             kind = type(value).__name__
             return f"; {key} is a {kind} application: mesh serve {module}:{key} --name {module.rpartition('.')[2]}"
     return ""
+
+
+def is_application(value: Any) -> bool:
+    """Whether a value is an application of a framework that is known by name."""
+    root = type(value).__module__.partition(".")[0]
+    return root in APPLICATIONS and callable(value) and not isinstance(value, type)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -127,6 +132,7 @@ def load_module(target: str, meaning: str, log_level: str) -> tuple[ModuleType, 
     What is wrong with it is said by the user's own line; exits with 1 for an exception, with 2 for a wrong declaration.
     """
     from mesh.cli.mistakes import shown
+    from mesh.service.run import importing
 
     name, _, attribute = target.partition(":")
     sys.path.insert(0, str(Path.cwd()))
@@ -137,14 +143,14 @@ def load_module(target: str, meaning: str, log_level: str) -> tuple[ModuleType, 
             fail(f"there is no file {name!r}{near}", 2)
         sys.path.insert(0, str(path.resolve().parent))
         name = path.stem
-    with shown(1, log_level):
+    with shown(1, log_level), importing():
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise
             near = did_you_mean(name, (file.stem for file in Path.cwd().glob("*.py")))
-            fail(f"there is no module {name!r} here{near}; {meaning}", 2)
+            fail(f"there is no module {name!r} here{near or f'; {meaning}'}", 2)
     if path.suffix == ".py" and not _is_from(module, path):
         fail(f"{path} has the name of another module, {module.__file__ or 'one of Python'}; give it another", 2)
     return module, attribute

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
 
 from mesh.cli.main import fail
-from mesh.cli.run import load_module, run_service
+from mesh.cli.run import is_application, load_module, run_service
 from mesh.cli.settings import load
 from mesh.config import BusSettings, ServiceSettings
 
@@ -80,8 +82,10 @@ def command(
     attribute = attribute or "app"
     app = getattr(module, attribute, None)
     if app is None or not callable(app):
-        what = "no application" if app is None else f"a {type(app).__name__}, which nobody can call"
-        fail(f"{module.__name__}:{attribute} is {what}", 2)
+        fail(_no_application(module, attribute, app), 2)
+    if factory and not _takes_nothing(app):
+        kind = "takes arguments" if inspect.isroutine(app) else f"is a {type(app).__name__} already"
+        fail(f"{module.__name__}:{attribute} {kind}, so it makes no application; leave --factory out", 2)
     from mesh.adapters import adapt
     from mesh.adapters.timeouts import parse_timeouts
     from mesh.cli.mistakes import shown
@@ -90,7 +94,35 @@ def command(
         app = app() if factory else app
         name = name or default_name(app, module.__name__)
         adapted = adapt(app, name=name, interface=interface, timeout=parse_timeouts(timeouts), **options)
+    for option, pattern in adapted.unmatched:
+        click.echo(f"warning: --{option} {pattern!r} matches no route", err=True)
     run_service(adapted.service, bus, settings, instance, replaces)
+
+
+def _no_application(module: ModuleType, attribute: str, found: Any) -> str:
+    """What is wrong with a name that is no application, and what to type."""
+    from mesh.service import Service
+
+    name, own = module.__name__, vars(module)
+    if isinstance(found, Service):
+        return f"{name}:{attribute} is a mesh.Service, which needs no adapter: mesh run {name}:{attribute}"
+    if found is not None:
+        return f"{name}:{attribute} is a {type(found).__name__}, which nobody can call"
+    applications = [key for key, value in own.items() if is_application(value)]
+    services = [key for key, value in own.items() if isinstance(value, Service)]
+    there = [f"mesh serve {name}:{key}" for key in applications] + [f"mesh run {name}:{key}" for key in services]
+    return f"{name}:{attribute} is no application" + (f"; there is {', '.join(there)}" if there else "")
+
+
+def _takes_nothing(function: Any) -> bool:
+    """Whether it can be called without arguments."""
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:  # it does not say what it takes
+        return True
+    return True
 
 
 def default_name(app: Any, module: str) -> str:

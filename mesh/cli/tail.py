@@ -189,13 +189,13 @@ class Tail:
             )
         for conflict in directory.conflicts:
             self._conflict("conflict", conflict)
+        if not instances and not self._services and (self._text or once):
+            click.echo(nothing(self._settings.prefix, self._settings.servers), err=True)
         if self._text:
             self._sum_up(instances, once)
         return not absent
 
     def _sum_up(self, instances: Sequence[Instance], once: bool) -> None:
-        if not instances and not self._services:
-            click.echo(nothing(self._settings.prefix, self._settings.servers), err=True)
         services = len({i.service for i in instances})
         words = [f"{counted(len(instances), 'instance')} of {counted(services, 'service')}"] if instances else []
         words += [] if once else ["watching, Ctrl-C ends"]

@@ -26,10 +26,11 @@ def no_service(name: str, known: Iterable[str]) -> str:
 
 
 def nothing(prefix: str, servers: Sequence[str]) -> str:
-    """What was looked for where nothing has announced itself, and what to do."""
+    """What was looked for where nothing has announced itself, and what to do: two lines, safe for a terminal."""
+    from mesh.printable import clean
     from mesh.settings import redact
 
-    where = redact(", ".join(servers))
+    where = clean(redact(", ".join(servers)))
     return (
         f"nothing has announced itself under the prefix {prefix!r} on {where}\n"
         "hint: NATS_URL and MESH_PREFIX say where to look; 'mesh run' starts a service, 'mesh up' a whole mesh"

@@ -15,11 +15,13 @@ from pathlib import Path
 import click
 
 from mesh.bus import Bus
+from mesh.bus.reasons import NO_NATS as START_ONE
 from mesh.cli.examples import examples
 from mesh.cli.main import NO_NATS, fail
 from mesh.cli.settings import load
 from mesh.cli.terminal import Terminal
-from mesh.cli.view import without_nats
+from mesh.cli.view import connecting, without_nats
+from mesh.cli.view import quiet as quiet_library
 from mesh.config import BusSettings, GatewaySettings, foreign_variables
 from mesh.embedded import NatsServer, ServerError, Supervisor, ended, free_port
 from mesh.errors import BusUnavailable
@@ -55,10 +57,12 @@ def command(port: int | None, ops_port: int | None, quiet: bool) -> None:
     bus, gateway = load(BusSettings, GatewaySettings, flags={"port": port, "ops_port": ops_port})
     for name in foreign_variables(os.environ):  # warned of here; not by each of the processes again
         del os.environ[name]
+    quiet_library()  # the processes log for themselves
     try:
         code = asyncio.run(_up(bus, gateway, quiet))
     except BusUnavailable as error:
-        fail(without_nats(error), NO_NATS)
+        told = without_nats(error).replace(START_ONE, "unset NATS_URL to have one started")
+        fail(told, NO_NATS)
     except ServerError as error:
         fail(str(error), 1)
     sys.exit(code)
@@ -83,6 +87,9 @@ async def _up(bus: BusSettings, gateway: GatewaySettings, quiet: bool) -> int:
                     f"port 4222 is busy: NATS listens on {server.port}; before other commands, in every terminal:"
                     f" export NATS_URL={server.url}"
                 )
+        client = await stack.enter_async_context(
+            connecting(bus, Bus)
+        )  # without NATS none of what follows need be started
         ports = [free_port(gateway.port, gateway.host), free_port(gateway.ops_port, gateway.ops_host)]
         for what, wanted, port in zip(
             ("gateway", "operator's plane"), (gateway.port, gateway.ops_port), ports, strict=True
@@ -100,7 +107,6 @@ async def _up(bus: BusSettings, gateway: GatewaySettings, quiet: bool) -> int:
         await supervisor.start("gateway", [*mesh, "gateway", *address], env=environment)
         for name, module in SERVICES:
             await supervisor.start(name, [*mesh, "run", f"{module}:service"], env=environment)
-        client = await stack.enter_async_context(Bus(bus))
         if not await _all_ready(client, stop):
             return 1 if not stop.is_set() else 0
         more = []

@@ -218,7 +218,7 @@ class View:
 
     def say_nothing(self) -> None:
         """Say on standard error that there is nobody, where somebody might have been."""
-        click.echo(clean(nothing(self.bus.settings.prefix, self.bus.settings.servers)), err=True)
+        click.echo(nothing(self.bus.settings.prefix, self.bus.settings.servers), err=True)
 
     def _note(self, service: str, id: str) -> None:
         instance = self.watcher.registry.get(service, id)

@@ -116,8 +116,8 @@ class Workers:
 
     ``command(descriptors, succeeds)`` is a worker's command line: it gets the numbers of a pipe, into which it writes a
     byte when it accepts, and of its listening sockets, the operator's first; ``succeeds`` says that others accept
-    until then. ``layout()`` reads the configuration and raises where that is wrong; ``file`` is watched for changes,
-    None for no file.
+    until then. ``layout()`` reads the configuration and raises where that is wrong; ``file`` is watched, also while it
+    is not there: what it says when it appears or changes is taken over. When it is gone all goes on as it was.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Workers:
         command: Callable[[Sequence[int], bool], Sequence[str]],
         layout: Callable[[], Layout],
         listen: Callable[..., socket.socket],
-        file: Path | None = None,
+        file: Path,
     ) -> None:
         self._command = command
         self._layout = layout
@@ -282,14 +282,18 @@ class Workers:
             await asyncio.sleep(WATCH_S)
             before, now = now, _stamp(self._file)
             if now != known and now == before:  # nobody is in the middle of writing it
-                known = now
-                _log.info("%s changed", self._file)
+                appeared, known = known is None, now
+                if now is None:
+                    _log.warning("%s is gone; the gateway goes on with the settings that it had", self._file)
+                    continue
+                _log.info("%s %s", self._file, "appeared" if appeared else "changed")
                 self._reload.set()
 
 
-def _stamp(file: Path | None) -> tuple[int, int] | None:
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Time of change and size; None where it is not there."""
     try:
-        found = file.stat() if file is not None else None
+        found = file.stat()
     except OSError:
         return None
-    return (found.st_mtime_ns, found.st_size) if found is not None else None
+    return found.st_mtime_ns, found.st_size

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from mesh.errors import DeclarationError
 from mesh.places import short
 from mesh.service.markers import Marker
 
 _NAME = r"([A-Za-z_]\w*)"
+P = ParamSpec("P")
+T = TypeVar("T")
 # A segment as others spell a parameter, and as it is spelled here; \1 is its name, {rest} stands where it has none.
 _SPELLINGS = [
     (re.compile(pattern), spelled)
@@ -67,6 +70,33 @@ def check_called(given: Any, decorator: str, example: str) -> None:
     if callable(given):
         name = getattr(given, "__qualname__", given)
         raise DeclarationError(f"handler {name!r}: @{decorator} needs parentheses: write @{decorator}({example})")
+
+
+def checked(right: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make wrong arguments of a declaration a `DeclarationError` that ends in ``right``, what to write.
+
+    To Python they are a TypeError, as if the mistake were the library's.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                known = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+                wrong = next((name for name in kwargs if name not in signature.parameters and known), "")
+                near = difflib.get_close_matches(wrong, known, 1)
+                if near:
+                    raise DeclarationError(f"there is no option {wrong!r}; did you mean {near[0]!r}?") from None
+                raise DeclarationError(f"{error}; write {right}") from None
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def check_options(given: Iterable[str], taken_by: Callable[..., Any], decorator: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from mesh.errors import DeclarationError
 from mesh.routes import BadTemplate, mount
 from mesh.service.endpoints import declare
-from mesh.service.hints import check_called, check_options, check_path, respelled
+from mesh.service.hints import check_called, check_options, check_path, checked, respelled
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -42,22 +42,27 @@ class Router:
         self.included = False
         """Whether another took over what is declared: what comes later would be nobody's."""
 
+    @checked('@service.get("/path") above the handler')
     def get(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for GET (and so for HEAD) requests to ``path``; options as in `route`."""
         return self._route("GET", path, options)
 
+    @checked('@service.post("/path") above the handler')
     def post(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for POST requests to ``path``; options as in `route`."""
         return self._route("POST", path, options)
 
+    @checked('@service.put("/path") above the handler')
     def put(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for PUT requests to ``path``; options as in `route`."""
         return self._route("PUT", path, options)
 
+    @checked('@service.patch("/path") above the handler')
     def patch(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for PATCH requests to ``path``; options as in `route`."""
         return self._route("PATCH", path, options)
 
+    @checked('@service.delete("/path") above the handler')
     def delete(self, path: str, **options: Any) -> Callable[[H], H]:
         """Declare a handler for DELETE requests to ``path``; options as in `route`."""
         return self._route("DELETE", path, options)
@@ -67,6 +72,7 @@ class Router:
         check_options(options, self.route, f"{type(self).__name__.lower()}.{method.lower()}")
         return self.route(method, path, **options)
 
+    @checked('@service.route("GET", "/path")')
     def route(
         self,
         method: str,
@@ -106,6 +112,7 @@ class Router:
 
         return register
 
+    @checked('@service.websocket("/path") above the handler')
     def websocket(
         self,
         path: str,

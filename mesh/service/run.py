@@ -8,9 +8,12 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from mesh.config import BusSettings, ServiceSettings, find_file, load_all
-from mesh.errors import BusUnavailable, ConfigError
+from mesh.errors import BusUnavailable, ConfigError, DeclarationError
 from mesh.logs import configure
 from mesh.service import namesakes
 from mesh.service.blocking import DEVELOPING_S, SERVING_S, BlockingWatch, code_of
@@ -25,8 +28,28 @@ SOON_S = 1.0
 _log = logging.getLogger("mesh.service")
 
 
+_importing: ContextVar[bool] = ContextVar("mesh.importing", default=False)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While a command imports a user's module: a service that the module runs would keep the command from its work."""
+    token = _importing.set(True)
+    try:
+        yield
+    finally:
+        _importing.reset(token)
+
+
 def run(service: Service) -> None:
-    """Run until SIGTERM or Ctrl-C. Exits with 2 where the configuration is wrong."""
+    """Run until SIGTERM or Ctrl-C. Exits with 2 where the configuration is wrong.
+
+    Raises `DeclarationError` while a command imports the module: `mesh run` runs the service itself.
+    """
+    if _importing.get():
+        raise DeclarationError(
+            "service.run() is called while mesh imports this module; put it under if __name__ == '__main__':"
+        )
     try:
         bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=find_file(os.environ))
     except ConfigError as error:

@@ -13,7 +13,7 @@ from mesh.routes import parse_template
 from mesh.service.endpoints import Declared, checked_metadata, declare
 from mesh.service.events import EventHandler, subscribe
 from mesh.service.groups import Group, QueueGroup, queue_name
-from mesh.service.hints import check_called, check_hook, named, place
+from mesh.service.hints import check_called, check_hook, checked, named, place
 from mesh.service.middleware import Middleware
 from mesh.service.readiness import Check
 from mesh.service.router import H, Router, checked_prefix
@@ -44,6 +44,7 @@ class Service(Router):
     version or metadata that the protocol does not allow.
     """
 
+    @checked('Service("name", version="1.0.0")')
     def __init__(
         self,
         name: str,

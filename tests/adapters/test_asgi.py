@@ -559,13 +559,36 @@ async def test_a_thread_that_blocks_does_not_keep_the_process(tmp_path, env, pat
         (("main:app", "--timeout", "soon"), 2, "'soon' is neither seconds nor PATTERN=seconds"),
         (("main:app", "--timeout", "7200"), 2, "timeout 7200.0 is not between"),
         (("main:app", "--name", "a", "--exclude", "*"), 2, "is everything excluded"),
+        (("main:app", "--prefix", "v1"), 2, "prefix 'v1': template"),
+        (
+            ("main:app", "--factory"),
+            2,
+            "main:app is a FastAPI already, so it makes no application; leave --factory out",
+        ),
+        (("main:app", "--health", "nohealth"), 2, "health 'nohealth' is not a path, such as /health"),
+        (("main:service",), 2, "main:service is a mesh.Service, which needs no adapter: mesh run main:service"),
+        (("main:nothing",), 2, "no application; there is mesh serve main:app, mesh run main:service$"),
     ],
 )
 async def test_mesh_serve_says_what_is_wrong(tmp_path, env, arguments, code, says):
-    (tmp_path / "main.py").write_text(APP)
+    (tmp_path / "main.py").write_text(f"{APP}\n\nfrom mesh import Service\n\nservice = Service('main')\n")
     async with run("serve", *arguments, cwd=tmp_path, env=env) as process:
-        assert await process.line(says)
+        assert (await process.line(says)).startswith("error: ")
         assert await process.child.wait() == code
+    assert not [line for line in process.lines if "Traceback" in line]
+
+
+async def test_patterns_that_match_no_route_are_named(tmp_path, env):
+    (tmp_path / "main.py").write_text(APP)
+    flags = ("--exclude", "/nomatch", "--include", "/none/*", "--timeout", "/slow/*=3", "--timeout", "/*=3")
+    async with run("serve", "main:app", "--name", "a", "--health", "/gone", *flags, cwd=tmp_path, env=env) as process:
+        assert "/gone answers 404" in await process.line("readiness check health fails")
+        await process.line("runs as")
+        assert [line for line in process.lines if line.startswith("warning: ")] == [
+            "warning: --include '/none/*' matches no route\n",
+            "warning: --exclude '/nomatch' matches no route\n",
+            "warning: --timeout '/slow/*' matches no route\n",
+        ]
 
 
 async def test_one_line_joins_and_the_application_keeps_its_port(tmp_path, env):

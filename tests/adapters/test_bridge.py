@@ -156,6 +156,7 @@ async def test_health_is_asked_here_and_told_by_heartbeats(nats_url, prefix):
         well[0] = False
         (known,) = mesh.gateway.watcher.registry.instances("other")
         await eventually(lambda: known.state == "unready")
+        assert mesh.instances[0].readiness.failing["upstream"].endswith("/health answers 500")
         assert (await mesh.http.get("/health")).json()["services"]["other"]["ready"] == 0
         well[0] = True
         await eventually(lambda: known.state == "ready")
@@ -202,6 +203,61 @@ async def test_a_server_that_breaks_off(nats_url, prefix):
             await mesh.http.get("/half")
         broken = await mesh.http.post("/none", content=b"x")
         assert (broken.status_code, broken.json()["executed"]) == (503, "unknown")
+
+
+@contextlib.asynccontextmanager
+async def breaking(answers):
+    """A server that answers so many requests, then closes every connection after the next request's head, once.
+
+    Gives its address and the methods that arrived; after the break it takes no connection where ``answers`` is 0.
+    """
+    seen = []
+
+    async def serve(reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                seen.append(head.split()[0].decode())
+                if len(seen) == answers + 1:
+                    if not answers:
+                        listening.close()
+                    break
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", seen
+    finally:
+        listening.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "PUT", "DELETE", "POST", "WS"])
+async def test_a_request_that_was_written_is_not_written_again(nats_url, prefix, method):
+    """aiohttp would repeat GET, PUT and DELETE; when the server is gone by then, as if nothing had run."""
+    async with breaking(0) as (url, seen), bridged(nats_url, prefix, url, routes=[f"{method} /x"]) as mesh:
+        if method == "WS":
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(f"{mesh.url.replace('http', 'ws')}/x"):
+                    pass
+            status, problem = refused.value.response.status_code, json.loads(refused.value.response.body)
+        else:
+            broken = await mesh.http.request(method, "/x")
+            status, problem = broken.status_code, broken.json()
+        assert (status, problem["executed"]) == (503, "unknown")
+        assert seen == ["GET" if method == "WS" else method]
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("DELETE", 503), ("PUT", 503)])
+async def test_a_kept_connection_that_the_server_closes(nats_url, prefix, method, status):
+    """It may have been closed while it was idle: what is safe is sent once more, anything else is not."""
+    async with breaking(1) as (url, seen), bridged(nats_url, prefix, url, routes=["* /x"]) as mesh:
+        assert (await mesh.http.get("/x")).status_code == 200
+        answer = await mesh.http.request(method, "/x")
+        assert answer.status_code == status
+        if status == 503:
+            assert answer.json()["executed"] == "unknown"
+        assert seen == ["GET", method, *([method] if status == 200 else [])]
 
 
 @pytest.mark.parametrize("kind", ["many", "long"])
@@ -291,7 +347,13 @@ def test_routes_from_flags():
         ("/chat", (), "chat"),
         ("/jokes", ("POST",), "jokes"),
     ]
-    for wrong, says in (("FETCH /x", "'FETCH' is not one of"), ("GET x", "--route 'GET x'"), ("", "--route ''")):
+    for wrong, says in (
+        ("FETCH /x", "'FETCH' is not one of"),
+        ("GET x", "--route 'GET x'"),
+        ("", "--route ''"),
+        ("/x/:id", "--route '/x/:id': .*did you mean '/x/{id}'"),
+        ("GET /x/<int:id>", "did you mean 'GET /x/{id}'"),
+    ):
         with pytest.raises(DeclarationError, match=says):
             parse_routes([wrong])
 
@@ -333,8 +395,21 @@ async def test_what_says_nothing_of_itself_has_to_be_described(nats_url):
     async with server(web.get("/hello", hello)) as url:
         with pytest.raises(DeclarationError, match=r"--route 'GET /path'"):
             await Bridge(url, name="other").open()
-        with pytest.raises(DeclarationError, match="is no JSON"):
+        with pytest.raises(DeclarationError, match=r"/hello is no JSON .*--route 'GET /path'"):
             await Bridge(url, name="other", openapi="/hello").open()
+
+
+async def test_a_bridge_that_cannot_declare_closes_its_session(nats_url):
+    """An open session would be a warning, which is an error here."""
+
+    async def hello(request):
+        return web.Response(text="hello")
+
+    async with server(web.get("/hello", hello)) as url:
+        bridge = Bridge(url, name="other", routes=["GET /hello"], timeout=7200)
+        with pytest.raises(DeclarationError, match="timeout"):
+            await bridge.open()
+        assert bridge._proxy.session.closed
 
 
 # -- the command
@@ -394,6 +469,12 @@ async def test_the_command_says_what_is_wrong(tmp_path, env):
         (("--name", "a", "--to", "nowhere"), 2, "not the address of an HTTP server"),
         (("--name", "a", "--to", "http://127.0.0.1:1", "--route", "X /a"), 2, "'X' is not one of"),
         (("--name", "a", "--to", "http://127.0.0.1:1", "--health", "x"), 2, "--health 'x' is not a path"),
+        (("--name", "a", "--to", "http://127.0.0.1:1", "--prefix", "x"), 2, "error: --prefix 'x'"),
+        (
+            ("--name", "a", "--to", "http://127.0.0.1:1", "--openapi", "nofile.json"),
+            2,
+            "nofile.json' cannot be read: No",
+        ),
         (("--name", "a", "--to", "http://127.0.0.1:1", "--timeout", "/a=x"), 2, "neither seconds nor"),
         (("--name", "a", "--to", "http://127.0.0.1:1", "--", "./nothing-here"), 1, "nothing-here"),
     ):

@@ -82,6 +82,7 @@ async def test_without_nats_the_exit_code_is_75(shell, arguments):
         ["call", "users", "greet", "name"],
         ["call", "users", "greet", "times:=x"],
         ["call", "users", "greet", "a=b", "-d", "{}"],
+        ["call", "POST", "/x", "a=b", "-d", "{}"],
         ["call", "get", "/x"],
         ["call", "GET", "/x", "-H", "none"],
         ["call", "GET", "/x", "-d", "@/no/such/file"],
@@ -95,6 +96,30 @@ async def test_wrong_usage_is_2_before_anything_is_connected(shell, arguments):
     assert (done.code, done.out) == (2, "")
     assert re.search("^error: ", done.err, re.MULTILINE)
     assert "Error" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["call", "GET", "hello"], "error: 'hello' is not a path; did you mean /hello?\n"),
+        (["run", "x:y", "--insance", "1"], "error: No such option '--insance'.\n"),
+        (
+            ["gateway", "--workr", "1"],
+            "error: No such option '--workr'. (Did you mean one of: '--port', '--workers'?)\n",
+        ),
+        (["run", "reposiory"], "error: there is no module 'reposiory' here; did you mean 'repository'?\n"),
+        (["run", "application:app"], ": app is a FastAPI application: mesh serve application:app --name application\n"),
+    ],
+)
+async def test_what_is_meant_is_said_once(shell, tmp_path, arguments, says):
+    (tmp_path / "repository.py").write_text("")
+    (tmp_path / "application.py").write_text("import fastapi\n\napp = fastapi.FastAPI()\n")
+    running = await shell.start(*arguments, cwd=tmp_path)
+    await running.child.wait()
+    assert await running.end() == 2
+    told = running.errors.decode()
+    assert told.replace("application:app is no mesh.Service; ", ": ").endswith(says), told
+    assert told.count("FastAPI") <= 1
 
 
 async def test_a_wrong_setting_is_named(shell):

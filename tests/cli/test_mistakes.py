@@ -40,6 +40,12 @@ MISTAKES = {
         "3: @service.get has no option 'sumary'; did you mean 'summary'?",
         'sumary="a"',
     ),
+    "runs": (
+        "START\nservice.run()",
+        2,
+        "3: service.run() is called while mesh imports this module; put it under if __name__ == '__main__':",
+        "service.run()",
+    ),
     "parentheses": ("START\n@service.get\nasync def x(): ...", 2, "3: handler 'x': @service.get needs", "@service.get"),
     "hook": (
         "START\n@service.on_startup\nasync def start():\n    raise ValueError('no database')",

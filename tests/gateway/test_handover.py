@@ -160,6 +160,22 @@ async def test_a_changed_configuration_is_taken_over_and_a_wrong_one_is_not(tmp_
         assert (await anew(http, "/work?seconds=0.5")).status_code == 504
 
 
+async def test_a_configuration_that_appears_goes_and_comes_back(tmp_path, env):
+    file = tmp_path / "mesh.toml"
+    async with a_mesh(tmp_path, env) as (process, http):
+        file.write_text("[gateway]\ntimeout_ms = 100\n")
+        await process.line("mesh.toml appeared")
+        await process.line("reloaded: process")
+        assert (await anew(http, "/work?seconds=0.5")).status_code == 504
+        already = len(process.lines)
+        file.unlink()
+        assert "goes on with the settings that it had" in await process.line("mesh.toml is gone", after=already)
+        assert (await anew(http, "/work?seconds=0.5")).status_code == 504
+        file.write_text("[gateway]\ntimeout_ms = 5000\n")
+        await process.line("reloaded: process", after=already)
+        assert (await anew(http, "/work?seconds=0.5")).status_code == 200
+
+
 async def test_another_address_is_opened_before_the_old_one_is_closed(tmp_path, env):
     file = tmp_path / "mesh.toml"
     file.write_text("")

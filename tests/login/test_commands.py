@@ -49,6 +49,14 @@ async def test_a_command_says_soon_that_nothing_listens(tmp_path, nobody, comman
     assert "set NATS_URL, or start a mesh with 'mesh up'" in text
 
 
+async def test_up_where_nothing_listens_starts_nothing(tmp_path, nobody):
+    code, text = await output(tmp_path, {"NATS_URL": nobody}, "up", "--port", "0", "--ops-port", "0")
+    assert code == 75
+    assert text == (
+        f"error: no NATS at {nobody}: the connection is refused\nhint: unset NATS_URL to have one started\n"
+    )
+
+
 @pytest.mark.parametrize("command", [("ls",), ("tail", "--once"), ("doctor",), ("call", "users", "get")])
 async def test_a_command_says_soon_which_login_is_refused(tmp_path, command):
     async with NatsServer(user="ada", password="right") as server:

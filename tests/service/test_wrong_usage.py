@@ -66,6 +66,24 @@ def test_a_path_as_other_frameworks_spell_it(path, right):
 
 
 @pytest.mark.parametrize(
+    ("declare", "says"),
+    [
+        (lambda: SERVICE.route("/m31"), 'missing a required argument: \'path\'; write @service.route("GET", "/path")'),
+        (
+            lambda: SERVICE.get("/x", users),
+            'too many positional arguments; write @service.get("/path") above the handler',
+        ),
+        (lambda: ROUTER.websocket("/x", nam="y"), "there is no option 'nam'; did you mean 'name'?"),
+        (lambda: Service("m", verion="1.0.0"), "there is no option 'verion'; did you mean 'version'?"),
+        (lambda: Service(), 'missing a required argument: \'name\'; write Service("name", version="1.0.0")'),
+    ],
+)
+def test_arguments_that_no_declaration_takes(declare, says):
+    with pytest.raises(DeclarationError, match=f"^{re.escape(says)}$"):
+        declare()
+
+
+@pytest.mark.parametrize(
     "path",
     ["/", "/users/{id}", "/files/{name:path}", "/a:b", "/things/batch:get", "/a*b", "/{a:str}/", "/%3Aid"],
 )

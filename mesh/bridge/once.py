@@ -1,0 +1,62 @@
+"""One request to the other side is one attempt: what may have run there is not sent a second time.
+
+aiohttp repeats requests with an idempotent method, PUT and DELETE too, when a connection breaks before the answer. To
+the caller the second attempt then looks like the only one. Errors that leave here are none that aiohttp repeats.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from types import SimpleNamespace
+
+import aiohttp
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_connection: ContextVar[SimpleNamespace] = ContextVar("mesh.bridge.connection")
+
+
+class Broken(aiohttp.ClientError):
+    """The connection broke after the request was written: nobody knows whether it ran."""
+
+
+async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """A middleware of aiohttp's client. Raises `Broken`, and aiohttp's own errors where nothing was written.
+
+    Only a safe request without a body is sent twice, where it met a kept connection that the server may have closed
+    while it was idle (RFC 9112, section 9.3.1).
+    """
+    attempt = SimpleNamespace(reused=False)
+    token = _connection.set(attempt)
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        if not attempt.reused or request.method not in SAFE or not _is_empty(request):
+            raise _broken(error) from error
+    finally:
+        _connection.reset(token)
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError, aiohttp.ConnectionTimeoutError) as error:
+        raise _broken(error) from error
+
+
+def tracing() -> aiohttp.TraceConfig:
+    """What tells `send_once` that a connection was used before; the session needs both."""
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_reused)
+    return trace
+
+
+async def _reused(session: object, context: object, params: object) -> None:
+    _connection.get().reused = True
+
+
+def _is_empty(request: aiohttp.ClientRequest) -> bool:
+    return not request.body
+
+
+def _broken(error: Exception) -> Broken:
+    return Broken(str(error) or type(error).__name__)
