@@ -98,7 +98,7 @@ GARBAGE = {
     "no headers": (None, b"hello", 504),
     "an empty block": (b"NATS/1.0\r\n\r\n", b"", 504),
     "no status": (b"NATS/1.0\r\nx-other: 1\r\n\r\n", b"x", 504),
-    "a status in a value": (b"NATS/1.0\r\nx-text: Mesh-Status: 200\r\n\r\n", b"x", 502),
+    "a status in a value": (b"NATS/1.0\r\nx-text: Mesh-Status: 200\r\n\r\n", b"x", 504),
     "a status in the first line": (b"NATS/1.0 Mesh-Status: 200\r\n\r\n", b"x", 504),
     "no block at all": (b"Mesh-Status: 200", b"x", 504),
     "binary": (bytes(range(256)) + b"Mesh-Status:", b"x", 504),
