@@ -353,7 +353,10 @@ class LaneTransport(Transport):
     def abort(self) -> None:
         """Drop the connection now, with what was not written yet."""
         if self._transport is not None:
-            self._transport.abort()
+            try:
+                self._transport.abort()
+            except AttributeError:  # Python 3.11.2: of a TLS transport that was closed twice nothing is left to abort
+                pass
 
     def retire(self) -> None:
         """Drop the connection and make no other: nats-py may be reconnecting while its client is given up, and what
