@@ -141,6 +141,15 @@ class Connection(Protocol):
     ) -> None: ...
 
 
+def drop(transport: asyncio.WriteTransport | None) -> None:
+    """End a connection now, with what was not written yet; harmless where there is none."""
+    if transport is not None:
+        try:
+            transport.abort()
+        except AttributeError:  # Python 3.11.2: of a TLS transport that was closed twice nothing is left to abort
+            pass
+
+
 async def first_line(connection: Connection, read: Callable[[], Awaitable[bytes]]) -> bytes:
     """The next line that ``read`` gives before the server has let us in.
 

@@ -25,7 +25,7 @@ from nats.aio.transport import Transport
 
 from mesh.bus.bundles import FRAMING, LARGEST, MOST_BYTES, MOST_REQUESTS, Bundle
 from mesh.bus.frames import FrameReader
-from mesh.bus.guard import JUDGED_S, Guard, first_line
+from mesh.bus.guard import JUDGED_S, Guard, drop, first_line
 from mesh.bus.reasons import ServerSaid
 from mesh.errors import Overloaded
 
@@ -352,11 +352,7 @@ class LaneTransport(Transport):
 
     def abort(self) -> None:
         """Drop the connection now, with what was not written yet."""
-        if self._transport is not None:
-            try:
-                self._transport.abort()
-            except AttributeError:  # Python 3.11.2: of a TLS transport that was closed twice nothing is left to abort
-                pass
+        drop(self._transport)
 
     def retire(self) -> None:
         """Drop the connection and make no other: nats-py may be reconnecting while its client is given up, and what

@@ -12,7 +12,7 @@ from urllib.parse import ParseResult
 
 from nats.aio.transport import TcpTransport, WebSocketTransport
 
-from mesh.bus.guard import JUDGED_S, Guard, first_line
+from mesh.bus.guard import JUDGED_S, Guard, drop, first_line
 from mesh.bus.reasons import Reason, Refusal
 
 
@@ -84,7 +84,7 @@ class GuardedTcp(TcpTransport):
     def abort(self) -> None:
         """Drop the connection now."""
         if self._io_writer is not None:
-            self._io_writer.transport.abort()
+            drop(self._io_writer.transport)
 
     async def retire(self) -> None:
         """Drop the connection and make no other."""
