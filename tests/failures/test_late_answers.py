@@ -214,11 +214,13 @@ async def test_late_answers_leave_every_place_free(nats_url, prefix, kind, why, 
             wires = [await stack.enter_async_context(HttpWire(mesh.gateway.port)) for _ in range(MANY)]
             for wire in wires:
                 wire.send("GET", "/late", headers=upgrade)
-            await eventually(lambda: instance.dispatcher.inflight == MANY)
-            await eventually(lambda: gate.reached >= at_once)
-            if why == "deadline":
+            if why == "gone":
+                await eventually(lambda: instance.dispatcher.inflight == MANY)
+                await eventually(lambda: gate.reached >= at_once)
+            else:  # on a slow machine the first are over before the last have begun
                 for wire in wires:
                     assert (await wire.receive()).status == 504
+                assert gate.reached > 0
         if not upgrade or why == "deadline":  # until a WebSocket is accepted, nobody looks whether its client left
             works = list(instance.dispatcher._running)
             await eventually(lambda: all(work.context.cancelled.is_set() for work in works))
