@@ -12,9 +12,9 @@ import resource
 import statistics
 
 from mesh.bus import Bus
-from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.service.run import loop_factory
+from mesh.settings import BusSettings
 
 ROUNDS, CALLERS, REQUESTS, SIZE = 5, 64, 300, 200
 REPLY = b"NATS/1.0\r\nMesh-Status: 200\r\ncontent-type: application/json\r\n\r\n"

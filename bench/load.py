@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from bench.apps.shared import ITEM
 from bench.processes import ROOT
-from mesh.cli.load import Histogram
+from mesh.cli.http_load import Histogram
 
 HEADERS = {
     "accept": "application/json",

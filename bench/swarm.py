@@ -14,9 +14,9 @@ from msgspec.structs import replace
 
 from mesh import messages
 from mesh.bus import Bus
-from mesh.config import BusSettings
 from mesh.messages import Announcement, Discover, Endpoint, Heartbeat, Route, revision_of
 from mesh.service.run import loop_factory
+from mesh.settings import BusSettings
 
 BEAT_S = 2.0
 SLICES = 200

@@ -20,9 +20,9 @@ import mesh
 from mesh import messages, testing
 from mesh.cli.main import COMMANDS
 from mesh.cli.main import mesh as mesh_command
-from mesh.config import documentation
 from mesh.errors import MeshError
 from mesh.service.groups import Group
+from mesh.settings import documentation
 from mesh.testing import fixtures
 
 HERE = Path(__file__).parent

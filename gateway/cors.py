@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from gateway.headers import Pairs, lines_of
+from gateway.header_translation import Pairs, lines_of
 
 _MAX_AGE = b"600"
 _OWN = b"access-control-"

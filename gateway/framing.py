@@ -8,7 +8,7 @@ from __future__ import annotations
 import binascii
 import re
 
-from gateway.headers import Head, Pairs
+from gateway.header_translation import Head, Pairs
 from gateway.problems import refuse
 from mesh.errors import MeshError
 

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from mesh.bus import Bus
-from mesh.directory import Directory
 from mesh.errors import BusUnavailable, MeshError, NoInstances, NotFound, Starting, Unavailable
+from mesh.live_routes import LiveRoutes
 from mesh.registry import Instance
 from mesh.watcher import Watcher
 
@@ -35,7 +35,7 @@ def own_label(path: str) -> str:
 class Health:
     """What is known of the mesh and of each service. ``facts`` describe this gateway (name, version, ...)."""
 
-    def __init__(self, bus: Bus, watcher: Watcher, directory: Directory, facts: Mapping[str, Any]) -> None:
+    def __init__(self, bus: Bus, watcher: Watcher, directory: LiveRoutes, facts: Mapping[str, Any]) -> None:
         self.draining = False
         self._bus = bus
         self._watcher = watcher

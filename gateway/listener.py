@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from gateway.sockets import BACKLOG
+from gateway.listening_sockets import BACKLOG
 from mesh.tasks import vital
 
 KEEP_ALIVE_S = 75

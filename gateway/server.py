@@ -11,22 +11,22 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from gateway import health, ops
-from gateway.access import AccessLog
-from gateway.conflicts import ConflictNotices
-from gateway.connection import public_protocol
-from gateway.core import Core
-from gateway.forward import Forwarder
+from gateway import health, operator_plane
+from gateway.access_log import AccessLog
+from gateway.asgi_lane import AsgiLane
+from gateway.conflict_notices import ConflictNotices
+from gateway.http_connection import public_protocol
 from gateway.listener import Listener
-from gateway.metrics import RequestMetrics
-from gateway.sockets import listen
+from gateway.listening_sockets import listen
+from gateway.request_lifecycle import RequestLifecycle
+from gateway.request_metrics import RequestMetrics
 from gateway.websocket_connection import websocket_protocol
 from mesh.announcer import Announcer, Load
 from mesh.bus import Bus
 from mesh.client import Caller
-from mesh.config import BusSettings, GatewaySettings
-from mesh.directory import Directory
-from mesh.micros import ForeignWatch
+from mesh.foreign import ForeignWatch
+from mesh.live_routes import LiveRoutes
+from mesh.settings import BusSettings, GatewaySettings
 from mesh.streams import Streams
 from mesh.subjects import new_id
 from mesh.tasks import keep
@@ -57,7 +57,7 @@ class Gateway:
         self.bus = Bus(bus, service="gateway", instance=self.id)
         self.watcher = Watcher(self.bus, window_ms=settings.window_ms, margin_s=sync_margin_s)
         self.conflicts = ConflictNotices(self.bus)
-        self.directory = Directory(
+        self.directory = LiveRoutes(
             self.watcher, owners=settings.owners, reserved=health.RESERVED, on_conflicts=self.conflicts.changed
         )
         self.streams = Streams(self.bus)
@@ -72,7 +72,7 @@ class Gateway:
         self.health = health.Health(self.bus, self.watcher, self.directory, facts)
         text = sys.stderr.isatty() if text_log is None else text_log
         self.access = AccessLog(enabled=settings.access_log, text=text)
-        self.core = Core(
+        self.core = RequestLifecycle(
             self.bus,
             self.watcher,
             self.directory,
@@ -82,7 +82,7 @@ class Gateway:
             metrics=self.metrics,
             access=self.access,
         )
-        self.forwarder = Forwarder(self.core)
+        self.forwarder = AsgiLane(self.core)
         self.announcer = Announcer(
             self.bus,
             version=VERSION,
@@ -90,7 +90,9 @@ class Gateway:
             load=lambda: Load(self.core.inflight, settings.max_inflight),
         )
         names = (settings.ops_host.lower(), *settings.ops_hosts)
-        self._ops_app = ops.build(self.bus, self.watcher, self.directory, self.health, self.metrics, facts, names)
+        self._ops_app = operator_plane.build(
+            self.bus, self.watcher, self.directory, self.health, self.metrics, facts, names
+        )
         self._sockets = list(sockets)
         self._listeners: list[Listener] = []
         self._tasks: list[asyncio.Task[None]] = []

@@ -16,11 +16,11 @@ from typing import Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
-from gateway.bodies import Bodies
-from gateway.sockets import has_closed
-from gateway.stall import Outgoing
+from gateway.body_memory import BodyMemory
+from gateway.listening_sockets import has_closed
+from gateway.slow_clients import OutgoingBuffer
 from mesh.errors import MeshError, Overloaded
-from mesh.streams.closing import TOO_BIG, TRY_AGAIN_LATER
+from mesh.streams.close_codes import TOO_BIG, TRY_AGAIN_LATER
 
 SLICE = 2 * 1024
 """Bytes that are read at once: 340 of the smallest frames, some milliseconds of work."""
@@ -34,7 +34,7 @@ INVALID = 1007
 """Close code for text that is not UTF-8 (RFC 6455 section 7.4.1)."""
 
 
-def websocket_protocol(bodies: Bodies) -> Callable[..., WebSocketConnection]:
+def websocket_protocol(bodies: BodyMemory) -> Callable[..., WebSocketConnection]:
     """For uvicorn's ``ws=``: what makes the connections of WebSockets, whose messages take memory of ``bodies``."""
     return partial(WebSocketConnection, bodies)
 
@@ -43,7 +43,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     """One WebSocket. ``check`` must be called now and then: it ends a connection whose client does not read."""
 
     def __init__(
-        self, bodies: Bodies, /, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
+        self, bodies: BodyMemory, /, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._held = bodies.body(self._no_room)
@@ -53,7 +53,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         self._resting: asyncio.TimerHandle | None = None
         self._size = 0  # of the message that is coming; a fragment counts `FRAGMENT_COST` at least
         self._going_on = False
-        self._outgoing = Outgoing()
+        self._outgoing = OutgoingBuffer()
         self._read_since = 0.0  # when reading went on after a pause
 
     # -- from the socket

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from mesh import messages
-from mesh.announced import OwnWords, contradicts
 from mesh.bus import Bus, Subscription
-from mesh.claims import Claims, now_ms
+from mesh.claim_times import Claims, now_ms
 from mesh.errors import MeshError
 from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Control, Endpoint, Heartbeat, Route, State
+from mesh.own_announcements import OwnMessages, contradicts
 from mesh.tasks import keep
 
 JITTER = 0.2
@@ -81,7 +81,7 @@ class Announcer:
         self._beating: asyncio.Task[None] | None = None
         self._answer: asyncio.TimerHandle | None = None
         self._answered = -ANSWER_GAP_S
-        self._own = OwnWords()
+        self._own = OwnMessages()
         self._false_claims: tuple[int, ...] | None = None
         self.contradicted = 0
         """Messages that somebody else published in the name of this instance."""

@@ -1,298 +1,386 @@
-"""How settings are declared, read and checked; the settings themselves are in `mesh.config`.
+"""The settings of the mesh: flag > environment > mesh.toml > default, all checked at start.
 
-A settings class is a frozen dataclass whose fields are made with `setting`. A value comes from the first source
-that has one: flag > environment > mesh.toml > default. An empty environment variable counts as not set.
-Reading never stops at the first mistake: `read_all` collects every one into a single `ConfigError`.
+`load_all` reads several classes at once and raises one `ConfigError` that names every mistake; `documentation`
+yields every setting, so that the documents and ``.env.example`` can be checked against the code.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import logging
-import re
-import tomllib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Literal, Self, TypeVar, overload
+from urllib.parse import urlsplit
 
-from mesh.errors import ConfigError
+from mesh import setting_types as types
+from mesh import settings_reader
+from mesh.settings_reader import Documented, Settings, Variable, setting
 
-OWN_PREFIX = "MESH_"
-NEAR = 0.75
-"""How alike a variable and a setting are, without the prefix, where one is taken for a misspelling of the other."""
-_METADATA = "mesh.setting"
-_USERINFO = re.compile(r"[^/\s]+@")
-_ANYTHING_BEFORE_AT = re.compile(r"([a-z]+://)?.*@", re.DOTALL)
-# Kubernetes and Docker links describe a neighbour called `mesh-…` in variables that start with MESH_ too, one of
-# them under a name of ours (MESH_GATEWAY_PORT=tcp://10.0.0.1:8080). They are nobody's setting.
-_INJECTED_NAME = re.compile(r".*_SERVICE_(HOST|PORT(_.+)?)|.*_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
-_INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://.*")
-_log = logging.getLogger("mesh.settings")
-_told: set[str] = set()  # variables that this process has warned of
+DEFAULT_FILE = "mesh.toml"
+FILE_VARIABLE = "MESH_CONFIG"
 
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A type of value: ``parse`` raises ValueError or TypeError, ``allowed`` completes "give …"."""
-
-    parse: Callable[[object], Any]
-    allowed: str
-    is_path: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """An environment variable that belongs to no settings class, so that it is documented and not a mistake."""
-
-    name: str
-    doc: str
-
-
-@dataclass(frozen=True, slots=True)
-class Documented:
-    """One setting as the documentation shows it; ``default`` is text, empty where there is none."""
-
-    name: str
-    env: tuple[str, ...]
-    toml: str
-    default: str
-    allowed: str
-    doc: str
-    secret: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Meta:
-    kind: Kind
-    env: tuple[str, ...]
-    doc: str
-    secret: bool
-
-
-def setting(default: Any, kind: Kind, *, doc: str, env: Sequence[str] = (), secret: bool = False) -> Any:
-    """A field of a settings class.
-
-    ``env`` holds the variables that set it, the first one present wins. ``secret`` values never reach an error,
-    a ``repr`` or the documentation.
-    """
-    metadata = {_METADATA: _Meta(kind, tuple(env), doc, secret)}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def redact(text: str) -> str:
-    """``text`` without the user, password or token that a URL in it carries, one without its scheme too."""
-    return _USERINFO.sub("***@", text)
+A = TypeVar("A", bound=Settings)
+B = TypeVar("B", bound=Settings)
+C = TypeVar("C", bound=Settings)
 
 
 @dataclass(frozen=True, repr=False)
-class Settings:
-    """Base of the settings classes. ``section`` is their table in mesh.toml and the prefix of their names."""
+class MeshSettings(Settings):
+    """Base of the classes below: adds reading one class alone."""
 
-    section: ClassVar[str]
+    @classmethod
+    def load(cls, *, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str], file: Path | None) -> Self:
+        """Read this class; ``flags`` maps field names to values, None meaning "not given".
+
+        Raises `ConfigError` with every mistake, including names that no setting of any class has.
+        """
+        (loaded,) = load_all(cls, flags=flags, environ=environ, file=file)
+        return loaded
+
+
+@dataclass(frozen=True, repr=False)
+class BusSettings(MeshSettings):
+    """How to reach NATS, and as whom."""
+
+    section = "bus"
+
+    servers: tuple[str, ...] = setting(
+        ("nats://127.0.0.1:4222",), types.servers(), env=["NATS_URL"], doc="The NATS servers to connect to."
+    )
+    credentials: Path | None = setting(
+        None, types.readable_file(), env=["NATS_CREDS"], doc="A credentials file (JWT and key)."
+    )
+    user: str | None = setting(None, types.text(), env=["NATS_USER"], doc="The user's name.")
+    password: str | None = setting(None, types.secret(), env=["NATS_PASSWORD"], secret=True, doc="The user's password.")
+    token: str | None = setting(
+        None, types.secret(), env=["NATS_TOKEN"], secret=True, doc="A token, instead of user and password."
+    )
+    nkey: Path | None = setting(None, types.readable_file(), env=["NATS_NKEY"], doc="A file with an NKey seed.")
+    tls_ca: Path | None = setting(
+        None, types.readable_file(), env=["NATS_CA"], doc="Certificates of the authorities to trust."
+    )
+    tls_cert: Path | None = setting(
+        None, types.readable_file(), env=["NATS_CERT"], doc="The client's certificate; needs tls_key."
+    )
+    tls_key: Path | None = setting(
+        None, types.readable_file(), env=["NATS_KEY"], doc="The client's private key; needs tls_cert."
+    )
+    prefix: str = setting(
+        "mesh", types.name(), env=["MESH_PREFIX"], doc="First token of every subject; separates meshes on an account."
+    )
+    lane: Literal["auto", "plain"] = setting(
+        "auto",
+        types.choice("auto", "plain"),
+        env=["MESH_LANE"],
+        doc="How messages leave the socket: auto takes the fast lane where it fits, plain never does.",
+    )
+    bundles: bool = setting(
+        True,
+        types.switch(),
+        env=["MESH_BUNDLES"],
+        doc="Whether small messages of one moment, to one receiver, may share a NATS message.",
+    )
+    connect_timeout_s: float = setting(
+        5.0,
+        types.number(0.1, 300, "seconds"),
+        env=["MESH_CONNECT_TIMEOUT_S"],
+        doc="How long the first connection may take; a command ends after a second if every server fails.",
+    )
 
     def conflicts(self, sources: Mapping[str, str]) -> Iterator[str]:
-        """One sentence per pair of values that cannot go together.
+        ways = [name for name in ("credentials", "nkey", "token", "user") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            told = ", ".join(f"{name} ({sources[name]})" for name in ways)
+            yield f"bus: {told} are different ways to log in; give one of them"
+        for first, second in (("user", "password"), ("password", "user"), ("tls_cert", "tls_key")):
+            yield from self._needs(first, second, sources)
+        yield from self._needs("tls_key", "tls_cert", sources)
+        encrypted = self.tls_ca or self.tls_cert or any(url.startswith(("tls://", "wss://")) for url in self.servers)
+        if len({url.startswith(("ws://", "wss://")) for url in self.servers}) > 1:
+            yield f"bus.servers ({sources['servers']}): give either WebSocket URLs or others, not both kinds"
+        elif encrypted and any(url.startswith("ws://") for url in self.servers):
+            yield f"bus.servers ({sources['servers']}): ws:// is never encrypted, as other settings demand; give wss://"
+        if len({bool(urlsplit(url).password is None) for url in self.servers if "@" in url}) > 1:
+            yield f"bus.servers ({sources['servers']}): give either tokens in all URLs or users with passwords"
 
-        ``sources`` says where a field came from; fields that have their default are not in it.
-        """
-        yield from ()
-
-    def __repr__(self) -> str:
-        shown = (f"{name}={_show(getattr(self, name), meta)}" for name, meta in _fields(type(self)))
-        return f"{type(self).__name__}({', '.join(shown)})"
+    def _needs(self, first: str, second: str, sources: Mapping[str, str]) -> Iterator[str]:
+        if getattr(self, first) is not None and getattr(self, second) is None:
+            yield f"bus.{first} ({sources[first]}): is useless alone; give {second} too"
 
 
-def read_all(
-    classes: Sequence[type[Settings]],
+@dataclass(frozen=True, repr=False)
+class ServiceSettings(MeshSettings):
+    """How one service instance runs."""
+
+    section = "service"
+
+    heartbeat_ms: int = setting(
+        2000, types.whole(250, 30_000, "milliseconds"), env=["MESH_HEARTBEAT_MS"], doc="Time between two heartbeats."
+    )
+    concurrency: int = setting(
+        1000, types.whole(1, 1_000_000), env=["MESH_CONCURRENCY"], doc="Requests that run at the same time."
+    )
+    queue: int = setting(
+        1000, types.whole(0, 1_000_000), env=["MESH_QUEUE"], doc="Requests that may wait for a free place."
+    )
+    max_body: int = setting(
+        16 * 1024 * 1024,
+        types.whole(1024, 1 << 40, "bytes"),
+        env=["MESH_MAX_BODY"],
+        doc="Largest body that a handler gets as a whole; one that takes AsyncIterator[bytes] has no limit.",
+    )
+    drain_s: float = setting(
+        25.0, types.number(0, 3600, "seconds"), env=["MESH_DRAIN_S"], doc="How long a stop waits for running requests."
+    )
+    linger_ms: int = setting(
+        500,
+        types.whole(0, 60_000, "milliseconds"),
+        env=["MESH_LINGER_MS"],
+        doc="How long to keep serving after announcing the drain, while callers move away.",
+    )
+    blocked_ms: int | None = setting(
+        None,
+        types.whole(0, 60_000, "milliseconds"),
+        env=["MESH_BLOCKED_MS"],
+        doc="How long a handler may hold up the event loop before a warning names it; 0 for no warnings. "
+        "By default 100 on a terminal and with --reload, else 1000.",
+    )
+    log_level: str = setting(
+        "info",
+        types.choice("debug", "info", "warning", "error", "critical", aliases={"warn": "warning", "fatal": "critical"}),
+        env=["MESH_LOG_LEVEL", "LOG_LEVEL"],
+        doc="The least severe messages that are logged.",
+    )
+    log_format: Literal["auto", "json", "text"] = setting(
+        "auto",
+        types.choice("auto", "json", "text"),
+        env=["MESH_LOG_FORMAT"],
+        doc="Form of the log; auto is text on a terminal and JSON elsewhere.",
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class GatewaySettings(MeshSettings):
+    """The HTTP edge: where it listens and what it lets through."""
+
+    section = "gateway"
+
+    host: str = setting("127.0.0.1", types.host(), env=["MESH_GATEWAY_HOST"], doc="Address for clients.")
+    port: int = setting(
+        8080,
+        types.whole(0, 65_535),
+        env=["MESH_GATEWAY_PORT", "PORT"],
+        doc="Port for clients; 0 takes any free one.",
+    )
+    ops_host: str = setting("127.0.0.1", types.host(), env=["MESH_OPS_HOST"], doc="Address of the operator's plane.")
+    ops_port: int = setting(
+        8081, types.whole(0, 65_535), env=["MESH_OPS_PORT"], doc="Port of the operator's plane; 0 takes any free one."
+    )
+    workers: int = setting(
+        1,
+        types.whole(1, 256),
+        env=["MESH_WORKERS"],
+        doc="Processes that serve clients; limits are for each. Number n has its operator's plane at ops_port + n - 1.",
+    )
+    timeout_ms: int = setting(
+        10_000,
+        types.whole(1, 3_600_000, "milliseconds"),
+        env=["MESH_TIMEOUT_MS"],
+        doc="Deadline of a request whose route names none.",
+    )
+    max_target: int = setting(
+        8192, types.whole(64, 1_000_000, "bytes"), env=["MESH_MAX_TARGET"], doc="Longest request target."
+    )
+    max_header_bytes: int = setting(
+        32_768, types.whole(1024, 1_000_000, "bytes"), env=["MESH_MAX_HEADER_BYTES"], doc="All headers of a request."
+    )
+    max_headers: int = setting(
+        100, types.whole(1, 10_000), env=["MESH_MAX_HEADERS"], doc="Number of headers of a request."
+    )
+    max_request_body: int = setting(
+        0,
+        types.whole(0, 1 << 50, "bytes"),
+        env=["MESH_MAX_REQUEST_BODY"],
+        doc="Largest body of a request; 0 leaves it to the services.",
+    )
+    body_memory: int = setting(
+        256 * 1024 * 1024,
+        types.whole(1024 * 1024, 1 << 50, "bytes"),
+        env=["MESH_BODY_MEMORY"],
+        doc="Memory for bodies of requests and messages of WebSockets, of all clients; what needs more is refused.",
+    )
+    http_lane: Literal["direct", "asgi"] = setting(
+        "direct",
+        types.choice("direct", "asgi"),
+        env=["MESH_HTTP_LANE"],
+        doc="How a request of one message each way is served: direct in its connection, asgi by an ASGI call.",
+    )
+    head_s: float = setting(
+        15.0,
+        types.number(0, 86_400, "seconds"),
+        env=["MESH_HEAD_S"],
+        doc="How long a client may take for a request's headers; 0 for ever.",
+    )
+    body_idle_s: float = setting(
+        60.0,
+        types.number(0, 86_400, "seconds"),
+        env=["MESH_BODY_IDLE_S"],
+        doc="How long a client may send nothing of a body that it has begun; 0 for ever.",
+    )
+    stream_idle_s: float = setting(
+        0.0,
+        types.number(0, 86_400, "seconds"),
+        env=["MESH_STREAM_IDLE_S"],
+        doc="How long a streamed response may be silent; 0 for ever.",
+    )
+    stream_total_s: float = setting(
+        0.0,
+        types.number(0, 31_536_000, "seconds"),
+        env=["MESH_STREAM_TOTAL_S"],
+        doc="How long a streamed response or a WebSocket may last; 0 for ever.",
+    )
+    foreign_s: float = setting(
+        10.0,
+        types.number(0, 3600, "seconds"),
+        env=["MESH_FOREIGN_S"],
+        doc="Time between two questions for foreign NATS micro services; 0 for never.",
+    )
+    max_inflight: int = setting(
+        10_000, types.whole(1, 10_000_000), env=["MESH_MAX_INFLIGHT"], doc="Requests under way at the same time."
+    )
+    route_inflight: int = setting(
+        2000,
+        types.whole(1, 10_000_000),
+        env=["MESH_ROUTE_INFLIGHT"],
+        doc="Requests of one route under way at the same time.",
+    )
+    route_queue: int = setting(
+        1000,
+        types.whole(0, 10_000_000),
+        env=["MESH_ROUTE_QUEUE"],
+        doc="Requests of one route that may wait for a free place.",
+    )
+    window_ms: int = setting(
+        500,
+        types.whole(0, 60_000, "milliseconds"),
+        env=["MESH_WINDOW_MS"],
+        doc="Time over which services spread their answers to a discovery.",
+    )
+    owners: Mapping[str, str] = setting(
+        {}, types.owners(), env=["MESH_OWNERS"], doc="Which service owns a path prefix; others are refused there."
+    )
+    show_routes: Literal["auto", "always", "never"] = setting(
+        "auto",
+        types.choice("auto", "always", "never"),
+        env=["MESH_SHOW_ROUTES"],
+        doc="Whether clients may see the routes; auto shows them on loopback.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (), types.origins(), env=["MESH_CORS_ORIGINS"], doc="Web origins whose pages may read answers; none by default."
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        (),
+        types.networks(),
+        env=["MESH_TRUSTED_PROXIES"],
+        doc="Proxies in front that are believed who their client is; none by default.",
+    )
+    proxy_header: Literal["x-forwarded", "forwarded"] = setting(
+        "x-forwarded",
+        types.choice("x-forwarded", "forwarded"),
+        env=["MESH_PROXY_HEADER"],
+        doc="How trusted proxies say it: X-Forwarded-For, -Proto and -Host, or Forwarded (RFC 7239).",
+    )
+    ops_hosts: tuple[str, ...] = setting(
+        (),
+        types.host_names(),
+        env=["MESH_OPS_HOSTS"],
+        doc="Names with a dot by which the operator's plane may be called; * for any.",
+    )
+    linger_ms: int = setting(
+        1000,
+        types.whole(0, 600_000, "milliseconds"),
+        env=["MESH_GATEWAY_LINGER_MS"],
+        doc="How long to keep accepting after readiness fails, while a load balancer moves away.",
+    )
+    drain_s: float = setting(
+        25.0,
+        types.number(0, 3600, "seconds"),
+        env=["MESH_GATEWAY_DRAIN_S"],
+        doc="How long a stop waits for requests under way.",
+    )
+    access_log: bool = setting(True, types.switch(), env=["MESH_ACCESS_LOG"], doc="Log one line per request.")
+
+    def conflicts(self, sources: Mapping[str, str]) -> Iterator[str]:
+        if self.port and (self.host, self.port) == (self.ops_host, self.ops_port):
+            ports = ((name, sources.get(name, "default")) for name in ("port", "ops_port"))
+            told = " and ".join(f"{name} ({source})" for name, source in ports)
+            yield f"gateway: {told} are both {self.port} on {self.host}; give each listener its own port"
+        if self.proxy_header != "x-forwarded" and not self.trusted_proxies:
+            yield f"gateway.proxy_header ({sources['proxy_header']}): is useless alone; give trusted_proxies too"
+
+
+CLASSES: tuple[type[MeshSettings], ...] = (BusSettings, ServiceSettings, GatewaySettings)
+VARIABLES = (
+    Variable(FILE_VARIABLE, f"Path of the configuration file, instead of ./{DEFAULT_FILE} where that exists."),
+    Variable("MESH_NATS_SERVER", "Path of the nats-server program that `mesh up` and the test fixtures start."),
+)
+
+
+@overload
+def load_all(
+    a: type[A], /, *, environ: Mapping[str, str], file: Path | None, flags: Mapping[str, Any] | None = None
+) -> tuple[A]: ...
+@overload
+def load_all(
+    a: type[A], b: type[B], /, *, environ: Mapping[str, str], file: Path | None, flags: Mapping[str, Any] | None = None
+) -> tuple[A, B]: ...
+@overload
+def load_all(
+    a: type[A],
+    b: type[B],
+    c: type[C],
+    /,
     *,
     environ: Mapping[str, str],
     file: Path | None,
     flags: Mapping[str, Any] | None = None,
-    known: Iterable[type[Settings]] = (),
-    variables: Iterable[Variable] = (),
-) -> tuple[Settings, ...]:
-    """Instances of ``classes``, in that order, or one `ConfigError` with every mistake of all of them.
-
-    ``flags`` maps field names to values, None meaning "not given". ``known`` adds classes whose names are legal
-    although their values are not read now, ``variables`` does the same for single environment variables.
-    A MESH_* variable that is near the name of a setting is a mistake; one that is near none is somebody else's, and
-    the log warns of it once.
-    Raises TypeError when a flag belongs to none of ``classes``: that is a mistake in the command, not the user's.
-    """
-    given = {name: value for name, value in (flags or {}).items() if value is not None}
-    stray = given.keys() - {name for cls in classes for name, _ in _fields(cls)}
-    if stray:
-        raise TypeError(f"flags without a setting: {', '.join(sorted(stray))}")
-    problems: list[str] = []
-    everything = tuple(dict.fromkeys((*classes, *known)))
-    document = _read(file, problems)
-    problems += _misspelt_variables(environ, names_of(everything, variables))
-    problems += _unknown_keys(document, everything, file)
-    loaded = []
-    for cls in classes:
-        values, sources, wrong = _values(cls, given, environ, document, file)
-        problems += wrong
-        if not wrong:
-            instance = cls(**values)
-            problems += instance.conflicts(sources)
-            loaded.append(instance)
-    if problems:
-        raise ConfigError(problems)
-    for name in strangers(environ, names_of(everything, variables)):
-        if name not in _told:
-            _told.add(name)
-            _log.warning("environment %s: no setting of the mesh has this name; it is ignored", name)
-    return tuple(loaded)
-
-
-def names_of(classes: Iterable[type[Settings]], variables: Iterable[Variable] = ()) -> set[str]:
-    """Every environment variable that has a meaning here."""
-    return {v for cls in classes for _, meta in _fields(cls) for v in meta.env} | {v.name for v in variables}
-
-
-def strangers(environ: Mapping[str, str], names: Collection[str]) -> list[str]:
-    """The MESH_* variables in ``environ`` that are not among ``names``, nor near one of them."""
-    return [name for name in _unknown(environ, names) if not _meant(name, names)]
-
-
-def documentation(classes: Iterable[type[Settings]]) -> Iterator[Documented]:
-    """Every setting of ``classes``, in declaration order."""
-    for cls in classes:
-        defaults = cls()
-        for name, meta in _fields(cls):
-            yield Documented(
-                name=f"{cls.section}.{name}",
-                env=meta.env,
-                toml=f"[{cls.section}] {name}",
-                default=_plain(getattr(defaults, name)),
-                allowed=meta.kind.allowed,
-                doc=meta.doc,
-                secret=meta.secret,
-            )
-
-
-def _fields(cls: type[Settings]) -> Iterator[tuple[str, _Meta]]:
-    for field in dataclasses.fields(cls):
-        yield field.name, field.metadata[_METADATA]
-
-
-def _values(
-    cls: type[Settings],
-    flags: Mapping[str, Any],
+) -> tuple[A, B, C]: ...
+def load_all(
+    *classes: type[Settings],
     environ: Mapping[str, str],
-    document: Mapping[str, Any],
     file: Path | None,
-) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    problems: list[str] = []
-    table = document.get(cls.section, {})
-    for name, meta in _fields(cls):
-        raw: object
-        variable = next((v for v in meta.env if environ.get(v) and not _injected(v, environ[v])), None)
-        if name in flags:
-            raw, source = flags[name], f"flag --{name.replace('_', '-')}"
-        elif variable is not None:
-            raw, source = environ[variable], f"environment {variable}"
-        elif isinstance(table, dict) and name in table:
-            assert file is not None
-            raw, source = table[name], f"{file.name} [{cls.section}] {name}"
-            if meta.kind.is_path and isinstance(raw, str):
-                # A path in a file means the same thing from wherever the command is started.
-                raw = file.parent / Path(raw).expanduser()
-        else:
-            continue
-        sources[name] = source
-        try:
-            values[name] = meta.kind.parse(raw)
-        except (ValueError, TypeError):
-            problems.append(
-                f"{cls.section}.{name} ({source}): {_show(raw, meta)} is not allowed; give {meta.kind.allowed}"
-            )
-    return values, sources, problems
+    flags: Mapping[str, Any] | None = None,
+) -> tuple[Settings, ...]:
+    """Instances of ``classes`` in their order, or one `ConfigError` with the mistakes of all of them.
+
+    ``flags`` maps field names to values; a name that several classes have goes to each of them. Names of
+    ``mesh.toml`` keys that belong to no class of this module are mistakes too, and so are MESH_* variables that look
+    like a misspelt one. Other MESH_* variables are warned of, once.
+    """
+    return settings_reader.read_all(
+        classes, environ=environ, file=file, flags=flags, known=CLASSES, variables=VARIABLES
+    )
 
 
-def _read(file: Path | None, problems: list[str]) -> dict[str, Any]:
-    if file is None:
-        return {}
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        problems.append(f"{file}: there is no such file; create it or name another one")
-    except OSError as error:
-        problems.append(f"{file}: cannot be read ({error.strerror})")
-    except UnicodeDecodeError:
-        problems.append(f"{file}: is not UTF-8 text")
-    except tomllib.TOMLDecodeError as error:
-        problems.append(f"{file}: is not valid TOML ({error})")
-    return {}
+def foreign_variables(environ: Mapping[str, str]) -> list[str]:
+    """The MESH_* variables in ``environ`` that are no setting of the mesh, nor a misspelt one."""
+    return settings_reader.strangers(environ, settings_reader.names_of(CLASSES, VARIABLES))
 
 
-def _unknown_keys(document: Mapping[str, Any], classes: Iterable[type[Settings]], file: Path | None) -> Iterator[str]:
-    where = file.name if file else ""
-    by_section = {cls.section: [name for name, _ in _fields(cls)] for cls in classes}
-    for section, table in document.items():
-        if section not in by_section:
-            yield f"{where} [{section}]: no such section{_hint(section, by_section)}"
-        elif not isinstance(table, dict):
-            yield f"{where} {section}: must be a section, written [{section}]"
-        else:
-            for key in sorted(table.keys() - set(by_section[section])):
-                yield f"{where} [{section}] {key}: no such setting{_hint(key, by_section[section])}"
+def find_file(environ: Mapping[str, str], flag: str | Path | None = None) -> Path | None:
+    """The configuration file: ``flag``, else $MESH_CONFIG, else ./mesh.toml if it exists, else None.
+
+    A file that was named is returned even where it does not exist: reading it then says so.
+    """
+    named = flag or environ.get(FILE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    default = Path(DEFAULT_FILE)
+    return default if default.is_file() else None
 
 
-def _misspelt_variables(environ: Mapping[str, str], names: Collection[str]) -> Iterator[str]:
-    for name in _unknown(environ, names):
-        if meant := _meant(name, names):
-            yield f"environment {name}: no such setting; did you mean {meant}?"
-
-
-def _unknown(environ: Mapping[str, str], names: Collection[str]) -> Iterator[str]:
-    for name in sorted(environ):
-        if name.startswith(OWN_PREFIX) and name not in names and not _injected(name, environ[name]):
-            yield name
-
-
-def _meant(name: str, names: Collection[str]) -> str:
-    """The variable that ``name`` misspells, or empty; the prefix, which all share, makes nothing alike."""
-    known = {candidate.removeprefix(OWN_PREFIX): candidate for candidate in sorted(names)}
-    near = difflib.get_close_matches(name.removeprefix(OWN_PREFIX), known, n=1, cutoff=NEAR)
-    return known[near[0]] if near else ""
-
-
-def _injected(name: str, value: str) -> bool:
-    if not name.startswith(OWN_PREFIX):
-        return False
-    return bool(_INJECTED_NAME.fullmatch(name) or (name.endswith("_PORT") and _INJECTED_PORT.fullmatch(value)))
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, sorted(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _show(value: object, meta: _Meta) -> str:
-    if meta.secret and value is not None:
-        return "the value (not shown)"
-    if isinstance(value, tuple):
-        return repr(tuple(_without_login(part) for part in value))
-    return repr(_without_login(value))
-
-
-def _without_login(value: object) -> object:
-    """A value to be shown; it may be a URL that is wrong just because its password has a slash or a comma."""
-    if isinstance(value, str | Path):
-        return _ANYTHING_BEFORE_AT.sub(r"\1***@", str(value))
-    return value
-
-
-def _plain(value: object) -> str:
-    if value is None or value == {}:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+def documentation() -> Iterator[Documented]:
+    """Every setting of this module, in order, then the variables that belong to no class."""
+    yield from settings_reader.documentation(CLASSES)
+    for variable in VARIABLES:
+        yield Documented(variable.name, (variable.name,), "", "", "a path", variable.doc, secret=False)

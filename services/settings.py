@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mesh.kinds import whole
-from mesh.settings import OWN_PREFIX, Kind, Settings, read_all, setting
+from mesh.setting_types import whole
+from mesh.settings_reader import OWN_PREFIX, Kind, Settings, read_all, setting
 from services.urls import parse_url
 
 

@@ -8,9 +8,9 @@ from time import perf_counter
 
 from bench.load import HEADERS, works
 from mesh.bus import Bus
-from mesh.cli.load import Histogram
-from mesh.config import BusSettings
+from mesh.cli.http_load import Histogram
 from mesh.service.run import loop_factory
+from mesh.settings import BusSettings
 
 
 async def main() -> None:

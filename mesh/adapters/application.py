@@ -10,13 +10,13 @@ from typing import Any, Literal, cast
 
 from msgspec.structs import replace
 
-from mesh.adapters.entrance import Entrance, Hidden
-from mesh.adapters.http import App, HttpEndpoint, HttpExchange
-from mesh.adapters.inspection import Found, Selection, below, has_routes, pages_of, routes_of, without_match
+from mesh.adapters.application_pages import Excluded, Pages
+from mesh.adapters.asgi_http import App, HttpCall, HttpEndpoint
+from mesh.adapters.asgi_scope import http_scope
+from mesh.adapters.asgi_websocket import WebSocketEndpoint
 from mesh.adapters.lifespan import Lifespan
-from mesh.adapters.pages import Excluded, Pages
-from mesh.adapters.scope import http_scope
-from mesh.adapters.sockets import SocketEndpoint
+from mesh.adapters.path_guard import Hidden, PathGuard
+from mesh.adapters.route_discovery import Found, Selection, below, has_routes, pages_of, routes_of, without_match
 from mesh.adapters.timeouts import Timeouts, timeout_of
 from mesh.adapters.wsgi import THREADS, from_wsgi
 from mesh.errors import DeclarationError, Unavailable
@@ -56,7 +56,7 @@ class Adapted:
         encoded_slashes: bool = False,
         timeout: Timeouts = None,
     ) -> None:
-        """Declare the routes of the application, and let nothing else in; see `Entrance` for ``hidden``."""
+        """Declare the routes of the application, and let nothing else in; see `PathGuard` for ``hidden``."""
         used: set[str] = set()
         claimed: dict[tuple[str, object], Declared] = {}
         for found in sorted(routes, key=lambda found: not found.methods):  # WebSockets last
@@ -72,7 +72,7 @@ class Adapted:
                 "tags": found.tags,
                 "timeout": timeout_of(timeout, found.path),
             }
-            entrance = Entrance(found.path, methods, hidden, encoded_slashes=encoded_slashes)
+            entrance = PathGuard(found.path, methods, hidden, encoded_slashes=encoded_slashes)
             if found.methods:
                 handler = HttpEndpoint(self.app, self.root_path, self.state, self.tasks, entrance).__call__
                 declared = declare(handler, method="*", path=found.path, deprecated=found.deprecated, **facts)
@@ -81,7 +81,7 @@ class Adapted:
                 declared.routes = [replace(first, method=method) for method in methods]
                 claimed.update({(method, shape): declared for method in methods})
             else:
-                socket = SocketEndpoint(self.app, self.root_path, self.state, entrance).__call__
+                socket = WebSocketEndpoint(self.app, self.root_path, self.state, entrance).__call__
                 declared = declare(socket, method="GET", path=found.path, websocket=True, **facts)
                 # Not the first line of our own documentation, where the application says nothing.
                 declared.routes = [replace(declared.routes[0], summary=facts["summary"])]
@@ -104,7 +104,7 @@ class Adapted:
         request = Request(b"NATS/1.0\r\nMesh-Request: GET %b\r\n\r\n" % path.encode(), b"")
         loop = asyncio.get_running_loop()
         context = Context(request, new_id(), loop.time() + 5, self.service.name, "", cast(Any, None))
-        exchange = HttpExchange(request, context)
+        exchange = HttpCall(request, context)
         await self.app(http_scope(request, self.root_path, self.state), exchange.receive, exchange.send)
         exchange.ended(None)
         status = (await exchange.response()).status

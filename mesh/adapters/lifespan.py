@@ -6,8 +6,8 @@ import asyncio
 import logging
 from typing import Any
 
-from mesh.adapters.http import App, Message
-from mesh.adapters.scope import SPEC
+from mesh.adapters.asgi_http import App, Message
+from mesh.adapters.asgi_scope import SPEC
 from mesh.errors import DeclarationError
 
 _log = logging.getLogger("mesh.adapter")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
-from mesh.adapters.http import CLIENT, App
+from mesh.adapters.asgi_http import CLIENT, App
 from mesh.errors import DeclarationError
 from mesh.version import install
 

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from mesh.adapters import Adapted
-from mesh.adapters.inspection import Found, below
+from mesh.adapters.route_discovery import Found, below
 from mesh.adapters.timeouts import Timeouts
-from mesh.bridge.child import Child
+from mesh.bridge.child_process import Child
 from mesh.bridge.proxy import Proxy
 from mesh.bridge.routes import parse_routes, routes_of_openapi
 from mesh.errors import DeclarationError, Unavailable

@@ -10,9 +10,9 @@ import aiohttp
 from yarl import URL
 
 from mesh import headers
-from mesh.adapters.http import Message
-from mesh.adapters.scope import Scope
-from mesh.bridge.once import send_once, tracing
+from mesh.adapters.asgi_http import Message
+from mesh.adapters.asgi_scope import Scope
+from mesh.bridge.single_attempt import send_once, tracing
 from mesh.errors import BadReply, Executed, MeshError, Unavailable
 from mesh.service.websocket import MAX_MESSAGE
 

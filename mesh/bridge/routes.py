@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mesh.adapters.inspection import Found, template
+from mesh.adapters.route_discovery import Found, template
 from mesh.errors import DeclarationError
 from mesh.routes import BadTemplate, parse_template
+from mesh.service.declaration_hints import respelled
 from mesh.service.endpoints import METHODS
-from mesh.service.hints import respelled
 
 _OPERATIONS = ("get", "put", "post", "delete", "options", "head", "patch")
 

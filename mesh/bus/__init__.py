@@ -1,6 +1,6 @@
 """The only package that imports nats: one short interface, its hazards guarded."""
 
-from mesh.bus.aiohttp import import_nats_without_it
+from mesh.bus.without_aiohttp import import_nats_without_it
 
 import_nats_without_it()
 

@@ -16,20 +16,20 @@ from typing import Any, Self
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from mesh.bus import plain
+from mesh.bus import plain_client
 from mesh.bus.bundles import Takers
-from mesh.bus.errors import translate
+from mesh.bus.connection_errors import NO_NATS, Reason
+from mesh.bus.fast_transport import FastTransport
 from mesh.bus.frames import Deliver
-from mesh.bus.held import HeldReplies
-from mesh.bus.lane import LaneTransport
-from mesh.bus.link import Link
-from mesh.bus.probe import probe
-from mesh.bus.reasons import NO_NATS, Reason
+from mesh.bus.held_replies import HeldReplies
+from mesh.bus.nats_errors import translate
 from mesh.bus.requests import Ending, Pending, Reply, Requests
 from mesh.bus.subscription import Subscription
-from mesh.config import BusSettings
+from mesh.bus.supervised_connection import SupervisedConnection
+from mesh.bus.transport_check import probe
 from mesh.errors import BusUnavailable, Forbidden, MeshError, NoConnection, TooLarge
-from mesh.settings import redact
+from mesh.settings import BusSettings
+from mesh.settings_reader import redact
 from mesh.subjects import Subjects, check_subject, new_id
 from mesh.tasks import keep
 
@@ -72,8 +72,8 @@ class Bus:
         self._inbox = self.subjects.inbox(service, self.instance, new_id())
         self.requests: Requests
         self.now: Callable[[], float]  # seconds of the event loop's clock
-        self._link: Link
-        self._lane: LaneTransport | None = None
+        self._link: SupervisedConnection
+        self._lane: FastTransport | None = None
         self._client: Client | None = None
         self._subscriptions: list[Subscription] = []
         self._watchers: list[Callable[[bool], None]] = []
@@ -105,7 +105,7 @@ class Bus:
         self.requests.adopt, self.requests.orphan = self._adopt, self._orphan
         self.requests.apart = self._send_apart
         self._subscriptions.insert(0, Subscription(self._inbox + ".*", "", self.requests.deliver))
-        self._link = Link(self.settings, f"{self.service}.{self.instance}", self._inbox + ".js", self)
+        self._link = SupervisedConnection(self.settings, f"{self.service}.{self.instance}", self._inbox + ".js", self)
         self._link.start()
 
     async def wait_connected(self, timeout: float) -> None:
@@ -283,7 +283,7 @@ class Bus:
         lane = self._lane
         if lane is None:
             assert self._client is not None
-            plain.publish(self._client, self._background, address, payload, block, reply)
+            plain_client.publish(self._client, self._background, address, payload, block, reply)
         elif block:
             if reply:
                 lane.send(b"HPUB %b %b %d %d\r\n" % (address, reply, len(block), size), block, payload, b"\r\n")
@@ -452,7 +452,7 @@ class Bus:
 
     # -- what the link tells (Owner)
 
-    async def attached(self, client: Client, lane: LaneTransport | None, *, check: bool = True) -> None:
+    async def attached(self, client: Client, lane: FastTransport | None, *, check: bool = True) -> None:
         fresh = check and client is not self._client
         self._client, self._lane = client, lane
         for subscription in list(self._subscriptions):
@@ -477,7 +477,7 @@ class Bus:
         if self._lane is None:
             if self._echoing is not None:
                 self._echoing.cancel()
-            self._echoing = keep(partial(plain.echo, self.requests, self.publish, self._heard), "nats echo")
+            self._echoing = keep(partial(plain_client.echo, self.requests, self.publish, self._heard), "nats echo")
         self._tell(True)
 
     def _send_held(self) -> None:

@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
 from mesh.bus.bus import Bus
-from mesh.bus.plain import Repeats, header_block
+from mesh.bus.plain_client import Repeats, header_block
 from mesh.errors import MeshError, Unavailable
 from mesh.tasks import keep
 

@@ -18,10 +18,10 @@ from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import Client
 
-from mesh.bus.guard import Guard
+from mesh.bus.connection_errors import Reason, Refusal
+from mesh.bus.encryption_guard import Guard
 from mesh.bus.nkeys import BadSeed, UserKey
-from mesh.bus.reasons import Reason, Refusal
-from mesh.config import BusSettings
+from mesh.settings import BusSettings
 
 _BLOCK = r"-{3,}\s*BEGIN %s\s*-{3,}\s*(\S+)\s*-{3,}\s*END %s\s*-{3,}"
 _JWT = re.compile(_BLOCK % ("NATS USER JWT", "NATS USER JWT"))

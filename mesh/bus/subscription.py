@@ -7,10 +7,10 @@ import logging
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from mesh.bus.errors import translate
+from mesh.bus.fast_transport import FastTransport
 from mesh.bus.frames import Deliver
-from mesh.bus.lane import LaneTransport
-from mesh.bus.plain import PENDING_BYTES, PENDING_MESSAGES, receiver
+from mesh.bus.nats_errors import translate
+from mesh.bus.plain_client import PENDING_BYTES, PENDING_MESSAGES, receiver
 
 _log = logging.getLogger("mesh.bus")
 
@@ -27,7 +27,7 @@ class Subscription:
         self.client: Client | None = None
         self.handle: NatsSubscription | None = None
 
-    async def attach(self, client: Client, lane: LaneTransport | None) -> None:
+    async def attach(self, client: Client, lane: FastTransport | None) -> None:
         """Subscribe on a connection. Raises the `MeshError` that nats-py's error stands for."""
         self.client = client
         try:
@@ -45,7 +45,7 @@ class Subscription:
         except Exception as error:
             raise translate(error) from error
 
-    async def detach(self, client: Client | None, lane: LaneTransport | None) -> NatsSubscription | None:
+    async def detach(self, client: Client | None, lane: FastTransport | None) -> NatsSubscription | None:
         """Ask ``client`` to end it; gives nats-py's subscription where there was one to end."""
         handle, self.handle = self.handle, None
         if handle is None or self.client is not client:

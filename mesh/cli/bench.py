@@ -10,7 +10,7 @@ import click
 from mesh.cli.main import fail
 
 if TYPE_CHECKING:
-    from mesh.cli.load import Load, Seen, Target
+    from mesh.cli.http_load import Load, Seen, Target
 
 
 @click.command("bench", context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,7 +55,7 @@ def command(
     """
     import asyncio
 
-    from mesh.cli.load import Load, Target
+    from mesh.cli.http_load import Load, Target
     from mesh.service.run import loop_factory
 
     body = _body(data)
@@ -113,7 +113,7 @@ def _headers(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def _print(target: Target, seen: Seen, rate: float, as_json: bool) -> None:
-    from mesh.cli.load import LATE_S
+    from mesh.cli.http_load import LATE_S
     from mesh.cli.terminal import Terminal
 
     terminal, figures = Terminal(sys.stdout), seen.figures()

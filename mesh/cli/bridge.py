@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
+from mesh.cli.load_settings import load
 from mesh.cli.main import fail
 from mesh.cli.serve import SLASHES_HELP, TIMEOUT_HELP
-from mesh.cli.settings import load
-from mesh.config import BusSettings, ServiceSettings
 from mesh.errors import DeclarationError
+from mesh.settings import BusSettings, ServiceSettings
 from mesh.version import install
 
 

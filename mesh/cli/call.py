@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from mesh.cli.names import endpoints, services_and_methods
+from mesh.cli.completion_names import endpoints, services_and_methods
+from mesh.cli.mesh_view import HELP, MeshView, Missing, Target, execute
 from mesh.cli.terminal import clean
 from mesh.cli.texts import nearest
-from mesh.cli.view import HELP, Missing, Target, View, execute
 from mesh.subjects import is_name
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _read(data: str | None) -> bytes | None:
 async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any], options: Options) -> int:
     import msgspec
 
-    from mesh.cli.answer import show
+    from mesh.cli.response_output import show
     from mesh.client import Caller, NamedEndpoint
     from mesh.errors import NoInstances, NoResponders
     from mesh.streams import TAKES_STREAMS, Streams
@@ -166,9 +166,9 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
 async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, options: Options, timeout: float) -> Answer:
     """The answer of a foreign NATS micro service with that name, or the error that says what there is instead."""
     from mesh.client import Answer
-    from mesh.micros import subjects_of, survey
+    from mesh.foreign import subjects_of, survey
 
-    async with View(bus) as view:
+    async with MeshView(bus) as view:
         _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
         foreign = [m for m in micros if m.kind(bus.subjects.prefix)]
         own = view.instances(Target(service))
@@ -193,7 +193,7 @@ async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, opti
 async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], options: Options) -> int:
     from urllib.parse import quote
 
-    from mesh.cli.answer import show
+    from mesh.cli.response_output import show
     from mesh.cli.routes import gateway_view
     from mesh.client import Caller, RouteDestination
     from mesh.routes import Gone, Match, NotAllowed, Refusal, parse_target
@@ -238,7 +238,7 @@ def _fill(method: str, target: str, values: dict[str, Any], options: Options) ->
 
     import msgspec
 
-    from mesh.cli.answer import is_json
+    from mesh.cli.response_output import is_json
     from mesh.version import VERSION
 
     body, pairs = options.body or b"", list(options.headers)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesh.cli.names import services
+from mesh.cli.completion_names import services
+from mesh.cli.mesh_view import HELP, MeshView, Missing, Target, execute, target_of
 from mesh.cli.terminal import clean
 from mesh.cli.texts import counted
-from mesh.cli.view import HELP, Missing, Target, View, execute, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ def command(target: str, no_wait: bool, yes: bool, timeout: float, as_json: bool
 async def _drain(bus: Bus, target: Target, no_wait: bool, yes: bool, timeout: float, as_json: bool) -> int:
     from mesh.cli.terminal import Terminal
 
-    async with View(bus) as view:
+    async with MeshView(bus) as view:
         await view.synchronise()
         instances = view.instances(target)
         if not instances:

@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
+from mesh.cli.load_settings import load
 from mesh.cli.main import fail
-from mesh.cli.settings import load
-from mesh.config import DEFAULT_FILE, BusSettings, GatewaySettings, ServiceSettings, find_file, load_all
+from mesh.settings import DEFAULT_FILE, BusSettings, GatewaySettings, ServiceSettings, find_file, load_all
 
 
 @click.command("gateway")
@@ -63,7 +63,7 @@ def command(worker: str | None, succeeds: bool, **flags: Any) -> None:
 
 
 async def _supervise(flags: dict[str, Any]) -> int:
-    from gateway.sockets import listen
+    from gateway.listening_sockets import listen
     from mesh.cli.workers import Layout, Workers
 
     options = [part for name, value in flags.items() if value is not None for part in (_option(name), str(value))]
@@ -90,8 +90,8 @@ async def _serve(
 
     False where it stopped because it could not go on.
     """
+    from gateway.listening_sockets import inherited
     from gateway.server import Gateway
-    from gateway.sockets import inherited
     from mesh.cli.workers import REPLACED
     from mesh.service.run import settle
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesh.cli.foreign import taken
-from mesh.cli.names import services
+from mesh.cli.completion_names import services
+from mesh.cli.foreign_services import taken
+from mesh.cli.mesh_view import HELP, Target, age, execute, plain, span, state_of, target_of
 from mesh.cli.terminal import Fit
-from mesh.cli.view import HELP, Target, age, execute, plain, span, state_of, target_of
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
     from mesh.cli.terminal import Terminal
-    from mesh.micros.survey import Micro
+    from mesh.foreign.survey import Micro
     from mesh.registry import Instance
 
 
@@ -41,11 +41,11 @@ def command(target: str, as_json: bool) -> None:
 async def _info(bus: Bus, target: Target, as_json: bool) -> int:
     import asyncio
 
+    from mesh.cli.mesh_view import MeshView
     from mesh.cli.terminal import Terminal
-    from mesh.cli.view import View
-    from mesh.micros.survey import survey
+    from mesh.foreign.survey import survey
 
-    async with View(bus) as view:
+    async with MeshView(bus) as view:
         _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
         documents = [_announced(i) for i in view.instances(target)]
         foreign = view.foreign(micros)

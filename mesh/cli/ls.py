@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesh.cli.foreign import taken
-from mesh.cli.names import services
+from mesh.cli.completion_names import services
+from mesh.cli.foreign_services import taken
+from mesh.cli.mesh_view import HELP, age, execute, number, span, state_of, target_of
 from mesh.cli.terminal import STATES, Fit
-from mesh.cli.view import HELP, age, execute, number, span, state_of, target_of
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
-    from mesh.cli.view import Target, View
-    from mesh.micros.survey import Micro
+    from mesh.cli.mesh_view import MeshView, Target
+    from mesh.foreign.survey import Micro
     from mesh.registry import Instance
 
 # What gives way on a narrow terminal, in this order.
@@ -56,11 +56,11 @@ def command(service: str | None, as_json: bool, quick: bool) -> None:
 async def _ls(bus: Bus, target: Target | None, as_json: bool, quick: bool) -> int:
     import asyncio
 
+    from mesh.cli.mesh_view import MeshView
     from mesh.cli.terminal import Terminal
-    from mesh.cli.view import View
-    from mesh.micros.survey import survey
+    from mesh.foreign.survey import survey
 
-    async with View(bus) as view:
+    async with MeshView(bus) as view:
         _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
         foreign = view.foreign(micros)
         instances = view.instances(target)
@@ -88,7 +88,7 @@ def _colour(column: str, cell: str) -> str:
     return STATES.get(cell, "") if column == "STATE" else ""
 
 
-def _row(view: View, instance: Instance) -> dict[str, Any]:
+def _row(view: MeshView, instance: Instance) -> dict[str, Any]:
     beaten = view.has_beaten(instance)
     return {
         "service": instance.service,

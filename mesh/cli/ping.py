@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesh.cli.names import services
+from mesh.cli.completion_names import services
+from mesh.cli.mesh_view import HELP, Target, execute, number, target_of
 from mesh.cli.terminal import clean
-from mesh.cli.view import HELP, Target, execute, number, target_of
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
@@ -107,14 +107,14 @@ async def _ping(bus: Bus, target: Target | None, count: int, timeout: float, qui
 
 async def _everything(bus: Bus, count: int, timeout: float, found: Found) -> tuple[list[float], int]:
     """The times of NATS itself, and the exit code: whoever announces himself must answer."""
-    from mesh.cli.view import View
+    from mesh.cli.mesh_view import MeshView
 
     nats = []
     for _ in range(count):
         began = time.perf_counter()
         await bus.flush(timeout)
         nats.append((time.perf_counter() - began) * 1000)
-    async with View(bus) as view:
+    async with MeshView(bus) as view:
         await view.synchronise()
         announced = {(i.service, i.id): i.version for i in view.instances()}
     for (service, id), version in announced.items():
@@ -139,7 +139,7 @@ async def _rounds(bus: Bus, target: Target, count: int, timeout: float, found: F
 
 
 async def _ask_services(bus: Bus, target: Target, timeout: float, found: Found) -> None:
-    from mesh.micros.survey import Micro, survey
+    from mesh.foreign.survey import Micro, survey
 
     known = {key for key in found if key[0] != GATEWAY}
 
@@ -158,7 +158,7 @@ async def _ask_services(bus: Bus, target: Target, timeout: float, found: Found) 
 async def _ask_gateways(bus: Bus, target: Target, timeout: float, found: Found) -> None:
     """Gateways do not answer ``$SRV``: asked to announce themselves, they do so at once."""
     from mesh import messages
-    from mesh.micros.survey import LONGEST_S
+    from mesh.foreign.survey import LONGEST_S
 
     arrived: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
@@ -202,10 +202,10 @@ def _note(found: Found, service: str, id: str, version: str, elapsed: float, tar
 
 async def _silence(bus: Bus, target: Target) -> str:
     """What to say of a target that did not answer."""
-    from mesh.cli.view import View
-    from mesh.micros.survey import survey
+    from mesh.cli.mesh_view import MeshView
+    from mesh.foreign.survey import survey
 
-    async with View(bus) as view:
+    async with MeshView(bus) as view:
         _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))
         if view.instances(target):
             return f"{target} has announced itself and does not answer"

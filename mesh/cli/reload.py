@@ -16,9 +16,9 @@ from pathlib import Path
 import click
 
 from mesh.bus import Bus
-from mesh.config import BusSettings
 from mesh.embedded.leash import leashed
 from mesh.errors import MeshError
+from mesh.settings import BusSettings
 from mesh.subjects import new_id
 from mesh.watcher import Watcher
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from mesh.cli.names import services
+from mesh.cli.completion_names import services
+from mesh.cli.mesh_view import HELP, MeshView, Target, as_list, execute, number, plain
 from mesh.cli.terminal import Fit
-from mesh.cli.view import HELP, Target, View, as_list, execute, number, plain
-from mesh.conflicts import sentence
+from mesh.conflict_texts import sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ FIT = (
 HEAD = ("METHOD", "PATH", "SERVICE", "VERSIONS", "INSTANCES", "FLAGS")
 
 
-class GatewayView(View):
+class GatewayView(MeshView):
     """A view of what a gateway with the settings that hold here serves, foreign services' routes included."""
 
     asks_foreign = True
@@ -39,7 +39,7 @@ class GatewayView(View):
     """What such a gateway does not serve of foreign services: the service, and why."""
 
     async def synchronise(self) -> Self:
-        from mesh.micros import survey
+        from mesh.foreign import survey
 
         if self.asks_foreign:
             _, micros = await asyncio.gather(super().synchronise(), survey(self.bus, "INFO"))
@@ -52,8 +52,8 @@ class GatewayView(View):
 def gateway_view(bus: Bus) -> GatewayView:
     """What a gateway would serve that runs here with the same settings."""
     from gateway.health import RESERVED
-    from mesh.cli.settings import load
-    from mesh.config import GatewaySettings
+    from mesh.cli.load_settings import load
+    from mesh.settings import GatewaySettings
 
     (settings,) = load(GatewaySettings)
     view = GatewayView(bus, owners=settings.owners, reserved=RESERVED)
@@ -119,7 +119,7 @@ async def _routes(bus: Bus, service: str, as_json: bool) -> int:
     return 0
 
 
-def _row(view: View, entry: Entry) -> dict[str, Any]:
+def _row(view: MeshView, entry: Entry) -> dict[str, Any]:
     revisions = entry.bindings.keys()
     instances = [i for i in view.watcher.registry.instances(entry.service) if i.revision in revisions]
     routes = [binding.route for binding in entry.bindings.values()]

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
+from mesh.cli.load_settings import load
 from mesh.cli.main import fail
-from mesh.cli.settings import load
-from mesh.config import BusSettings, ServiceSettings
+from mesh.settings import BusSettings, ServiceSettings
 
 APPLICATIONS = frozenset({"fastapi", "starlette", "litestar", "quart", "flask", "django", "falcon", "blacksheep"})
 """Packages whose applications `mesh serve` runs."""
@@ -56,9 +56,9 @@ def run_service(
     """Run one instance until it is asked to stop; a start that fails is said by the user's own line."""
     import asyncio
 
-    from mesh.cli.mistakes import shown
+    from mesh.cli.user_errors import shown
     from mesh.logs import configure
-    from mesh.service.exit import end_within
+    from mesh.service.forced_exit import end_within
     from mesh.service.run import loop_factory, serve
 
     configure(settings.log_level, settings.log_format)
@@ -131,7 +131,7 @@ def load_module(target: str, meaning: str, log_level: str) -> tuple[ModuleType, 
 
     What is wrong with it is said by the user's own line; exits with 1 for an exception, with 2 for a wrong declaration.
     """
-    from mesh.cli.mistakes import shown
+    from mesh.cli.user_errors import shown
     from mesh.service.run import importing
 
     name, _, attribute = target.partition(":")

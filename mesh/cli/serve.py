@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
+from mesh.cli.load_settings import load
 from mesh.cli.main import fail
 from mesh.cli.run import is_application, load_module, run_service
-from mesh.cli.settings import load
-from mesh.config import BusSettings, ServiceSettings
+from mesh.settings import BusSettings, ServiceSettings
 
 TIMEOUT_HELP = "How long callers wait for an answer, all routes or those like PATTERN; may be repeated."
 SLASHES_HELP = "Let paths with %2F and %5C through; they are a 400 else."
@@ -88,7 +88,7 @@ def command(
         fail(f"{module.__name__}:{attribute} {kind}, so it makes no application; leave --factory out", 2)
     from mesh.adapters import adapt
     from mesh.adapters.timeouts import parse_timeouts
-    from mesh.cli.mistakes import shown
+    from mesh.cli.user_errors import shown
 
     with shown(1, settings.log_level):
         app = app() if factory else app

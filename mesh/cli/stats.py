@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesh.cli.names import services
+from mesh.cli.completion_names import services
+from mesh.cli.mesh_view import HELP, MeshView, Target, execute, number, target_of
 from mesh.cli.terminal import Fit
-from mesh.cli.view import HELP, Target, View, execute, number, target_of
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
     from mesh.cli.terminal import Terminal
-    from mesh.micros.survey import Asked, Micro
+    from mesh.foreign.survey import Asked, Micro
 
 HEAD = (
     "SERVICE",
@@ -75,7 +75,7 @@ async def _stats(bus: Bus, target: Target | None, interval: float, as_json: bool
 
     terminal = Terminal()
     before: Counts = {}
-    async with View(bus) as view:
+    async with MeshView(bus) as view:
         await view.synchronise()
         if not quick:
             await view.beats(service=target.service if target else "")
@@ -92,11 +92,11 @@ async def _stats(bus: Bus, target: Target | None, interval: float, as_json: bool
                 return 0
 
 
-async def _rows(view: View, target: Target | None, before: Counts) -> list[dict[str, Any]]:
+async def _rows(view: MeshView, target: Target | None, before: Counts) -> list[dict[str, Any]]:
     """A row per endpoint; ``before`` has the counts of the round before, and is given those of this one."""
     import time
 
-    from mesh.micros.survey import survey
+    from mesh.foreign.survey import survey
 
     service = target.service if target else ""
     expected = {(i.service, i.id) for i in view.instances(Target(service) if service else None)}
@@ -123,7 +123,7 @@ async def _rows(view: View, target: Target | None, before: Counts) -> list[dict[
     return rows
 
 
-def _row(view: View, micro: Micro, endpoint: Asked, rate: float | None) -> dict[str, Any]:
+def _row(view: MeshView, micro: Micro, endpoint: Asked, rate: float | None) -> dict[str, Any]:
     instance = view.watcher.registry.get(micro.name, micro.id)
     return {
         "service": micro.name,
@@ -141,9 +141,9 @@ def _row(view: View, micro: Micro, endpoint: Asked, rate: float | None) -> dict[
     }
 
 
-async def _say_why(view: View, target: Target | None) -> None:
+async def _say_why(view: MeshView, target: Target | None) -> None:
     """Say why there is no row; raises `Missing` for a name that does not exist."""
-    from mesh.micros.survey import survey
+    from mesh.foreign.survey import survey
 
     micros = await survey(view.bus, "PING")
     if view.instances(target) or any(target is None or m.name == target.service for m in micros):

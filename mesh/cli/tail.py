@@ -13,19 +13,19 @@ import click
 import msgspec
 
 from mesh.bus import Bus
-from mesh.cli import names
+from mesh.cli import completion_names
+from mesh.cli.load_settings import load
 from mesh.cli.main import NO_NATS, fail
-from mesh.cli.settings import load
+from mesh.cli.mesh_view import HELP, connecting, detach, quiet, without_nats
 from mesh.cli.terminal import Terminal, clean, json_text
 from mesh.cli.texts import counted, no_service, nothing
-from mesh.cli.view import HELP, connecting, detach, quiet, without_nats
-from mesh.config import BusSettings, GatewaySettings
-from mesh.conflicts import sentence
-from mesh.directory import Directory
+from mesh.conflict_texts import sentence
 from mesh.errors import BusUnavailable
+from mesh.foreign import ForeignWatch
+from mesh.live_routes import LiveRoutes
 from mesh.messages import Conflict
-from mesh.micros import ForeignWatch
 from mesh.registry import Change, Instance
+from mesh.settings import BusSettings, GatewaySettings
 from mesh.watcher import Watcher
 
 MARKS = {
@@ -50,7 +50,7 @@ MARKS = {
     "services",
     multiple=True,
     metavar="NAME",
-    shell_complete=names.services,
+    shell_complete=completion_names.services,
     help="Only this service; may be repeated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line (the default when not on a terminal).")
@@ -148,12 +148,12 @@ class Tail:
                 raise BrokenPipeError
         return 1 if once and not there else 0
 
-    def _directory(self, watcher: Watcher) -> Directory:
+    def _directory(self, watcher: Watcher) -> LiveRoutes:
         """Routes as a gateway with the settings that hold here decides them."""
         from gateway.health import RESERVED
 
         owners = self._gateway.owners
-        return Directory(watcher, owners=owners, reserved=RESERVED, on_conflicts=self._conflicts)
+        return LiveRoutes(watcher, owners=owners, reserved=RESERVED, on_conflicts=self._conflicts)
 
     async def _until(self, stop: asyncio.Event, other: asyncio.Event | None = None) -> bool:
         """Wait for ``other``; False when it was ``stop``, or the reader of our output, that ended the wait."""
@@ -170,7 +170,7 @@ class Tail:
 
     # -- events
 
-    def _present(self, watcher: Watcher, directory: Directory, once: bool) -> bool:
+    def _present(self, watcher: Watcher, directory: LiveRoutes, once: bool) -> bool:
         """Print who is there; False where a service that was named is not."""
         directory.settle()
         instances = [i for i in watcher.registry.instances() if self._wanted(i.service)]

@@ -28,7 +28,7 @@ def no_service(name: str, known: Iterable[str]) -> str:
 def nothing(prefix: str, servers: Sequence[str]) -> str:
     """What was looked for where nothing has announced itself, and what to do: two lines, safe for a terminal."""
     from mesh.printable import clean
-    from mesh.settings import redact
+    from mesh.settings_reader import redact
 
     where = clean(redact(", ".join(servers)))
     return (

@@ -15,17 +15,17 @@ from pathlib import Path
 import click
 
 from mesh.bus import Bus
-from mesh.bus.reasons import NO_NATS as START_ONE
+from mesh.bus.connection_errors import NO_NATS as START_ONE
 from mesh.cli.examples import examples
+from mesh.cli.load_settings import load
 from mesh.cli.main import NO_NATS, fail
-from mesh.cli.settings import load
+from mesh.cli.mesh_view import connecting, without_nats
+from mesh.cli.mesh_view import quiet as quiet_library
 from mesh.cli.terminal import Terminal
-from mesh.cli.view import connecting, without_nats
-from mesh.cli.view import quiet as quiet_library
-from mesh.config import BusSettings, GatewaySettings, foreign_variables
 from mesh.embedded import NatsServer, ServerError, Supervisor, ended, free_port
 from mesh.errors import BusUnavailable
-from mesh.settings import redact
+from mesh.settings import BusSettings, GatewaySettings, foreign_variables
+from mesh.settings_reader import redact
 from mesh.watcher import Watcher
 
 SERVICES = (

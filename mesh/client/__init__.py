@@ -5,7 +5,7 @@ from mesh.client.caller import Caller
 from mesh.client.calls import Calls, read_answer, remote_error
 from mesh.client.conversation import Conversation
 from mesh.client.destinations import NamedEndpoint, RouteDestination
-from mesh.client.standalone import MeshClient
+from mesh.client.mesh_client import MeshClient
 
 __all__ = [
     "Answer",

@@ -10,8 +10,8 @@ from msgspec.json import decode
 
 from mesh import headers, messages
 from mesh.balancer import Outcome, Peer, Reason
+from mesh.boot_clock import boot_ms
 from mesh.bus import Bus, Reply
-from mesh.clock import boot_ms
 from mesh.errors import (
     BadReply,
     BusUnavailable,

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from mesh.balancer import NEVER, Balancer, Peer, RetryBudget, RetryPolicy
 from mesh.bus import Bus
 from mesh.client.call import Answer, Call, Destination, Done
+from mesh.client.connection_probes import Probes
 from mesh.client.conversation import Conversation
 from mesh.client.opening import Opening
-from mesh.client.probes import Probes
 from mesh.client.recovery import Recovery
 from mesh.errors import MeshError
 from mesh.registry import Change

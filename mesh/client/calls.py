@@ -15,7 +15,7 @@ from mesh.bus import Bus
 from mesh.client.call import Answer
 from mesh.client.caller import Caller
 from mesh.client.destinations import NamedEndpoint
-from mesh.client.foreign import ForeignEndpoints
+from mesh.client.foreign_endpoints import ForeignEndpoints
 from mesh.errors import BadReply, MeshError, NoInstances, NoResponders, from_problem
 from mesh.registry import Change
 from mesh.streams import TAKES_STREAMS, Streams

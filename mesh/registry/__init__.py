@@ -1,7 +1,7 @@
 """The live instances as one receiver knows them: pure decisions, the time is passed in."""
 
+from mesh.registry.instance_records import Ask, Change, Content, Instance, Kind
 from mesh.registry.liveness import Liveness
-from mesh.registry.records import Ask, Change, Content, Instance, Kind
 from mesh.registry.registry import LOST_AFTER, SUSPECT_AFTER, TOMBSTONE_S, Registry
 
 __all__ = [

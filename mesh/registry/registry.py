@@ -23,10 +23,10 @@ from heapq import heappop, heappush
 from typing import Final
 
 from mesh.messages import MAX_HEARTBEAT_MS, MAX_LEAP, Announcement, Control, Heartbeat, State
-from mesh.registry.contents import same
-from mesh.registry.questions import Question
-from mesh.registry.records import Ask, Change, Content, Instance, Kind, labels, moments_of
-from mesh.registry.table import Table
+from mesh.registry.announcement_requests import AnnouncementRequest
+from mesh.registry.instance_records import Ask, Change, Content, Instance, Kind, labels, moments_of
+from mesh.registry.instance_table import Table
+from mesh.registry.shared_content import same
 from mesh.registry.tombstones import Key, Tombstones
 
 SUSPECT_AFTER: Final = 1.5
@@ -63,13 +63,13 @@ class Registry(Table):
         super().__init__()
         self._ask_limit = ask_limit
         self._rng = rng or random.Random()
-        self._unknown: dict[Key, Question] = {}
+        self._unknown: dict[Key, AnnouncementRequest] = {}
         self._tombstones = Tombstones(tombstone_s, tombstone_limit)
         self._native = Tombstones(tombstone_s, tombstone_limit)
         """Services of the mesh whose last instance ended not long ago, as ``(service, "")``."""
         # Checks to make, soonest first. A heartbeat leaves its instance's check where it is: the check finds out
         # that it came too early and moves itself. An entry counts only while its item still names that time.
-        self._checks: list[tuple[float, int, Instance | Question]] = []
+        self._checks: list[tuple[float, int, Instance | AnnouncementRequest]] = []
         self._serial = 0
         self._late = self._duplicate = self._final = self._asks = self._refused = 0
         self._contradicted = self._leaps = 0
@@ -145,7 +145,7 @@ class Registry(Table):
         if len(self._unknown) >= self._ask_limit:
             self._refused += 1
             return []
-        question = self._unknown[key] = Question(*key, now, message)
+        question = self._unknown[key] = AnnouncementRequest(*key, now, message)
         return [self._ask(question, now)]
 
     def _announcement(self, message: Announcement, now: float) -> Outcome:
@@ -328,7 +328,7 @@ class Registry(Table):
                 question.open = False
                 instance.question = None
         elif question is None:
-            question = instance.question = Question(instance.service, instance.id, now)
+            question = instance.question = AnnouncementRequest(instance.service, instance.id, now)
             outcome.append(self._ask(question, now))
 
     def _renew(self, instance: Instance, message: Announcement) -> Content | None:
@@ -374,12 +374,12 @@ class Registry(Table):
 
     # -- time
 
-    def _check(self, item: Instance | Question, due: float) -> None:
+    def _check(self, item: Instance | AnnouncementRequest, due: float) -> None:
         item.due = due
         self._serial += 1  # breaks ties, so that items are never compared
         heappush(self._checks, (due, self._serial, item))
 
-    def _ask(self, question: Question, now: float) -> Ask:
+    def _ask(self, question: AnnouncementRequest, now: float) -> Ask:
         self._asks += 1
         self._check(question, question.next(now, self._rng))
         return Ask(question.service, question.id)
@@ -392,7 +392,7 @@ class Registry(Table):
             due, _, item = heappop(checks)
             if item.due != due:
                 continue
-            if isinstance(item, Question):
+            if isinstance(item, AnnouncementRequest):
                 self._expire_question(item, now, outcome)
             elif item.live:
                 self._expire_instance(item, now, outcome)
@@ -418,7 +418,7 @@ class Registry(Table):
         else:
             self._check(instance, suspect_at)
 
-    def _expire_question(self, question: Question, now: float, outcome: Outcome) -> None:
+    def _expire_question(self, question: AnnouncementRequest, now: float, outcome: Outcome) -> None:
         if not question.open:
             return
         if question.latest is not None and question.seen + FORGET_S <= now:

@@ -1,9 +1,9 @@
 """Routes: from a request's target to the service, endpoint and values that answer it. No I/O, no clock."""
 
-from mesh.routes.claims import Binding, Content, Entry, Rejected
-from mesh.routes.steps import Steps
+from mesh.routes.request_target import MAX_TARGET, Refusal, Target, parse_target
+from mesh.routes.service_claims import Binding, Content, Entry, Rejected
+from mesh.routes.slices import Steps
 from mesh.routes.table import REMEMBERED, Gone, Match, NoRoute, NotAllowed, RouteTable
-from mesh.routes.target import MAX_TARGET, Refusal, Target, parse_target
 from mesh.routes.template import BadTemplate, Template, mount, parse_template
 
 __all__ = [

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from mesh.routes.leaf import Leaf
+from mesh.routes.path_claims import PathClaims
 from mesh.routes.trie import Node
 
 MAX_NODES: Final = 200
@@ -44,7 +44,7 @@ def nearest(root: Node, path: str, limit: int = 3) -> list[str]:
     return [f"{method} {template}" for _, template, method in sorted(ranked)[:limit]]
 
 
-def _near(root: Node, segments: list[str]) -> Iterator[Leaf]:
+def _near(root: Node, segments: list[str]) -> Iterator[PathClaims]:
     """Leaves, those first whose way follows the path; children alike to a segment before others."""
     stack = [(root, 0)]
     literals_left, ranked_left = MAX_LITERALS, 2 * MAX_RANKED
@@ -76,7 +76,7 @@ def _longer_or_shorter(length: int, literal: str) -> int:
     return abs(len(literal) - length)
 
 
-def _filled(leaf: Leaf, segments: list[str]) -> str:
+def _filled(leaf: PathClaims, segments: list[str]) -> str:
     """The leaf's path with the asked path's own segments as its values, as any value is as good as another."""
     shape, tail = leaf.shape
     own = [

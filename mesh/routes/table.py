@@ -12,10 +12,10 @@ from typing import Final, NamedTuple, TypeVar
 from msgspec import Struct
 
 from mesh.messages import Conflict
-from mesh.routes.claims import NOTHING, Content, Entry, Holding, Key, Rejected, Rules, by_revision, hold
-from mesh.routes.leaf import with_head
 from mesh.routes.nearest import nearest
-from mesh.routes.steps import ROUTES, Steps, finish
+from mesh.routes.path_claims import with_head
+from mesh.routes.service_claims import NOTHING, Content, Entry, Holding, Key, Rejected, Rules, by_revision, hold
+from mesh.routes.slices import ROUTES, Steps, finish
 from mesh.routes.trie import Edit, Node, leaves, matching
 
 REMEMBERED: Final = 600.0

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mesh.routes.claims import Claim, Key
-from mesh.routes.leaf import Leaf
+from mesh.routes.path_claims import PathClaims
+from mesh.routes.service_claims import Claim, Key
 
 
 class Node:
@@ -20,8 +20,8 @@ class Node:
     def __init__(self) -> None:
         self.literals: dict[str, Node] = {}
         self.param: Node | None = None
-        self.leaf: Leaf | None = None
-        self.tail: Leaf | None = None
+        self.leaf: PathClaims | None = None
+        self.tail: PathClaims | None = None
 
     def copy(self) -> Node:
         twin = Node()
@@ -45,7 +45,7 @@ class Edit:
         # Nodes this edit made, so may change in place: a wide node is copied once, not once per route below it.
         self._own = {self.root}
 
-    def change(self, key: Key, service: str, claim: Claim | None) -> tuple[Leaf | None, Leaf | None]:
+    def change(self, key: Key, service: str, claim: Claim | None) -> tuple[PathClaims | None, PathClaims | None]:
         """Set the service's claim on that route, or take it away; gives the leaf before and after."""
         segments, is_tail = key.shape
         way = [self.root]
@@ -59,7 +59,7 @@ class Edit:
             way.append(child)
         end = way[-1]
         before = end.tail if is_tail else end.leaf
-        after = (before or Leaf(key.shape, {})).change(key.method, service, claim)
+        after = (before or PathClaims(key.shape, {})).change(key.method, service, claim)
         if is_tail:
             end.tail = after
         else:
@@ -81,17 +81,17 @@ def _attach(node: Node, segment: str | None, child: Node | None) -> None:
         node.literals[segment] = child
 
 
-def matching(root: Node, segments: tuple[str, ...]) -> Iterator[Leaf]:
+def matching(root: Node, segments: tuple[str, ...]) -> Iterator[PathClaims]:
     """The leaves whose shape matches, best first: literal before parameter before tail at every segment.
 
     A node has one way to it, so it is looked at once at most, however many combinations of literal and parameter
     a path offers: the work is bounded by the nodes of the table, and the path's length adds nothing.
     """
     end = len(segments)
-    stack: list[tuple[Node | Leaf, int]] = [(root, 0)]
+    stack: list[tuple[Node | PathClaims, int]] = [(root, 0)]
     while stack:
         node, place = stack.pop()
-        if isinstance(node, Leaf):
+        if isinstance(node, PathClaims):
             yield node
             continue
         if place == end:
@@ -108,7 +108,7 @@ def matching(root: Node, segments: tuple[str, ...]) -> Iterator[Leaf]:
             stack.append((child, place + 1))
 
 
-def leaves(root: Node) -> Iterator[Leaf]:
+def leaves(root: Node) -> Iterator[PathClaims]:
     """Every leaf, in no order."""
     stack = [root]
     while stack:

@@ -2,9 +2,9 @@
 
 from mesh import logs
 from mesh.service.context import Context, log_facts
-from mesh.service.http import Request, Response
+from mesh.service.http_messages import Request, Response
 from mesh.service.instance import ServiceInstance
-from mesh.service.markers import Body, Cookie, Depends, Header, Query
+from mesh.service.parameter_markers import Body, Cookie, Depends, Header, Query
 from mesh.service.router import Router
 from mesh.service.service import Service
 from mesh.service.streaming import Event, StreamingResponse

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from mesh import headers
-from mesh.service.http import Request
+from mesh.service.http_messages import Request
 
 if TYPE_CHECKING:
     from mesh.client.calls import Calls

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mesh.service.markers import Scope
+from mesh.service.parameter_markers import Scope
 
 if TYPE_CHECKING:
     from mesh.service.context import Context
-    from mesh.service.http import Request
+    from mesh.service.http_messages import Request
     from mesh.service.parameters import Binder
 
 

@@ -16,25 +16,25 @@ from functools import partial
 from typing import Any
 
 from mesh import headers
+from mesh.boot_clock import boot_ms
 from mesh.bus import Bus
 from mesh.bus.bundles import APART, MARK, BadBundle, unpack
 from mesh.client import Calls
-from mesh.clock import boot_ms
 from mesh.errors import DeadlineExceeded, Forbidden, MeshError, NotFound, Overloaded
 from mesh.service import request_log
-from mesh.service.admission import Admission, Work
-from mesh.service.age import Ages
 from mesh.service.context import Context, current
 from mesh.service.dependencies import resolve
 from mesh.service.endpoints import Declared
-from mesh.service.http import Request, Response
+from mesh.service.http_messages import Request, Response
+from mesh.service.load_shedding import LoadShedding, Work
 from mesh.service.middleware import Middleware, chain
+from mesh.service.pause_watch import PauseWatch
 from mesh.service.replies import Replies, as_response, is_streamed, problem_reply, stopped
-from mesh.service.stall import StallWatch
+from mesh.service.request_age import Ages
 from mesh.service.streaming import IncomingBody, StreamingResponse
 from mesh.service.websocket import WebSocket, WebSocketClosed
 from mesh.streams import Streams
-from mesh.streams.closing import INTERNAL, NORMAL, RESTART
+from mesh.streams.close_codes import INTERNAL, NORMAL, RESTART
 from mesh.subjects import new_id
 
 DEFAULT_DEADLINE_S = 10.0
@@ -64,7 +64,7 @@ class Dispatcher:
         self._max_body = max_body
         self._endpoints = {name.encode(): declared for name, declared in endpoints.items()}
         self._calls = calls
-        self._admission = Admission(concurrency, queue, start=self._start, refuse=self._overloaded, left=self._left)
+        self._admission = LoadShedding(concurrency, queue, start=self._start, refuse=self._overloaded, left=self._left)
         self._layers = tuple(layers)
         self._resources = resources if resources is not None else {}
         self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call in Python 3.11
@@ -73,7 +73,7 @@ class Dispatcher:
         self._sockets: set[WebSocket] = set()
         self._logs_requests = request_log.is_wanted()
         self._ages = Ages()
-        self.stall = StallWatch()
+        self.stall = PauseWatch()
 
     @property
     def inflight(self) -> int:

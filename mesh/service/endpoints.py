@@ -17,7 +17,7 @@ from mesh import codec
 from mesh.errors import DeclarationError
 from mesh.messages import Route
 from mesh.routes import BadTemplate, parse_template
-from mesh.service.http import Response
+from mesh.service.http_messages import Response
 from mesh.service.parameters import Binder
 from mesh.service.streaming import item_type
 from mesh.subjects import is_name

@@ -17,7 +17,7 @@ from mesh.errors import DeclarationError
 from mesh.service.context import Context, current
 from mesh.service.dependencies import Resources, resolve
 from mesh.service.endpoints import runner
-from mesh.service.http import Request
+from mesh.service.http_messages import Request
 from mesh.service.parameters import Binder
 from mesh.subjects import is_name, new_id
 

@@ -12,8 +12,8 @@ from types import EllipsisType
 from typing import Any, TypeVar
 
 from mesh.errors import BadSubject, DeclarationError
+from mesh.service.declaration_hints import check_called
 from mesh.service.endpoints import Declared, declare
-from mesh.service.hints import check_called
 from mesh.subjects import check_subject
 
 H = TypeVar("H", bound=Callable[..., Any])

@@ -11,17 +11,17 @@ from mesh import messages
 from mesh.announcer import Announcer, Load
 from mesh.bus import Bus, Subscription
 from mesh.client import Calls
-from mesh.config import BusSettings, ServiceSettings
 from mesh.errors import MeshError
-from mesh.service.conflicts import ConflictLog
+from mesh.service.conflict_log import ConflictLog
 from mesh.service.dependencies import Resources
 from mesh.service.dispatch import Dispatcher
 from mesh.service.endpoints import Statistics
 from mesh.service.events import EventReceiver
 from mesh.service.micro import MicroResponder
-from mesh.service.places import EVERY_S, Places
 from mesh.service.readiness import Check, Readiness
+from mesh.service.saturation import EVERY_S, Saturation
 from mesh.service.service import Service
+from mesh.settings import BusSettings, ServiceSettings
 from mesh.streams import Streams
 from mesh.subjects import QUEUE, new_id
 
@@ -59,7 +59,7 @@ class ServiceInstance:
             layers=service.layers,
             resources=self.resources.values,
         )
-        places = Places(self.dispatcher.given_up, settings.concurrency, asyncio.get_running_loop().time)
+        places = Saturation(self.dispatcher.given_up, settings.concurrency, asyncio.get_running_loop().time)
         own = Check("places", places.check, timeout=EVERY_S, every=EVERY_S)
         self.readiness = Readiness([*service.checks, own], self._readiness_changed)
         self.announcer = Announcer(

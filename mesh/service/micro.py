@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from mesh.bus import Bus, Subscription
+from mesh.foreign.survey import CONTRADICTED, PREFIX
 from mesh.messages import Endpoint
-from mesh.micros.survey import CONTRADICTED, PREFIX
 from mesh.service.endpoints import Declared, Statistics
 from mesh.service.service import Service
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from mesh.service.context import Context
-from mesh.service.http import Request, Response
+from mesh.service.http_messages import Request, Response
 
 Next = Callable[[Request, Context], Awaitable[Response]]
 Middleware = Callable[[Request, Context, Next], Awaitable[Response]]

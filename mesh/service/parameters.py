@@ -20,10 +20,10 @@ import msgspec.inspect
 from mesh import codec
 from mesh.errors import BadRequest, DeclarationError, Invalid, MeshError
 from mesh.service.context import Context
+from mesh.service.declaration_hints import check_foreign, check_unannotated
 from mesh.service.dependencies import Dependency
-from mesh.service.hints import check_foreign, check_unannotated
-from mesh.service.http import Request, decode_json, field_errors
-from mesh.service.markers import Body, Cookie, Depends, Header, Query
+from mesh.service.http_messages import Request, decode_json, field_errors
+from mesh.service.parameter_markers import Body, Cookie, Depends, Header, Query
 from mesh.service.websocket import WebSocket
 
 _MISSING: Any = object()

@@ -15,7 +15,7 @@ from mesh.bus import Bus
 from mesh.errors import BadRequest, MeshError, TooLarge
 from mesh.service.context import Context
 from mesh.service.endpoints import Declared
-from mesh.service.http import Request, Response
+from mesh.service.http_messages import Request, Response
 from mesh.service.streaming import IncomingBody, StreamingResponse, streamed
 from mesh.service.websocket import WebSocket
 from mesh.streams import Streams

@@ -7,7 +7,7 @@ import time
 
 from mesh import headers
 from mesh.service.endpoints import Declared
-from mesh.service.http import Request
+from mesh.service.http_messages import Request
 
 _log = logging.getLogger("mesh.requests")
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from mesh.errors import DeclarationError
 from mesh.routes import BadTemplate, mount
+from mesh.service.declaration_hints import check_called, check_options, check_path, checked, respelled
 from mesh.service.endpoints import declare
-from mesh.service.hints import check_called, check_options, check_path, checked, respelled
 
 H = TypeVar("H", bound=Callable[..., Any])
 

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from mesh.config import BusSettings, ServiceSettings, find_file, load_all
 from mesh.errors import BusUnavailable, ConfigError, DeclarationError
 from mesh.logs import configure
 from mesh.service import namesakes
-from mesh.service.blocking import DEVELOPING_S, SERVING_S, BlockingWatch, code_of
-from mesh.service.exit import end_within
+from mesh.service.blocking_handlers import DEVELOPING_S, SERVING_S, BlockingWatch, code_of
+from mesh.service.forced_exit import end_within
 from mesh.service.instance import ServiceInstance
 from mesh.service.service import Service
-from mesh.settings import redact
+from mesh.settings import BusSettings, ServiceSettings, find_file, load_all
+from mesh.settings_reader import redact
 
 SOON_S = 1.0
 """Seconds after which a first connection that is not there is said to be waited for."""

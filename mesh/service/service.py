@@ -10,10 +10,10 @@ from typing import Any
 from mesh.errors import DeclarationError
 from mesh.messages import Endpoint, Route
 from mesh.routes import parse_template
+from mesh.service.declaration_hints import check_called, check_hook, checked, named, place
 from mesh.service.endpoints import Declared, checked_metadata, declare
 from mesh.service.events import EventHandler, subscribe
 from mesh.service.groups import Group, QueueGroup, queue_name
-from mesh.service.hints import check_called, check_hook, checked, named, place
 from mesh.service.middleware import Middleware
 from mesh.service.readiness import Check
 from mesh.service.router import H, Router, checked_prefix

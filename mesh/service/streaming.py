@@ -15,7 +15,7 @@ from mesh import codec
 from mesh.bus import Bus
 from mesh.errors import StreamBroken, TooLarge
 from mesh.service.context import Context
-from mesh.service.http import Response
+from mesh.service.http_messages import Response
 from mesh.streams import Stream, frames
 
 BYTES = "application/octet-stream"

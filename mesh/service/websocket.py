@@ -10,9 +10,9 @@ from mesh import codec
 from mesh.bus import Bus
 from mesh.errors import MeshError
 from mesh.headers import crosses, encode
-from mesh.service.http import Headers, Request, decode_json, header_pairs
+from mesh.service.http_messages import Headers, Request, decode_json, header_pairs
 from mesh.streams import Stream, frames
-from mesh.streams.closing import INTERNAL, NO_STATUS, NORMAL, TOO_BIG, close_payload, is_sendable, read_close
+from mesh.streams.close_codes import INTERNAL, NO_STATUS, NORMAL, TOO_BIG, close_payload, is_sendable, read_close
 
 T = TypeVar("T")
 

@@ -11,11 +11,11 @@ import msgspec
 
 from mesh.errors import MeshError, StreamBroken, from_problem
 from mesh.streams import frames
-from mesh.streams.flow import Broken, Inflow, Outflow
+from mesh.streams.flow_control import Broken, Inflow, Outflow
 from mesh.streams.frames import Frame
 
 if TYPE_CHECKING:
-    from mesh.streams.hub import Streams
+    from mesh.streams.multiplexer import Streams
 
 _encode = msgspec.json.Encoder().encode
 

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mesh.bus import Bus
-from mesh.config import BusSettings, GatewaySettings, ServiceSettings
 from mesh.embedded import NatsServer
 from mesh.service import Service, ServiceInstance
+from mesh.settings import BusSettings, GatewaySettings, ServiceSettings
 
 if TYPE_CHECKING:
     import httpx

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from mesh.kinds import whole
-from mesh.settings import Kind, setting
+from mesh.setting_types import whole
+from mesh.settings_reader import Kind, setting
 from services.settings import DatabaseSettings, database_url, load
 
 

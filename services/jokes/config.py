@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mesh.settings import setting
+from mesh.settings_reader import setting
 from services.settings import DatabaseSettings, database_url, load
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mesh.kinds import number
-from mesh.settings import setting
+from mesh.setting_types import number
+from mesh.settings_reader import setting
 from services.settings import DatabaseSettings, database_url, load
 
 

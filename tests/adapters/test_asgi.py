@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from mesh import DeclarationError, adapt
-from mesh.adapters.inspection import Selection, routes_of, template
+from mesh.adapters.route_discovery import Selection, routes_of, template
 from mesh.bus import Bus
 from mesh.cli.serve import default_name
 from mesh.client import MeshClient

@@ -3,7 +3,7 @@
 import asyncio
 
 from mesh.bus import Bus
-from mesh.config import BusSettings
+from mesh.settings import BusSettings
 
 OK = b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n"
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from mesh.bus import Bus
 from mesh.bus.bundles import LARGEST, MOST_BYTES, MOST_REQUESTS, BadBundle, Bundle, Takers, unpack
 from mesh.bus.requests import Reply, Requests
-from mesh.config import BusSettings
 from mesh.errors import DeadlineExceeded, Forbidden, NoResponders, TooLarge
+from mesh.settings import BusSettings
 from tests.bus.parts import OK, bus_on
 from tests.conditions import eventually
 

@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import pytest
 
 from mesh.bus import Bus
-from mesh.config import BusSettings
 from mesh.embedded import Cluster, NatsServer, free_port
 from mesh.errors import DeadlineExceeded, MeshError, NoResponders
+from mesh.settings import BusSettings
 from tests.conditions import eventually
 
 OK = b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n"
@@ -83,7 +83,7 @@ async def test_a_node_that_says_goodbye_is_left_for_another_one(lane):
 
 async def test_the_old_node_is_left_when_the_others_have_heard_of_the_new_place(monkeypatch):
     """A node that heard of the end before it heard of the beginning would say that nobody listens."""
-    monkeypatch.setattr("mesh.bus.link.SPREAD_S", 60)
+    monkeypatch.setattr("mesh.bus.supervised_connection.SPREAD_S", 60)
     async with NatsServer() as one, NatsServer() as two:  # no cluster: what one knows, the other never hears
         servers = {server.port: server for server in (one, two)}
         async with AsyncExitStack() as stack:

@@ -12,14 +12,14 @@ import pytest
 from nats.aio.client import Client, Server
 
 from mesh.bus import Bus
-from mesh.bus.guard import Guard
-from mesh.bus.lane import LaneTransport
-from mesh.bus.link import Backoff, Link
-from mesh.bus.reasons import ServerSaid
-from mesh.bus.transports import GuardedTcp
-from mesh.config import BusSettings
+from mesh.bus.connection_errors import ServerSaid
+from mesh.bus.encryption_guard import Guard
+from mesh.bus.fast_transport import FastTransport
+from mesh.bus.guarded_transports import GuardedTcp
+from mesh.bus.supervised_connection import Backoff, SupervisedConnection
 from mesh.embedded import NatsServer, free_port
 from mesh.errors import BusUnavailable, DeadlineExceeded
+from mesh.settings import BusSettings
 from tests.bus.parts import bus_on, cut, echo
 from tests.conditions import eventually
 
@@ -217,7 +217,7 @@ async def test_reconnecting_never_gives_up_and_is_spread(nats_url):
 async def test_a_connection_that_was_given_up_is_not_made_any_more():
     """nats-py may be reconnecting by itself while its client is given up: nobody would close what it connects."""
     async with NatsServer() as server:
-        lane = LaneTransport(lambda: None, Guard(BusSettings()))
+        lane = FastTransport(lambda: None, Guard(BusSettings()))
         connecting = asyncio.ensure_future(lane.connect(urlparse(server.url), 0, 5))
         await asyncio.sleep(0)
         lane.retire()
@@ -229,7 +229,7 @@ async def test_a_connection_that_was_given_up_is_not_made_any_more():
 
 async def test_an_attempt_that_got_no_further_than_its_connection_is_closed():
     async with NatsServer() as server:
-        lane = LaneTransport(lambda: None, Guard(BusSettings()))
+        lane = FastTransport(lambda: None, Guard(BusSettings()))
         await lane.connect(urlparse(server.url), 0, 5)
         given_up = lane._transport
         await lane.connect(urlparse(server.url), 0, 5)
@@ -287,14 +287,14 @@ async def test_a_kept_reply_that_the_next_server_does_not_take_holds_up_nothing(
 
 
 async def test_a_link_that_begins_anew_says_that_the_connection_is_gone(nats_url, lane, monkeypatch):
-    states, announce, fails = [], Link._announce_up, [RuntimeError("after the owner was told")]
+    states, announce, fails = [], SupervisedConnection._announce_up, [RuntimeError("after the owner was told")]
 
     def failing(link, client):
         announce(link, client)
         if fails:
             raise fails.pop()
 
-    monkeypatch.setattr(Link, "_announce_up", failing)
+    monkeypatch.setattr(SupervisedConnection, "_announce_up", failing)
     bus = bus_on(nats_url, lane)
     bus.on_connection(states.append)
     async with bus:

@@ -60,7 +60,7 @@ async def test_a_bundle_that_is_not_permitted_is_the_last_one(caplog):
 
 
 async def test_a_broken_contract_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
-    monkeypatch.setattr("mesh.bus.link.check_contract", lambda: "nats-py is another one")
+    monkeypatch.setattr("mesh.bus.supervised_connection.check_contract", lambda: "nats-py is another one")
     async with bus_on(nats_url) as bus:
         assert not bus.lane
         await echo(bus, f"{prefix}.echo")
@@ -69,11 +69,11 @@ async def test_a_broken_contract_falls_back_to_plain(nats_url, prefix, monkeypat
 
 async def test_a_lane_that_does_not_deliver_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
     """The check after connecting: here the lane mangles what it reads."""
-    from mesh.bus import lane as module
+    from mesh.bus import fast_transport as module
 
-    original = module.LaneTransport.received
+    original = module.FastTransport.received
     monkeypatch.setattr(
-        module.LaneTransport, "received", lambda self, data: original(self, data.replace(b"a: 2", b"a: 9"))
+        module.FastTransport, "received", lambda self, data: original(self, data.replace(b"a: 2", b"a: 9"))
     )
     async with bus_on(nats_url) as bus:
         assert not bus.lane

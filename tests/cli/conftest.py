@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from mesh.bus import Bus
-from mesh.config import BusSettings
+from mesh.settings import BusSettings
 from mesh.testing import Mesh
 from tests.cli.builders import Foreign, go_like, with_routes
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.cli.load import Histogram, Load, Target
+from mesh.cli.http_load import Histogram, Load, Target
 from tests.conditions import eventually
 
 

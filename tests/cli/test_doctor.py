@@ -9,10 +9,10 @@ from mesh.bus import Bus
 from mesh.cli.doctor import mesh_checks
 from mesh.cli.doctor.bus_checks import ProbingBus, examine, version
 from mesh.cli.doctor.witness import Witness
-from mesh.config import BusSettings
 from mesh.embedded import NatsServer
+from mesh.foreign.survey import read
 from mesh.messages import Announcement, Heartbeat, Route, encode, revision_of
-from mesh.micros.survey import read
+from mesh.settings import BusSettings
 from mesh.testing import Mesh
 
 
@@ -266,11 +266,11 @@ async def test_a_forgery_is_found_while_it_happens_and_after(shell, mesh):
 
 async def test_silence_is_seen(nats_url, prefix):
     """The check itself: who has sent no heartbeat while the doctor waited."""
-    from mesh.cli.view import View
+    from mesh.cli.mesh_view import MeshView
 
     async with Mesh(nats_url=nats_url, prefix=prefix) as mesh, mesh.client() as bus:
         await mesh.start(greeter(), heartbeat_ms=30_000)
-        async with View(bus) as view:
+        async with MeshView(bus) as view:
             await view.synchronise()
             await view.beats(0.1, "greeter")
             (finding,) = mesh_checks.states(mesh_checks.Mesh(view, [], [], Witness()))[:1]

@@ -15,12 +15,12 @@ from mesh import messages
 from mesh.cli import info, ls, routes, stats, tail
 from mesh.cli.doctor import mesh_checks
 from mesh.cli.doctor.witness import Witness
+from mesh.cli.mesh_view import age, span
 from mesh.cli.terminal import Terminal
-from mesh.cli.view import age, span
 from mesh.client.call import block_of
+from mesh.foreign import read
+from mesh.foreign.routes import announcement_of, subjects_of
 from mesh.logs import JsonFormatter, TextFormatter
-from mesh.micros import read
-from mesh.micros.routes import announcement_of, subjects_of
 from mesh.registry import Change, Registry
 from mesh.routes import RouteTable
 from mesh.subjects import Subjects, check_subject

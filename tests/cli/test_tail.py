@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from mesh import Service
-from mesh.config import BusSettings, ServiceSettings
 from mesh.messages import Announcement, Endpoint, Route, encode, revision_of
 from mesh.service import ServiceInstance
+from mesh.settings import BusSettings, ServiceSettings
 from tests.cli.builders import on_terminal
 from tests.cli.conftest import Shell
 

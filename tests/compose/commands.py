@@ -7,10 +7,10 @@ import inspect
 import shlex
 
 from mesh.cli.main import mesh
-from mesh.config import documentation
+from mesh.settings import documentation
 from mesh.service import Service
-from mesh.settings import Settings
-from mesh.settings import documentation as documented
+from mesh.settings_reader import Settings
+from mesh.settings_reader import documentation as documented
 
 
 def check(words):

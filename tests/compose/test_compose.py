@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from sqlalchemy import make_url
 
-from mesh.config import BusSettings, GatewaySettings, ServiceSettings, load_all
+from mesh.settings import BusSettings, GatewaySettings, ServiceSettings, load_all
 from tests.compose import commands, files
 
 SCHEMA = Path(__file__).with_name("compose-spec.json")

@@ -22,8 +22,8 @@ from mesh.cli.examples import examples
 from mesh.cli.main import mesh as mesh_command
 from mesh.cli.tail import command as tail_command
 from mesh.cli.up import SERVICES
-from mesh.config import BusSettings, GatewaySettings, ServiceSettings, load_all
 from mesh.service import ServiceInstance
+from mesh.settings import BusSettings, GatewaySettings, ServiceSettings, load_all
 from mesh.testing import Mesh, PausedClock
 from tests.docs.pages import ROOT, Block
 

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 import mesh as package
-from gateway.access import Entry
+from gateway.access_log import Entry
 from gateway.health import OWN
 from mesh.cli.main import COMMANDS
-from mesh.config import documentation
+from mesh.settings import documentation
 from mesh.testing import Mesh
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, links, name_of
 from tests.docs.reader import Reader, agree, check_command, commands

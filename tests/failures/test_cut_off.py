@@ -10,8 +10,8 @@ import pytest
 
 from gateway.server import Gateway
 from mesh import Service
-from mesh.config import BusSettings, GatewaySettings, ServiceSettings
 from mesh.service import ServiceInstance
+from mesh.settings import BusSettings, GatewaySettings, ServiceSettings
 from mesh.testing import Mesh
 from tests.conditions import eventually
 from tests.failures.wires import HttpWire

@@ -9,11 +9,11 @@ import pytest
 from gateway.server import Gateway
 from mesh import Service, tasks
 from mesh.announcer import Announcer
-from mesh.bus import plain
+from mesh.bus import plain_client
 from mesh.bus.jetstream import DurableEvents
-from mesh.bus.link import Link
-from mesh.directory import Directory
-from mesh.micros import ForeignWatch
+from mesh.bus.supervised_connection import SupervisedConnection
+from mesh.foreign import ForeignWatch
+from mesh.live_routes import LiveRoutes
 from mesh.service.readiness import Readiness
 from mesh.streams import Streams
 from mesh.testing import Mesh
@@ -24,14 +24,14 @@ TASKS = [
     (Watcher, "_tick"),
     (Announcer, "_beat"),
     (ForeignWatch, "_run"),
-    (Link, "_supervise"),
-    (Link, "_watch_silence"),
+    (SupervisedConnection, "_supervise"),
+    (SupervisedConnection, "_watch_silence"),
     (Gateway, "_become_ready"),
     (Gateway, "_expire"),
     (Readiness, "_repeat"),
     (Streams, "_watch"),
     (DurableEvents, "_keep"),
-    (plain, "echo"),
+    (plain_client, "echo"),
 ]
 
 
@@ -78,7 +78,7 @@ async def test_each_of_them_starts_again(quick, monkeypatch, caplog, nats_url, p
         return real(*arguments)
 
     monkeypatch.setattr(owner, name, failing)
-    options = {"bus": {"lane": "plain"}} if owner is plain else {}
+    options = {"bus": {"lane": "plain"}} if owner is plain_client else {}
     async with Mesh(service(), nats_url=nats_url, prefix=prefix, gateway={"foreign_s": 0.3}, **options) as mesh:
         assert (await mesh.http.get("/made")).json() == "yes"
         assert (await mesh.http.get("/ticks")).content == b"tick"
@@ -107,7 +107,7 @@ async def test_a_gateway_whose_listener_fails_ends_with_a_code(nats_url, prefix,
 
 
 async def test_a_service_whose_routes_cannot_be_taken_in_holds_up_no_other(nats_url, prefix, monkeypatch, caplog):
-    real = Directory._build
+    real = LiveRoutes._build
 
     def build(self):
         steps = real(self)
@@ -120,7 +120,7 @@ async def test_a_service_whose_routes_cannot_be_taken_in_holds_up_no_other(nats_
                 raise RuntimeError("on purpose")
             yield
 
-    monkeypatch.setattr(Directory, "_build", build)
+    monkeypatch.setattr(LiveRoutes, "_build", build)
     poison = Service("poison")
 
     @poison.get("/poison")

@@ -9,10 +9,10 @@ import pytest
 
 from mesh import Service
 from mesh.bus import Bus
-from mesh.config import BusSettings
+from mesh.foreign import survey
+from mesh.foreign.survey import LONGEST_S
 from mesh.messages import revision_of
-from mesh.micros import survey
-from mesh.micros.survey import LONGEST_S
+from mesh.settings import BusSettings
 from mesh.testing import Mesh
 from tests.conditions import eventually
 from tests.processes import run

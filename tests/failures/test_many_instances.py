@@ -11,9 +11,9 @@ import pytest
 
 from gateway.server import Gateway
 from mesh.bus import Bus
-from mesh.config import BusSettings, GatewaySettings
 from mesh.messages import Announcement, Endpoint, Heartbeat, Route, decode_discover, encode, revision_of
 from mesh.routes import Match
+from mesh.settings import BusSettings, GatewaySettings
 from mesh.subjects import new_id
 from tests.conditions import eventually
 from tests.processes import run

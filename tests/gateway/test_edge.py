@@ -9,15 +9,15 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from gateway.headers import ResponseHeads, read_head, response
+from gateway.header_translation import ResponseHeads, read_head, response
 from gateway.problems import refuse, render
 from gateway.server import Gateway
 from mesh import Request, Response, Service, StreamingResponse, TooManyRequests, WebSocket
 from mesh.bus import Reply
-from mesh.config import BusSettings, GatewaySettings
 from mesh.errors import MeshError, Overloaded
 from mesh.messages import Route
 from mesh.routes import RouteTable
+from mesh.settings import BusSettings, GatewaySettings
 from mesh.testing import Mesh
 from tests.gateway.test_framing import answers, ask, get
 from tests.routes.build import Announced

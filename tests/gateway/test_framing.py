@@ -7,7 +7,7 @@ import json
 import h11
 import pytest
 
-from gateway.connection import SLICE
+from gateway.http_connection import SLICE
 from mesh import Request, Response, Service
 from mesh.testing import Mesh
 from tests.conditions import eventually
@@ -638,7 +638,7 @@ async def test_who_leaves_a_stream_with_a_request_behind_it_is_noticed(mesh, hun
 
 
 async def test_who_takes_nothing_of_an_answer_is_given_up(mesh, monkeypatch):
-    monkeypatch.setattr("gateway.stall.STALLED_S", 0.5)
+    monkeypatch.setattr("gateway.slow_clients.STALLED_S", 0.5)
     state = mesh.gateway._listeners[0].server_state
     for last in (get("/endless"), get("/endless") + get("/echo/a"), get("/large", "Connection: close")):
         _, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port, limit=1000)

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.server import Gateway
 from mesh import Service
-from mesh.config import BusSettings, GatewaySettings
+from mesh.settings import BusSettings, GatewaySettings
 from mesh.testing import Mesh
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.limits import RouteLimits
+from gateway.route_limits import RouteLimits
 from mesh import Overloaded, Service
 from mesh.testing import Mesh
 from tests.conditions import eventually

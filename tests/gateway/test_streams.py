@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from gateway.forward import WATCH_S
+from gateway.asgi_lane import WATCH_S
 from mesh import Context, Event, NotFound, Request, Service, StreamingResponse
 from mesh.testing import Mesh
 from tests.conditions import eventually

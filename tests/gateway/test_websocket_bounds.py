@@ -117,7 +117,7 @@ async def test_pongs_do_not_pile_up_for_a_client_that_does_not_read(mesh, monkey
     assert end.transport.get_write_buffer_size() < 1_000_000
     assert len(end._unread) < 1_000_000
     assert not end.transport.is_reading()
-    monkeypatch.setattr("gateway.stall.STALLED_S", 0.2)
+    monkeypatch.setattr("gateway.slow_clients.STALLED_S", 0.2)
     service = mesh.instances[0].service
     await eventually(lambda: service.open == mesh.gateway.core.inflight == 0, timeout=30)
     assert not mesh.gateway._listeners[0].server_state.connections

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from mesh.bus import Bus
-from mesh.config import BusSettings
 from mesh.errors import BusUnavailable
+from mesh.settings import BusSettings
 from tests.bus.parts import echo
 
 PATIENCE_S = 0.3

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.errors import ConfigError
-from mesh.settings import redact
+from mesh.settings import BusSettings
+from mesh.settings_reader import redact
 from tests.processes import run
 
 SERVICE = """

@@ -8,10 +8,10 @@ from urllib.parse import urlparse
 import pytest
 
 from mesh.bus import Bus
-from mesh.bus.guard import Guard
-from mesh.config import BusSettings
+from mesh.bus.encryption_guard import Guard
 from mesh.embedded import NatsServer
 from mesh.errors import ConfigError
+from mesh.settings import BusSettings
 from tests.bus.parts import echo
 from tests.conditions import eventually
 from tests.login.parts import refused, settings

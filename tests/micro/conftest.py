@@ -6,8 +6,8 @@ from dataclasses import replace
 import nats
 import pytest
 
-from mesh.config import BusSettings, ServiceSettings
 from mesh.service import ServiceInstance
+from mesh.settings import BusSettings, ServiceSettings
 
 QUICK = ServiceSettings(heartbeat_ms=250, linger_ms=0, drain_s=5.0)
 

@@ -14,13 +14,13 @@ from nats.micro.request import ServiceError
 
 from mesh import Context, MeshClient, Service
 from mesh.bus import Reply
-from mesh.config import BusSettings
 from mesh.embedded import NatsServer
 from mesh.errors import NoInstances, NoResponders, NotFound
+from mesh.foreign.routes import announcement_of
+from mesh.foreign.survey import Asked, Micro, survey
 from mesh.messages import Route
-from mesh.micros.routes import announcement_of
-from mesh.micros.survey import Asked, Micro, survey
 from mesh.registry import Registry
+from mesh.settings import BusSettings
 from mesh.testing import Mesh
 from tests.conditions import eventually
 from tests.processes import run

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from mesh import Context, DeclarationError, Service
-from mesh.config import BusSettings, ServiceSettings
 from mesh.service import ServiceInstance
+from mesh.settings import BusSettings, ServiceSettings
 from mesh.subjects import Subjects
 from mesh.testing import Mesh
 from tests.micro.shapes import SHAPES, VERBS, asked, figures, misfits, refuses

@@ -5,14 +5,14 @@ import logging
 import pytest
 
 from mesh.messages import MAX_ANNOUNCEMENT, Conflict, Conflicts, encode
-from mesh.service import conflicts
-from mesh.service.conflicts import AGAIN_S, LINES, MOST, ConflictLog
+from mesh.service import conflict_log
+from mesh.service.conflict_log import AGAIN_S, LINES, MOST, ConflictLog
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(conflicts, "monotonic", lambda: now[0])
+    monkeypatch.setattr(conflict_log, "monotonic", lambda: now[0])
     return now
 
 

@@ -386,8 +386,8 @@ async def test_an_instance_started_before_nats_serves_when_it_comes(nats, prefix
     await nats.stop()
     url = nats.url
     service = sleeper()
-    from mesh.config import BusSettings, ServiceSettings
     from mesh.service import ServiceInstance
+    from mesh.settings import BusSettings, ServiceSettings
 
     settings = BusSettings(servers=(url,), prefix=prefix)
     instance = ServiceInstance(service, settings, ServiceSettings())

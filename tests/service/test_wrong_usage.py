@@ -8,7 +8,7 @@ import flask
 import pytest
 
 from mesh import DeclarationError, Header, Query, Router, Service
-from mesh.service.hints import respelled
+from mesh.service.declaration_hints import respelled
 from tests.conditions import eventually
 
 

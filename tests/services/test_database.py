@@ -13,7 +13,7 @@ from sqlalchemy import inspect, text
 
 import services
 from mesh import ConfigError, Unavailable
-from mesh.settings import documentation
+from mesh.settings_reader import documentation
 from services.chat import config as chat_config
 from services.chat import models as chat
 from services.database import Database

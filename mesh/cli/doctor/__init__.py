@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mesh.cli.mesh_view import HELP
 from mesh.cli.texts import counted
-from mesh.cli.view import HELP
 
 if TYPE_CHECKING:
     from mesh.cli.doctor.findings import Finding
-    from mesh.config import BusSettings
+    from mesh.settings import BusSettings
 
 MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
 OBSERVE_S = 4.0
@@ -44,11 +44,11 @@ def command(observe: float, as_json: bool) -> None:
     """
     import asyncio
 
+    from mesh.cli.load_settings import load
     from mesh.cli.main import NO_NATS
-    from mesh.cli.settings import load
-    from mesh.cli.view import detach, quiet
-    from mesh.config import BusSettings
+    from mesh.cli.mesh_view import detach, quiet
     from mesh.errors import BusUnavailable
+    from mesh.settings import BusSettings
 
     (settings,) = load(BusSettings)
     quiet()
@@ -74,11 +74,11 @@ async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
     from mesh.cli.doctor import bus_checks, mesh_checks
     from mesh.cli.doctor.findings import ok
     from mesh.cli.doctor.witness import Witness
+    from mesh.cli.mesh_view import connecting
     from mesh.cli.routes import gateway_view
-    from mesh.cli.view import connecting
+    from mesh.foreign.survey import survey
     from mesh.messages import BadMessage, decode
-    from mesh.micros.survey import survey
-    from mesh.settings import redact
+    from mesh.settings_reader import redact
 
     complaints = Complaints()
     logger = logging.getLogger("mesh.watcher")

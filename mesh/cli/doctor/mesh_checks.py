@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from mesh.cli.doctor.findings import Finding, fail, ok, some, warn
 from mesh.cli.doctor.witness import Witness
-from mesh.cli.view import View, age, state_of
-from mesh.conflicts import advice, sentence
-from mesh.micros.survey import CONTRADICTED, PREFIX, Micro
+from mesh.cli.mesh_view import MeshView, age, state_of
+from mesh.conflict_texts import advice, sentence
+from mesh.foreign.survey import CONTRADICTED, PREFIX, Micro
 from mesh.subjects import GATEWAY
 
 LAG_MS = 100
@@ -22,7 +22,7 @@ class Mesh(NamedTuple):
     ``witness`` has heard the announcements and heartbeats that the watcher heard.
     """
 
-    view: View
+    view: MeshView
     micros: list[Micro]
     complaints: list[str]
     witness: Witness

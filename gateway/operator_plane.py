@@ -1,0 +1,137 @@
+"""The operator's plane: what the gateway knows, as JSON and as Prometheus metrics, on a listener of its own.
+
+FastAPI serves it: here convenience counts, not microseconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from gateway import process_metrics
+from gateway.allowed_hosts import AllowedHosts
+from gateway.health import Health, describe
+from gateway.request_metrics import RequestMetrics, family
+from mesh.bus import Bus
+from mesh.live_routes import LiveRoutes
+from mesh.printable import json_text
+from mesh.watcher import Watcher
+
+
+class Shown(JSONResponse):
+    """JSON that people look at on terminals: what services call themselves must not steer one."""
+
+    def render(self, content: Any) -> bytes:
+        return json_text(content).encode()
+
+
+def build(
+    bus: Bus,
+    watcher: Watcher,
+    directory: LiveRoutes,
+    health: Health,
+    metrics: RequestMetrics,
+    facts: dict[str, Any],
+    names: Collection[str] = (),
+) -> FastAPI:
+    """The application; every handler reads live state and changes nothing. ``names``: see `AllowedHosts`."""
+    app = FastAPI(
+        title="mesh gateway, operator's plane",
+        version=facts["version"],
+        docs_url=None,
+        redoc_url=None,
+        default_response_class=Shown,
+    )
+    app.add_middleware(AllowedHosts, names=names)
+    registry = watcher.registry
+
+    @app.get("/")
+    async def index() -> dict[str, Any]:
+        """What is here."""
+        paths = ["/api/gateway", "/api/services", "/api/instances", "/api/routes", "/api/conflicts", "/metrics"]
+        return {"gateway": facts, "status": health.status(), "paths": paths}
+
+    @app.get("/api/gateway")
+    async def gateway() -> dict[str, Any]:
+        """This gateway, its connection and counters."""
+        server = bus.server
+        return {
+            **facts,
+            "status": health.status(),
+            "nats": {key: server.get(key) for key in ("server_name", "version", "cluster", "jetstream", "max_payload")},
+            "lane": "hot" if bus.lane else "plain",
+            "bus": bus.statistics(),
+            "refused_messages": watcher.refused,
+            "registry": dict(registry.counters),
+        }
+
+    @app.get("/api/services")
+    async def services() -> dict[str, Any]:
+        return {name: _summary(name) for name in sorted(registry.services())}
+
+    def _summary(name: str) -> dict[str, Any]:
+        instances = registry.instances(name)
+        states = Counter("suspect" if i.suspect else i.state for i in instances)
+        return {"states": dict(states), "versions": sorted({i.content.version for i in instances})}
+
+    @app.get("/api/instances")
+    async def instances(service: str | None = None) -> list[dict[str, Any]]:
+        if service is not None and service not in registry.services():
+            raise HTTPException(404, f"no instance of {service!r} is known")
+        return [
+            {"service": i.service, **describe(i), "heard_s_ago": round(watcher.now - i.seen, 3)}
+            for i in sorted(registry.instances(service), key=lambda i: (i.service, i.id))
+        ]
+
+    @app.get("/api/routes")
+    async def routes() -> dict[str, Any]:
+        directory.settle()
+        table = directory.table
+        return {
+            "routes": [_route(entry) for entry in table.entries()],
+            "remembered": [_route(entry) for entry in table.remembered()],
+        }
+
+    def _route(entry: Any) -> dict[str, Any]:
+        route = next(iter(entry.bindings.values())).route
+        shown = msgspec.to_builtins(route)
+        return {**shown, "path": entry.template, "service": entry.service, "revisions": sorted(entry.bindings)}
+
+    @app.get("/api/conflicts")
+    async def conflicts() -> list[Any]:
+        directory.settle()
+        return [msgspec.to_builtins(conflict) for conflict in directory.conflicts]
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def prometheus() -> PlainTextResponse:
+        lines = [*metrics.lines(), *_mesh_lines(bus, watcher, directory), *process_metrics.lines()]
+        return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+def _mesh_lines(bus: Bus, watcher: Watcher, directory: LiveRoutes) -> Iterable[str]:
+    states = Counter((i.service, "suspect" if i.suspect else i.state) for i in watcher.registry.instances())
+    yield from family(
+        "mesh_instances",
+        "gauge",
+        "Instances by service and state.",
+        (({"service": service, "state": state}, count) for (service, state), count in sorted(states.items())),
+    )
+    directory.settle()
+    yield from family("mesh_routes", "gauge", "Live routes.", [({}, len(directory.table))])
+    yield from family("mesh_route_conflicts", "gauge", "Routes claimed twice.", [({}, len(directory.conflicts))])
+    yield from family("mesh_registry_stale", "gauge", "1 while cut off from NATS.", [({}, int(watcher.stale))])
+    yield from family("mesh_nats_connected", "gauge", "1 while connected.", [({}, int(bus.connected))])
+    yield from family(
+        "mesh_refused_messages_total", "counter", "Control messages that break the protocol.", [({}, watcher.refused)]
+    )
+    for name, value in bus.statistics().items():
+        kind = "gauge" if name.startswith("pending") else "counter"
+        suffix = "" if kind == "gauge" else "_total"
+        yield from family(f"mesh_bus_{name}{suffix}", kind, f"Bus: {name.replace('_', ' ')}.", [({}, value)])

@@ -1,0 +1,90 @@
+"""What an adapted endpoint lets in: its own route alone, in no spelling that the application would read otherwise.
+
+A gateway matches a path's segments as they are between slashes, and decodes each of them once: to it ``/a%2Fb`` is
+one segment. An application that gets the decoded path takes it for two, and may answer with a page that nobody
+announced. Others (servlets) leave out what follows a ``;``, so that ``/..;/admin`` is a dot segment to them. Here
+both sides are known, so here such requests end (RFC 3986 section 2.2, RFC 9110 section 17.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from urllib.parse import unquote
+
+from mesh.errors import BadRequest, MeshError, NotFound
+from mesh.routes import Refusal, Target, Template, parse_target, parse_template
+from mesh.service import Request
+
+_SEPARATOR = re.compile(r"%2f|%5c|\\", re.IGNORECASE)
+_PARAMETERS = re.compile(r";[^/\\]*")
+_SLASHES = re.compile(r"[/\\]")
+
+Hidden = Callable[[str, str, bool], bool]
+"""``hidden(method, path, websocket)``: whether the application's page for a decoded path is not announced."""
+
+
+class PathGuard:
+    """The rules of one endpoint at ``path`` for ``methods`` (``"*"``: all of them).
+
+    ``encoded_slashes`` lets paths with ``%2F`` and ``%5C`` pass. ``OPTIONS`` always passes: what may be asked is
+    the application's to say.
+    """
+
+    def __init__(
+        self, path: str, methods: Collection[str], hidden: Hidden | None = None, *, encoded_slashes: bool = False
+    ) -> None:
+        self._template = parse_template(path)
+        self._methods = frozenset(methods)
+        self._hidden = hidden
+        self._encoded_slashes = encoded_slashes
+
+    def check(self, request: Request, *, websocket: bool = False) -> None:
+        """Return where the request may pass. Raises `BadRequest`, `NotFound`, or an error with status 405 or 414."""
+        if not request.is_http:
+            raise BadRequest("this endpoint takes HTTP requests: Mesh-Request is missing")
+        raw, _, query = request.target.partition("?")
+        target = parse_target(raw.encode("latin-1", "replace"), query.encode("latin-1", "replace"))
+        if isinstance(target, Refusal):
+            error = BadRequest(target.detail, reason=target.reason)
+            error.status = target.status
+            raise error
+        self._check_spelling(raw)
+        if not _matches(self._template, target):
+            raise _nothing_here()
+        if not websocket:
+            self._check_method(request.method)
+        if self._hidden is not None and self._hidden(request.method, unquote(raw), websocket):
+            raise _nothing_here()
+
+    def _check_spelling(self, raw: str) -> None:
+        if not self._encoded_slashes and _SEPARATOR.search(raw):
+            raise BadRequest(
+                "The path has an encoded slash or a backslash, which its service does not take.", reason="bad_target"
+            )
+        text = unquote(raw)
+        if ";" in text and any(part in (".", "..") for part in _SLASHES.split(_PARAMETERS.sub("", text))):
+            raise BadRequest("The path has a dot segment with parameters.", reason="bad_target")
+
+    def _check_method(self, method: str) -> None:
+        allowed = self._methods
+        if "*" in allowed or method in allowed or method == "OPTIONS" or (method == "HEAD" and "GET" in allowed):
+            return
+        more = {"HEAD"} if "GET" in allowed else set()
+        allow = ", ".join(sorted(allowed | more | {"OPTIONS"}))
+        error = BadRequest(f"this path answers {allow}", reason="method_not_allowed", headers={"allow": allow})
+        error.status, error.title = 405, "Method not allowed"
+        raise error
+
+
+def _matches(template: Template, target: Target) -> bool:
+    """Whether a template matches as it does at a gateway: a parameter takes a segment that is not empty."""
+    segments, wanted = target.segments, template.segments
+    if len(segments) <= len(wanted) if template.tail else len(segments) != len(wanted):
+        return False
+    pairs = zip(wanted, segments, strict=False)
+    return all(given == literal if literal is not None else bool(given) for literal, given in pairs)
+
+
+def _nothing_here() -> MeshError:
+    return NotFound("nothing is served at this path", reason="no_route", executed="no")

@@ -1,0 +1,38 @@
+"""The hot lane's contract with nats-py, tried on the real connection before anything relies on it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nats.aio.client import Client
+
+from mesh.bus.fast_transport import FastTransport
+from mesh.bus.requests import Requests
+
+ANSWER_S = 2.0
+_BLOCK = b"NATS/1.0\r\na: 1\r\na: 2\r\n\r\n"
+
+
+async def probe(requests: Requests, client: Client, lane: FastTransport) -> str:
+    """Send ourselves two messages, one through nats-py, one through the lane; the reason why it failed, or ``""``.
+
+    The first comes behind the subscriptions that nats-py still holds; the second has a repeated header, which only
+    the lane keeps. Raises TimeoutError where the connection itself was lost meanwhile.
+    """
+    answers: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
+    reply = requests.open_stream(lambda block, payload: answers.put_nowait((block, payload)))
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await client.publish(reply.decode(), b"", headers={"a": "1"})
+            await answers.get()
+            size = len(_BLOCK)
+            lane.send(b"HPUB %b %d %d\r\n" % (reply, size, size + 2), _BLOCK, b"ok", b"\r\n")
+            if await answers.get() != (_BLOCK, b"ok"):
+                return "a message changed on its way"
+    except TimeoutError:
+        if not client.is_connected:
+            raise
+        return "a message sent to ourselves did not come back"
+    finally:
+        requests.close_stream(reply)
+    return ""

@@ -1,0 +1,137 @@
+"""How the answer to a call is shown: as it is, or, on a terminal, so that it is read and steers nothing."""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import sys
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from mesh import headers
+from mesh.cli.mesh_view import Missing
+from mesh.cli.terminal import Terminal, clean
+
+if TYPE_CHECKING:
+    from mesh.client import Answer
+    from mesh.streams import Stream
+
+
+async def show(answer: Answer, *, head: bool, include: bool, as_json: bool) -> int:
+    """Print an answer, one that comes in pieces as they come; gives the exit code. Raises what broke the stream."""
+    try:
+        return await _show(answer, head=head, include=include, as_json=as_json)
+    finally:
+        if answer.stream is not None:
+            answer.stream.close()
+
+
+async def _show(answer: Answer, *, head: bool, include: bool, as_json: bool) -> int:
+    reply, stream = answer.reply, answer.stream if not head else None
+    pairs = headers.decode(reply.block)
+    status = headers.status_of(pairs)
+    if status is None:
+        raise Missing(f"the reply has the status {headers.find(pairs, headers.STATUS)!r}")
+    body = reply.payload
+    if status >= 400 and not body and headers.find(pairs, headers.STATUS) is None:
+        # The error of a foreign service is two headers (ADR-32); it is shown as a gateway's clients get it.
+        from gateway.header_translation import response
+
+        _, pairs, body = response(reply, "GET")
+    if head:
+        body = b""
+    if as_json:
+        if stream is not None:
+            body = b"".join([piece async for piece in _pieces(stream)])
+        shown = [[n.decode("latin-1"), v.decode("latin-1")] for n, v in pairs if headers.crosses(n)]
+        Terminal().json({"status": status, "headers": shown, "body": _decoded(body)})
+        return 1 if status >= 400 else 0
+    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else ""
+    if include or status >= 400:
+        click.echo(f"{status} {phrase}".strip(), err=True)
+    if include:
+        for name, value in pairs:
+            click.echo(f"{clean(name.decode('latin-1'))}: {clean(value.decode('latin-1'))}", err=True)
+        click.echo(err=True)
+    if stream is None:
+        _write(body)
+    else:
+        await _write_pieces(stream)
+    return 1 if status >= 400 else 0
+
+
+async def _pieces(stream: Stream) -> AsyncIterator[bytes]:
+    while (frame := await stream.read()) is not None:
+        yield frame.payload
+
+
+def _decoded(body: bytes) -> Any:
+    """The body for a JSON document: its value, else its text, else base64."""
+    try:
+        return msgspec.json.decode(body) if body else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(body).decode()}
+
+
+def _write(body: bytes) -> None:
+    """The body as it is; on a terminal as text without anything that could steer it."""
+    if not sys.stdout.isatty():
+        sys.stdout.buffer.write(body)
+        sys.stdout.flush()
+        return
+    if not body:
+        return
+    try:
+        text = (msgspec.json.format(body, indent=2) if is_json(body) else body).decode()
+    except UnicodeDecodeError:
+        click.echo(f"{len(body)} bytes that are not text; redirect the output to keep them", err=True)
+        return
+    sys.stdout.write(_tame(text) + "\n")
+    sys.stdout.flush()
+
+
+async def _write_pieces(stream: Stream) -> None:
+    """The same for a body of which each piece is shown when it is there."""
+    if not sys.stdout.isatty():
+        async for piece in _pieces(stream):
+            sys.stdout.buffer.write(piece)
+            sys.stdout.flush()
+        return
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    last = "\n"
+    try:
+        async for piece in _pieces(stream):
+            if text := decode(piece):
+                sys.stdout.write(_tame(text))
+                sys.stdout.flush()
+                last = text[-1]
+        decode(b"", True)
+        note = ""
+    except UnicodeDecodeError:
+        note = "what follows is not text; redirect the output to keep it"
+    if last != "\n":
+        click.echo()
+    if note:
+        click.echo(note, err=True)
+
+
+def _tame(text: str) -> str:
+    """Without anything that could steer a terminal, but in its lines and columns."""
+    return "\n".join("\t".join(clean(part) for part in line.split("\t")) for line in text.split("\n"))
+
+
+def is_json(body: bytes) -> bool:
+    """Whether that is one JSON document."""
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True

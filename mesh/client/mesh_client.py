@@ -1,0 +1,155 @@
+"""`MeshClient`: calling services from a program that is no service itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from mesh.bus import Bus
+from mesh.client.calls import DEFAULT_TIMEOUT_S, Calls
+from mesh.settings import BusSettings, find_file, load_all
+from mesh.streams import Streams
+
+T = TypeVar("T")
+
+
+class MeshClient:
+    """Calls and events for scripts, jobs and tests; services use their `Context`.
+
+    ::
+
+        async with MeshClient() as client:
+            balance = await client.call("wallet", "balance", user_id=1, returns=Balance)
+
+    Without ``settings`` they come from the environment and ``mesh.toml``. Entering raises `BusUnavailable` when NATS
+    cannot be reached, `ConfigError` for wrong settings.
+    """
+
+    def __init__(self, settings: BusSettings | None = None, *, url: str = "") -> None:
+        if settings is None and url:
+            settings = BusSettings(servers=tuple(url.split(",")))
+        if settings is None:
+            (settings,) = load_all(BusSettings, environ=os.environ, file=find_file(os.environ))
+        self._bus = Bus(settings)
+        self._streams = Streams(self._bus)
+        self._calls = Calls(self._bus, self._streams)
+
+    async def __aenter__(self) -> Self:
+        await self._bus.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection; may be called twice."""
+        await self._calls.aclose()
+        await self._streams.aclose()
+        await self._bus.aclose()
+
+    @overload
+    async def call(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: type[T],
+        timeout: float = ...,
+        **arguments: Any,
+    ) -> T: ...
+
+    @overload
+    async def call(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: Any = ...,
+        timeout: float = ...,
+        **arguments: Any,
+    ) -> Any: ...
+
+    async def call(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: Any = Any,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        **arguments: Any,
+    ) -> Any:
+        """The result of one call, decoded as ``returns``. Raises the `mesh.errors` class of an error reply.
+
+        ``more`` takes arguments that cannot be given by name: those called ``returns`` or ``timeout``.
+        """
+        return await self._calls.call(
+            service, endpoint, {**(more or {}), **arguments}, returns=returns, timeout=timeout
+        )
+
+    @overload
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: type[bytes] = ...,
+        timeout: float = ...,
+        **arguments: Any,
+    ) -> AsyncIterator[bytes]: ...
+
+    @overload
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: type[T],
+        timeout: float = ...,
+        **arguments: Any,
+    ) -> AsyncIterator[T]: ...
+
+    @overload
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: Any,
+        timeout: float = ...,
+        **arguments: Any,
+    ) -> AsyncIterator[Any]: ...
+
+    def stream(
+        self,
+        service: str,
+        endpoint: str,
+        more: Mapping[str, Any] | None = None,
+        /,
+        *,
+        returns: Any = bytes,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        **arguments: Any,
+    ) -> AsyncIterator[Any]:
+        """What an endpoint yields, as it comes: pieces of bytes, or with ``returns`` values, one a line of JSON."""
+        given = {**(more or {}), **arguments}
+        return self._calls.stream(service, endpoint, given, returns=returns, timeout=timeout)
+
+    async def emit(self, event: str, data: Any, *, durable: bool = False) -> None:
+        """Publish an event; ``durable`` waits until JetStream has stored it."""
+        await self._calls.emit(event, data, durable=durable)

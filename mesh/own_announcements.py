@@ -1,0 +1,41 @@
+"""What an instance said of itself, against what is heard in its name."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from mesh.messages import Announcement, Control
+
+KEPT = 256
+"""Messages by which an instance knows its own ones again: it publishes some in a second and hears them at once."""
+
+
+class OwnMessages:
+    """The last messages that an instance published. ``data in words`` tells its own ones from those of others.
+
+    Of each only a hash is kept. It differs from process to process, so nobody can make a message that passes.
+    """
+
+    __slots__ = ("_hashes",)
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._hashes: deque[int] = deque(maxlen=kept)
+
+    def add(self, data: bytes) -> None:
+        self._hashes.append(hash(data))
+
+    def __contains__(self, data: bytes) -> bool:
+        return hash(data) in self._hashes
+
+
+def contradicts(message: Control, truth: Announcement) -> bool:
+    """Whether watchers that believe ``message`` know something else than ``truth``.
+
+    Claims do not count here: two copies of one process differ in that, and would correct each other for ever.
+    """
+    if message.state != truth.state or message.revision != truth.revision:
+        return True
+    if not isinstance(message, Announcement):
+        return False
+    said = (message.version, message.routes, message.endpoints, message.connection, message.bundles)
+    return said != (truth.version, truth.routes, truth.endpoints, truth.connection, truth.bundles)

@@ -1,0 +1,154 @@
+"""The live route table: the first change at once, what follows in batches and in slices."""
+
+import asyncio
+
+import pytest
+
+from mesh.coalesce import PAUSE_S, Coalesced
+from mesh.live_routes import LiveRoutes
+from mesh.messages import Announcement, Endpoint, Route, revision_of
+from mesh.registry import Registry
+from mesh.routes import Match, RouteTable
+from mesh.routes.slices import ROUTES, finish
+
+MANY = 3000
+
+
+def announcement(service, routes, seq=1, id="one"):
+    endpoints = (Endpoint(name="e", subject=f"mesh.req.{service}.e"),)
+    paths = tuple(Route(method="GET", path=f"/{service}/{i}", endpoint="e") for i in range(routes))
+    return Announcement(
+        name=service,
+        id=id,
+        version="1.0.0",
+        endpoints=endpoints,
+        routes=paths,
+        seq=seq,
+        revision=revision_of(service, "1.0.0", endpoints, paths),
+        state="ready",
+        started="2026-01-01T00:00:00Z",
+        heartbeat_ms=2000,
+    )
+
+
+class Hearing:
+    """As much of a watcher as a directory needs: the registry, its clock, who listens."""
+
+    def __init__(self):
+        self.registry = Registry()
+        self.now = 0.0
+        self.listeners = []
+
+    def on_change(self, listener):
+        self.listeners.append(listener)
+
+    def hear(self, *announcements):
+        for message in announcements:
+            changes = self.registry.apply(message, self.now)
+            for listener in self.listeners:
+                listener(changes)
+
+
+@pytest.fixture
+def watcher():
+    return Hearing()
+
+
+def serves(directory, service, number=0):
+    return isinstance(directory.table.match("GET", (service, str(number))), Match)
+
+
+async def test_the_first_change_is_in_the_table_at_once_and_the_next_ones_together(watcher, clock):
+    directory = LiveRoutes(watcher)
+    watcher.hear(announcement("a", 1))
+    assert serves(directory, "a")
+    first = directory.table
+    for name in "bcde":
+        watcher.hear(announcement(name, 1))
+    assert directory.table is first
+    assert directory.behind
+    await clock.advance(PAUSE_S * 1.01)
+    assert all(serves(directory, name) for name in "bcde")
+    assert not directory.behind
+    second = directory.table
+    watcher.hear(announcement("f", 1))  # so soon after the last swap it waits again
+    assert directory.table is second
+    await clock.advance(PAUSE_S * 1.01)
+    assert serves(directory, "f")
+
+
+async def test_after_a_rest_a_change_is_in_the_table_at_once_again(watcher, clock):
+    directory = LiveRoutes(watcher)
+    watcher.hear(announcement("a", 1))
+    await clock.advance(2 * PAUSE_S)
+    watcher.hear(announcement("b", 1))
+    assert serves(directory, "b")
+
+
+async def test_who_needs_it_now_gets_it_now(watcher, clock):
+    directory = LiveRoutes(watcher)
+    watcher.hear(announcement("a", 1), announcement("b", 1))
+    assert not serves(directory, "b")
+    directory.settle()
+    assert serves(directory, "b")
+    watcher.hear(announcement("c", 1))
+    await directory.caught_up()
+    assert serves(directory, "c")
+
+
+async def test_a_service_of_thousands_of_routes_leaves_turns_to_others(watcher):
+    directory = LiveRoutes(watcher)
+    watcher.hear(announcement("many", MANY))
+    turns = 0
+    while directory.behind:
+        assert not serves(directory, "many")  # all of its routes, or none
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 3
+    assert all(serves(directory, "many", number) for number in range(MANY))
+
+
+async def test_what_comes_while_it_is_made_is_not_lost(watcher):
+    directory = LiveRoutes(watcher)
+    watcher.hear(announcement("many", MANY))
+    assert directory.behind
+    watcher.hear(announcement("late", 1))
+    async with asyncio.timeout(10):
+        await directory.caught_up()
+    assert serves(directory, "many", MANY - 1)
+    assert serves(directory, "late")
+
+
+def test_the_steps_are_short_and_come_to_what_all_at_once_comes_to():
+    before = RouteTable().replace("other", [announcement("other", 10)], 0)
+    entries = list(before.entries())
+    steps, taken = before.replacing("many", [announcement("many", MANY)], 0), 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            after = stop.value
+            break
+        taken += 1
+        assert list(before.entries()) == entries
+    assert taken >= 2 * MANY / ROUTES  # parsing, and the trie
+    whole = before.replace("many", [announcement("many", MANY)], 0)
+    named = [(entry.service, entry.method, entry.template) for entry in after.entries()]
+    assert named == [(entry.service, entry.method, entry.template) for entry in whole.entries()]
+    assert finish(after.replacing("many", [announcement("many", MANY)], 0)) is after
+
+
+async def test_news_is_told_once(clock):
+    told = []
+    news = Coalesced(lambda names: told.append(sorted(names)))
+    news.add(["a"])
+    news.add(["b"])
+    news.add(["b", "c"])
+    assert told == [["a"]]
+    assert news.pending
+    await clock.advance(PAUSE_S * 1.01)
+    assert told == [["a"], ["b", "c"]]
+    await clock.advance(10 * PAUSE_S)
+    assert told == [["a"], ["b", "c"]]
+    news.add(["d"])
+    assert told[-1] == ["d"]
