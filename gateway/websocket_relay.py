@@ -12,6 +12,7 @@ from gateway.header_translation import crossing, response
 from gateway.problems import public_detail
 from mesh import headers
 from mesh.client import Conversation
+from mesh.defaults import WEBSOCKET_MESSAGE
 from mesh.errors import BadReply, MeshError
 from mesh.streams import frames
 from mesh.streams.close_codes import (
@@ -26,8 +27,6 @@ from mesh.streams.close_codes import (
     read_close,
 )
 
-MAX_MESSAGE = 16 * 1024 * 1024
-"""Bytes of the largest message towards the client; uvicorn has the same limit for what comes from it."""
 FAREWELL_S = 1.0
 """How long the service has to answer the client's close."""
 
@@ -162,9 +161,9 @@ class Relay:
                 self._stream.end(frames.CLOSE, close_payload(TRY_AGAIN_LATER))
                 await self._close(TRY_AGAIN_LATER, error.detail)
                 return error.reason
-            if size > MAX_MESSAGE:
+            if size > WEBSOCKET_MESSAGE:
                 self._stream.end(frames.CLOSE, close_payload(TOO_BIG))
-                await self._close(INTERNAL, f"a message of the service has more than {MAX_MESSAGE} bytes")
+                await self._close(INTERNAL, f"a message of the service has more than {WEBSOCKET_MESSAGE} bytes")
                 return "too_large"
             parts.append(frame.payload)
             if frame.kind.endswith(frames.MORE):

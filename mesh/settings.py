@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from mesh import setting_types as types
 from mesh import settings_reader
+from mesh.defaults import DEADLINE_S
 from mesh.settings_reader import Documented, Settings, Variable, setting
 
 DEFAULT_FILE = "mesh.toml"
@@ -183,7 +184,7 @@ class GatewaySettings(MeshSettings):
         doc="Processes that serve clients; limits are for each. Number n has its operator's plane at ops_port + n - 1.",
     )
     timeout_ms: int = setting(
-        10_000,
+        int(DEADLINE_S * 1000),
         types.whole(1, 3_600_000, "milliseconds"),
         env=["MESH_TIMEOUT_MS"],
         doc="Deadline of a request whose route names none.",

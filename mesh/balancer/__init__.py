@@ -3,11 +3,9 @@
 from mesh.balancer.balancer import Balancer
 from mesh.balancer.budget import RetryBudget
 from mesh.balancer.peers import Candidate, Outcome, Peer
-from mesh.balancer.retries import MAX_ATTEMPTS, MAX_RETRY_BODY, NEVER, Course, Reason, RetryPolicy
+from mesh.balancer.retries import NEVER, Course, Reason, RetryPolicy
 
 __all__ = [
-    "MAX_ATTEMPTS",
-    "MAX_RETRY_BODY",
     "NEVER",
     "Balancer",
     "Candidate",

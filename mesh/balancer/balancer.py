@@ -11,12 +11,8 @@ from collections.abc import Collection, Iterable, ValuesView
 from typing import Final
 
 from mesh.balancer.peers import FAILURES, Candidate, Outcome, Peer
+from mesh.defaults import EJECTION_S, FAILURES_TO_EJECT, LONGEST_EJECTION_S
 
-STRIKES: Final = 5
-"""Failures in a row that eject an instance."""
-EJECTION_S: Final = 10.0
-"""How long the first ejection lasts; each further one twice as long."""
-LONGEST_EJECTION_S: Final = 60.0
 CALM_S: Final = 60.0
 """A success this long after the end of an ejection makes the next one short again."""
 MAX_SETS: Final = 1024
@@ -176,7 +172,7 @@ class Balancer:
         elif outcome in FAILURES and now >= peer.ejected_until:
             # Failures while it is ejected are those of calls sent before, or as a last resort: no new evidence.
             peer.strikes += 1
-            if peer.strikes >= STRIKES and self._peers.get(peer.id) is peer:
+            if peer.strikes >= FAILURES_TO_EJECT and self._peers.get(peer.id) is peer:
                 self._eject(peer, now)
 
     # -- ejection

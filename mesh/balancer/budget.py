@@ -5,10 +5,8 @@ from __future__ import annotations
 from math import floor
 from typing import Final
 
-RATIO: Final = 0.2
-"""Retries per call."""
-PER_SECOND: Final = 10.0
-"""Retries that are allowed whatever the number of calls, so that a quiet caller can retry at all."""
+from mesh.defaults import RETRIES_PER_SECOND, RETRY_RATIO
+
 WINDOW_S: Final = 10
 
 
@@ -32,7 +30,7 @@ class RetryBudget:
         "turns_at",
     )
 
-    def __init__(self, ratio: float = RATIO, per_second: float = PER_SECOND) -> None:
+    def __init__(self, ratio: float = RETRY_RATIO, per_second: float = RETRIES_PER_SECOND) -> None:
         self.calls = 0
         """Calls since the beginning. Who makes very many counts them here itself, after `turn` where it is due."""
         self.turns_at = float("-inf")

@@ -13,17 +13,12 @@ from typing import Final, NamedTuple, Protocol, Self
 from msgspec import Struct
 
 from mesh.balancer.budget import RetryBudget
+from mesh.defaults import ATTEMPTS, RETRIES_AFTER_LOSS, RETRY_BODY
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods whose requests are repeated unless the route forbids it (RFC 9110 section 9.2.1)."""
 IDEMPOTENT_METHODS: Final = SAFE_METHODS | {"PUT", "DELETE", "TRACE"}
 """Methods of which RFC 9110 section 9.2.2 says that twice is like once."""
-MAX_RETRY_BODY: Final = 64 * 1024
-"""Bytes of the largest body that is sent a second time."""
-MAX_ATTEMPTS: Final = 8
-"""Attempts of one call. Mostly only no-responders and a declared ``try_timeout_ms`` lead on so far."""
-MAX_LOSSES: Final = 1
-"""How often a call is repeated because its attempt was lost: what kills one instance may kill the next."""
 
 
 class Reason(Enum):
@@ -89,15 +84,15 @@ class RetryPolicy(Struct, frozen=True):
         A call whose answer has begun is over for its caller, and not asked about. ``now``: seconds on the budget's
         clock.
         """
-        if course.attempts >= MAX_ATTEMPTS or course.left_s <= 0:
+        if course.attempts >= ATTEMPTS or course.left_s <= 0:
             return False
         if reason is Reason.NO_RESPONDERS:
             return True
-        if course.body_bytes > MAX_RETRY_BODY:
+        if course.body_bytes > RETRY_BODY:
             return False
         if reason is Reason.TIMEOUT:
             return self.try_timeout_ms > 0 and budget.try_spend(now)
-        return self.after_loss and course.losses < MAX_LOSSES and budget.try_spend(now)
+        return self.after_loss and course.losses < RETRIES_AFTER_LOSS and budget.try_spend(now)
 
 
 NEVER: Final = RetryPolicy()

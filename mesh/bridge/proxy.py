@@ -13,8 +13,8 @@ from mesh import headers
 from mesh.adapters.asgi_http import Message
 from mesh.adapters.asgi_scope import Scope
 from mesh.bridge.single_attempt import send_once, tracing
+from mesh.defaults import WEBSOCKET_MESSAGE
 from mesh.errors import BadReply, Executed, MeshError, Unavailable
-from mesh.service.websocket import MAX_MESSAGE
 
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -144,7 +144,7 @@ class Proxy:
                 self._url(scope),
                 headers=wanted,
                 protocols=scope["subprotocols"],
-                max_msg_size=MAX_MESSAGE,
+                max_msg_size=WEBSOCKET_MESSAGE,
                 autoclose=False,
             )
         except aiohttp.WSServerHandshakeError as error:

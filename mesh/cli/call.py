@@ -12,6 +12,7 @@ from mesh.cli.completion_names import endpoints, services_and_methods
 from mesh.cli.mesh_view import HELP, MeshView, Missing, Target, execute
 from mesh.cli.terminal import clean
 from mesh.cli.texts import nearest
+from mesh.defaults import DEADLINE_S
 from mesh.subjects import is_name
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ METHOD = re.compile(r"[A-Z]{1,32}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 WITH_QUERY = frozenset({"GET", "HEAD", "DELETE"})
 """Methods of requests whose arguments are the query."""
-DEFAULT_S = 10.0
 
 
 class Options(NamedTuple):
@@ -146,7 +146,7 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
     from mesh.watcher import Watcher
 
     payload = options.body if options.body is not None else msgspec.json.encode(values)
-    timeout = options.timeout or DEFAULT_S
+    timeout = options.timeout or DEADLINE_S
     watcher, streams = Watcher(bus, everything=False), Streams(bus)
     await watcher.start()
     await watcher.watch(service)
@@ -223,7 +223,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
         identifier = new_id().encode()
         first = [(b"mesh-request", f"{method} {target}".encode()), (b"mesh-id", identifier)]
         common = _lines([*first, (b"x-request-id", identifier), *pairs]) + TAKES_STREAMS
-        timeout = options.timeout or entry.timeout_ms / 1000 or DEFAULT_S
+        timeout = options.timeout or entry.timeout_ms / 1000 or DEADLINE_S
         try:
             destination = RouteDestination(entry.service, entry.bindings, match.values)
             answer = await caller.call(destination, common, body, timeout)

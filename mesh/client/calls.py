@@ -16,12 +16,12 @@ from mesh.client.call import Answer
 from mesh.client.caller import Caller
 from mesh.client.destinations import NamedEndpoint
 from mesh.client.foreign_endpoints import ForeignEndpoints
+from mesh.defaults import DEADLINE_S
 from mesh.errors import BadReply, MeshError, NoInstances, NoResponders, from_problem
 from mesh.registry import Change
 from mesh.streams import TAKES_STREAMS, Streams
 from mesh.watcher import Watcher
 
-DEFAULT_TIMEOUT_S = 10.0
 EVENT = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}")
 
 
@@ -48,7 +48,7 @@ class Calls:
         arguments: Mapping[str, Any],
         *,
         returns: Any = Any,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float = DEADLINE_S,
         carried: bytes = b"",
     ) -> Any:
         """The decoded result of one call. ``carried`` are header lines to pass on, each ending in CRLF.
@@ -66,7 +66,7 @@ class Calls:
         arguments: Mapping[str, Any],
         *,
         returns: Any = bytes,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float = DEADLINE_S,
         carried: bytes = b"",
     ) -> AsyncIterator[Any]:
         """What an endpoint yields, as it comes: pieces of bytes, or, with ``returns``, values decoded from its lines.
@@ -96,7 +96,7 @@ class Calls:
             stream.close()
 
     async def emit(
-        self, event: str, data: Any, *, durable: bool = False, timeout: float = DEFAULT_TIMEOUT_S, carried: bytes = b""
+        self, event: str, data: Any, *, durable: bool = False, timeout: float = DEADLINE_S, carried: bytes = b""
     ) -> None:
         """Publish an event, ``data`` as JSON. ``durable`` waits until JetStream has stored it.
 

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from mesh.bus import Bus
-from mesh.client.calls import DEFAULT_TIMEOUT_S, Calls
+from mesh.client.calls import Calls
+from mesh.defaults import DEADLINE_S
 from mesh.settings import BusSettings, find_file, load_all
 from mesh.streams import Streams
 
@@ -85,7 +86,7 @@ class MeshClient:
         /,
         *,
         returns: Any = Any,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float = DEADLINE_S,
         **arguments: Any,
     ) -> Any:
         """The result of one call, decoded as ``returns``. Raises the `mesh.errors` class of an error reply.
@@ -143,7 +144,7 @@ class MeshClient:
         /,
         *,
         returns: Any = bytes,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float = DEADLINE_S,
         **arguments: Any,
     ) -> AsyncIterator[Any]:
         """What an endpoint yields, as it comes: pieces of bytes, or with ``returns`` values, one a line of JSON."""

@@ -2,12 +2,9 @@
 
 from mesh.registry.instance_records import Ask, Change, Content, Instance, Kind
 from mesh.registry.liveness import Liveness
-from mesh.registry.registry import LOST_AFTER, SUSPECT_AFTER, TOMBSTONE_S, Registry
+from mesh.registry.registry import Registry
 
 __all__ = [
-    "LOST_AFTER",
-    "SUSPECT_AFTER",
-    "TOMBSTONE_S",
     "Ask",
     "Change",
     "Content",

@@ -22,6 +22,7 @@ import random
 from heapq import heappop, heappush
 from typing import Final
 
+from mesh.defaults import LOST_AFTER, SUSPECT_AFTER, TOMBSTONE_S
 from mesh.messages import MAX_HEARTBEAT_MS, MAX_LEAP, Announcement, Control, Heartbeat, State
 from mesh.registry.announcement_requests import AnnouncementRequest
 from mesh.registry.instance_records import Ask, Change, Content, Instance, Kind, labels, moments_of
@@ -29,11 +30,6 @@ from mesh.registry.instance_table import Table
 from mesh.registry.shared_content import same
 from mesh.registry.tombstones import Key, Tombstones
 
-SUSPECT_AFTER: Final = 1.5
-"""Heartbeat intervals of silence that make an instance suspect."""
-LOST_AFTER: Final = 4.0
-"""Heartbeat intervals of silence after which an instance is lost."""
-TOMBSTONE_S: Final = 600.0
 ASK_LIMIT: Final = 16_384
 TOMBSTONE_LIMIT: Final = 131_072
 FORGET_S: Final = LOST_AFTER * MAX_HEARTBEAT_MS / 1000

@@ -3,12 +3,11 @@
 from mesh.routes.request_target import MAX_TARGET, Refusal, Target, parse_target
 from mesh.routes.service_claims import Binding, Content, Entry, Rejected
 from mesh.routes.slices import Steps
-from mesh.routes.table import REMEMBERED, Gone, Match, NoRoute, NotAllowed, RouteTable
+from mesh.routes.table import Gone, Match, NoRoute, NotAllowed, RouteTable
 from mesh.routes.template import BadTemplate, Template, mount, parse_template
 
 __all__ = [
     "MAX_TARGET",
-    "REMEMBERED",
     "BadTemplate",
     "Binding",
     "Content",

@@ -7,19 +7,17 @@ same decides alike, in whatever order it learned it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Final, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
+from mesh.defaults import ROUTE_MEMORY_S
 from mesh.messages import Conflict
 from mesh.routes.nearest import nearest
 from mesh.routes.path_claims import with_head
 from mesh.routes.service_claims import NOTHING, Content, Entry, Holding, Key, Rejected, Rules, by_revision, hold
 from mesh.routes.slices import ROUTES, Steps, finish
 from mesh.routes.trie import Edit, Node, leaves, matching
-
-REMEMBERED: Final = 600.0
-"""Seconds for which the routes of a service without instances are remembered."""
 
 
 class Match(Struct, frozen=True):
@@ -83,7 +81,7 @@ class RouteTable:
             return (yield from self._with(service, holding))
         if before is NOTHING or before.due is not None:
             return self
-        return (yield from self._with(service, before.remember(now + REMEMBERED)))
+        return (yield from self._with(service, before.remember(now + ROUTE_MEMORY_S)))
 
     def expire(self, now: float) -> RouteTable:
         """The table without the remembered routes that are due; self when there are none."""

@@ -20,6 +20,7 @@ from mesh.boot_clock import boot_ms
 from mesh.bus import Bus
 from mesh.bus.bundles import APART, MARK, BadBundle, unpack
 from mesh.client import Calls
+from mesh.defaults import DEADLINE_S
 from mesh.errors import DeadlineExceeded, Forbidden, MeshError, NotFound, Overloaded
 from mesh.service import request_log
 from mesh.service.context import Context, current
@@ -36,8 +37,6 @@ from mesh.service.websocket import WebSocket, WebSocketClosed
 from mesh.streams import Streams
 from mesh.streams.close_codes import INTERNAL, NORMAL, RESTART
 from mesh.subjects import new_id
-
-DEFAULT_DEADLINE_S = 10.0
 
 _log = logging.getLogger("mesh.service")
 
@@ -397,7 +396,7 @@ def _timeout(value: bytes | None) -> float:
     """Seconds of a ``Mesh-Deadline``; the default where it is missing or unreadable."""
     if value and value.isdigit() and len(value) < 10:
         return int(value) / 1000
-    return DEFAULT_DEADLINE_S
+    return DEADLINE_S
 
 
 def _moment(value: bytes | None) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 
 from mesh import codec
 from mesh.bus import Bus
+from mesh.defaults import WEBSOCKET_MESSAGE
 from mesh.errors import MeshError
 from mesh.headers import crosses, encode
 from mesh.service.http_messages import Headers, Request, decode_json, header_pairs
@@ -16,8 +17,6 @@ from mesh.streams.close_codes import INTERNAL, NO_STATUS, NORMAL, TOO_BIG, close
 
 T = TypeVar("T")
 
-MAX_MESSAGE = 16 * 1024 * 1024
-"""Bytes of the largest message."""
 MAX_REASON = 123
 """Bytes of the longest reason: a close frame has 125, two are the code's."""
 
@@ -111,8 +110,8 @@ class WebSocket:
                 raise self._end(close.code, close.reason)
             parts.append(frame.payload)
             size += len(frame.payload)
-            if size > MAX_MESSAGE:
-                await self.close(TOO_BIG, f"a message has more than {MAX_MESSAGE} bytes")
+            if size > WEBSOCKET_MESSAGE:
+                await self.close(TOO_BIG, f"a message has more than {WEBSOCKET_MESSAGE} bytes")
                 raise self._closed or WebSocketClosed(TOO_BIG)
             if not frame.kind.endswith(frames.MORE):
                 whole = b"".join(parts) if len(parts) > 1 else parts[0]

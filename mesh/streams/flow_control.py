@@ -9,13 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-CHUNK: Final = 64 * 1024
-"""Bytes of the largest payload of a frame."""
+from mesh.defaults import CHUNK, FIRST_CREDIT, LARGEST_CHUNK, WINDOW
+
 FRAME_COST: Final = 256
-WINDOW: Final = 256 * 1024
-"""Credit that a stream has when nothing is on its way."""
-FIRST_CREDIT: Final = 64 * 1024
-"""Credit that every request gives for its response, which may turn out to be a stream."""
 TAKES_STREAMS: Final = b"Mesh-Credit: %d\r\n" % FIRST_CREDIT
 """The header line of a request that gives it."""
 SMALLEST_WINDOW: Final = 16 * 1024
@@ -85,8 +81,8 @@ class Inflow:
         if number != self._due:
             raise Broken(f"frame {number} came where {self._due} was due")
         self._due += 1
-        if size > CHUNK:
-            raise Broken(f"a frame of {size} bytes; {CHUNK} are allowed")
+        if size > LARGEST_CHUNK:
+            raise Broken(f"a frame of {size} bytes; {LARGEST_CHUNK} are allowed")
         if size >= 0:
             self._received += cost(size)
         if self._received > self.granted:

@@ -9,9 +9,10 @@ import msgspec
 
 from mesh import headers
 from mesh.bus import Bus, Subscription
+from mesh.defaults import FIRST_CREDIT
 from mesh.errors import BadReply, BusUnavailable, InstanceLost, MeshError, StreamBroken
 from mesh.streams import frames
-from mesh.streams.flow_control import FIRST_CREDIT, Pool
+from mesh.streams.flow_control import Pool
 from mesh.streams.stream import Stream
 from mesh.subjects import new_id
 from mesh.tasks import keep

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.balancer import MAX_ATTEMPTS, MAX_RETRY_BODY, NEVER, Course, Reason, RetryBudget, RetryPolicy
+from mesh.balancer import NEVER, Course, Reason, RetryBudget, RetryPolicy
+from mesh.defaults import ATTEMPTS, RETRY_BODY
 from mesh.messages import Route
 
 
@@ -117,8 +118,8 @@ def test_a_timeout_of_another_method_only_where_the_route_declares_it(method: st
 def test_only_small_bodies() -> None:
     policy = RetryPolicy.of("GET", [route(try_timeout_ms=500)])
     for reason in (*LOSSES, Reason.TIMEOUT):
-        assert ask(reason, policy, body_bytes=MAX_RETRY_BODY)
-        assert not ask(reason, policy, body_bytes=MAX_RETRY_BODY + 1)
+        assert ask(reason, policy, body_bytes=RETRY_BODY)
+        assert not ask(reason, policy, body_bytes=RETRY_BODY + 1)
 
 
 def test_what_nobody_received_may_always_go_elsewhere_and_costs_nothing() -> None:
@@ -162,9 +163,9 @@ declared = st.builds(
 )
 courses = st.builds(
     Course,
-    attempts=st.integers(1, MAX_ATTEMPTS + 1),
+    attempts=st.integers(1, ATTEMPTS + 1),
     losses=st.integers(0, 2),
-    body_bytes=st.sampled_from([0, MAX_RETRY_BODY, MAX_RETRY_BODY + 1]),
+    body_bytes=st.sampled_from([0, RETRY_BODY, RETRY_BODY + 1]),
     left_s=st.sampled_from([-1.0, 0.0, 0.001, 10.0]),
 )
 
@@ -183,7 +184,7 @@ def test_nothing_runs_twice_that_nobody_declared_harmless(
     budget = spent() if broke else RetryBudget()
     before = budget.left(5.0)
     allowed = RetryPolicy.of(method, routes).allows(reason, course, budget, 5.0)
-    if course.attempts >= MAX_ATTEMPTS or course.left_s <= 0:
+    if course.attempts >= ATTEMPTS or course.left_s <= 0:
         assert not allowed
     elif reason is Reason.NO_RESPONDERS:
         assert allowed
@@ -193,7 +194,7 @@ def test_nothing_runs_twice_that_nobody_declared_harmless(
         assert allowed is bool(
             routes
             and all(r.retry for r in routes)
-            and course.body_bytes <= MAX_RETRY_BODY
+            and course.body_bytes <= RETRY_BODY
             and not broke
             and (timed if reason is Reason.TIMEOUT else harmless and course.losses == 0)
         )

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from mesh.defaults import ROUTE_MEMORY_S
 from mesh.messages import Conflict
-from mesh.routes import REMEMBERED, BadTemplate, Match, RouteTable
+from mesh.routes import BadTemplate, Match, RouteTable
 from tests.routes.build import content, dump, outcome, table_of
 
 
@@ -67,11 +68,11 @@ def test_a_route_without_instances_is_remembered_for_ten_minutes() -> None:
     assert outcome(table, "HEAD /a/1") == ("gone s GET /a/{x}", "1")
     assert (len(table), table.services) == (0, frozenset())
     assert [entry.template for entry in table.remembered()] == ["/a/{x}"]
-    assert table.expire(99.9 + REMEMBERED) is table
-    assert dump(table.expire(100.0 + REMEMBERED)) == dump(RouteTable())
-    assert outcome(table.expire(100.0 + REMEMBERED), "GET /a/1") is None
+    assert table.expire(99.9 + ROUTE_MEMORY_S) is table
+    assert dump(table.expire(100.0 + ROUTE_MEMORY_S)) == dump(RouteTable())
+    assert outcome(table.expire(100.0 + ROUTE_MEMORY_S), "GET /a/1") is None
     # A later report of the same absence does not start the time anew.
-    assert outcome(table.replace("s", [], 500.0).expire(100.0 + REMEMBERED), "GET /a/1") is None
+    assert outcome(table.replace("s", [], 500.0).expire(100.0 + ROUTE_MEMORY_S), "GET /a/1") is None
 
 
 def test_a_live_revision_that_lacks_a_remembered_route_ends_it() -> None:

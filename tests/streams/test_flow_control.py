@@ -4,13 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.defaults import CHUNK, FIRST_CREDIT, LARGEST_CHUNK, WINDOW
 from mesh.streams import frames
 from mesh.streams.flow_control import (
-    CHUNK,
-    FIRST_CREDIT,
     POOL,
     SMALLEST_WINDOW,
-    WINDOW,
     Broken,
     Inflow,
     Outflow,
@@ -62,7 +60,7 @@ def test_more_than_was_granted_breaks_the_stream():
     with pytest.raises(Broken, match="were granted"):
         inflow.accept(2, 0)
     with pytest.raises(Broken, match="are allowed"):
-        Inflow(WINDOW, WINDOW).accept(1, CHUNK + 1)
+        Inflow(WINDOW, WINDOW).accept(1, LARGEST_CHUNK + 1)
 
 
 @given(

@@ -9,11 +9,12 @@ import pytest
 import pytest_asyncio
 
 from mesh.bus import Bus
+from mesh.defaults import FIRST_CREDIT
 from mesh.embedded import NatsServer
 from mesh.errors import BadReply, BusUnavailable, Conflict, InstanceLost, StreamBroken
 from mesh.settings import BusSettings
 from mesh.streams import Streams, frames
-from mesh.streams.flow_control import FIRST_CREDIT, SMALLEST_WINDOW
+from mesh.streams.flow_control import SMALLEST_WINDOW
 from tests.conditions import eventually
 
 
