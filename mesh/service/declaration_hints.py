@@ -163,18 +163,18 @@ def check_foreign(name: str, kind: Any, extras: Sequence[Any], default: Any, whe
     if isinstance(default, Marker):
         raise DeclarationError(
             f"{where}: {name!r} has the default {default!r}; a marker belongs into the annotation, "
-            f"as {name}: Annotated[{_show(kind)}, {type(default).__name__}(...)]"
+            f"as {name}: Annotated[{type_name(kind)}, {type(default).__name__}(...)]"
         )
     for thing in (*extras, default):
         framework = _framework(type(thing))
         if framework:
             theirs = type(thing).__name__
-            ours = f"Annotated[{_show(kind)}, {theirs}(...)]" if theirs in _MARKERS else _show(kind)
+            ours = f"Annotated[{type_name(kind)}, {theirs}(...)]" if theirs in _MARKERS else type_name(kind)
             raise DeclarationError(f"{where}: {name!r} has {theirs} of {framework}; with mesh it is {name}: {ours}")
     framework = _framework(kind)
     if framework:
         raise DeclarationError(
-            f"{where}: {name!r} is a {_show(kind)} of {framework}, which only its applications get: use a type of "
+            f"{where}: {name!r} is a {type_name(kind)} of {framework}, which only its applications get: use a type of "
             "mesh's, or run the application itself with mesh serve"
         )
 
@@ -185,7 +185,8 @@ def _framework(kind: Any) -> str:
     return root if root in _FRAMEWORKS else ""
 
 
-def _show(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
+    """A type as error texts name it."""
     return getattr(annotation, "__name__", None) or str(annotation)
 
 

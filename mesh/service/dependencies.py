@@ -15,23 +15,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from mesh.service.parameter_markers import Scope
-
-if TYPE_CHECKING:
-    from mesh.service.context import Context
-    from mesh.service.http_messages import Request
-    from mesh.service.parameters import Binder
-
-
-class Dependency(NamedTuple):
-    """A dependency as found in a signature: the parameter's name, and how its own arguments are bound."""
-
-    parameter: str
-    factory: Callable[..., Any]
-    scope: Scope
-    binder: Binder
+from mesh.service.binder import Dependency
+from mesh.service.context import Context
+from mesh.service.http_messages import Request
 
 
 class Resources:
@@ -46,7 +34,7 @@ class Resources:
         for dependency in dependencies:
             await self.open(dependency.binder.dependencies)
             if dependency.scope == "service" and dependency.factory not in self.values:
-                arguments = {d.parameter: self.values[d.factory] for d in dependency.binder.dependencies}
+                arguments = {d.name: self.values[d.factory] for d in dependency.binder.dependencies}
                 self.values[dependency.factory] = await enter(dependency.factory, arguments, self._stack)
 
     async def aclose(self) -> None:
@@ -65,15 +53,15 @@ async def resolve(
 ) -> dict[str, Any]:
     """The values for one request, by parameter. ``made`` remembers them within the request."""
     values: dict[str, Any] = {}
-    for parameter, factory, scope, binder in dependencies:
+    for name, factory, scope, binder in dependencies:
         if scope == "service":
-            values[parameter] = resources[factory]
+            values[name] = resources[factory]
             continue
         if factory not in made:
             arguments = binder.bind(request, context)
             arguments.update(await resolve(binder.dependencies, request, context, resources, made, stack))
             made[factory] = await enter(factory, arguments, stack)
-        values[parameter] = made[factory]
+        values[name] = made[factory]
     return values
 
 

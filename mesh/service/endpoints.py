@@ -17,8 +17,9 @@ from mesh import codec
 from mesh.errors import DeclarationError
 from mesh.messages import Route
 from mesh.routes import BadTemplate, parse_template
+from mesh.service.binder import Binder
 from mesh.service.http_messages import Response
-from mesh.service.parameters import Binder
+from mesh.service.signatures import read_signature
 from mesh.service.streaming import item_type
 from mesh.subjects import is_name
 
@@ -164,7 +165,7 @@ def declare(
                 stream="websocket" if websocket else "response" if streams else "",
             )
         ]
-    binder = Binder(handler, path_names, method or "CALL", where)
+    binder = read_signature(handler, path_names, method or "CALL", where)
     if websocket != binder.takes_socket or (websocket and streams):
         raise DeclarationError(
             f"{where}: a handler of websocket() takes a WebSocket and sends with it"

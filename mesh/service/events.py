@@ -14,11 +14,12 @@ from mesh.bus import Bus, Subscription
 from mesh.bus.jetstream import Delivery, DurableEvents
 from mesh.client import Calls
 from mesh.errors import DeclarationError
+from mesh.service.binder import Binder
 from mesh.service.context import Context, current
 from mesh.service.dependencies import Resources, resolve
 from mesh.service.endpoints import runner
 from mesh.service.http_messages import Request
-from mesh.service.parameters import Binder
+from mesh.service.signatures import read_signature
 from mesh.subjects import is_name, new_id
 
 PATTERN = re.compile(r"([A-Za-z0-9_-]{1,64}|\*)(\.([A-Za-z0-9_-]{1,64}|\*)){0,7}")
@@ -56,8 +57,8 @@ def subscribe(
         raise DeclarationError(f"{where}: attempts {attempts} must be at least 1")
     if durable and broadcast:
         raise DeclarationError(f"{where}: durable events are kept for a service, not for each instance: no broadcast")
-    binder = Binder(handler, (), "EVENT", where)
-    data = [s for s in binder.sources if s.place not in ("context", "request")]
+    binder = read_signature(handler, (), "EVENT", where)
+    data = [p for p in binder.parameters if p.source not in ("context", "request")]
     if len(data) > 1:
         raise DeclarationError(
             f"{where} takes one parameter for the event's data; a Context and dependencies if it wants them"
@@ -141,13 +142,13 @@ class EventReceiver:
         deadline = asyncio.get_running_loop().time() + HANDLING_S
         context = Context(request, request_id, deadline, self._bus.service, self._bus.instance, self._calls)
         arguments: dict[str, Any] = {}
-        for source in handler.binder.sources:
-            if source.place == "context":
-                arguments[source.parameter] = context
-            elif source.place == "request":
-                arguments[source.parameter] = request
+        for parameter in handler.binder.parameters:
+            if parameter.source == "context":
+                arguments[parameter.name] = context
+            elif parameter.source == "request":
+                arguments[parameter.name] = request
             else:
-                arguments[source.parameter] = codec.decode(payload, source.type)
+                arguments[parameter.name] = codec.decode(payload, parameter.type)
         token = current.set(context)
         try:
             async with AsyncExitStack() as stack:

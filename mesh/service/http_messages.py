@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from mesh import codec, headers
 from mesh.errors import BadRequest, Invalid
-
-if TYPE_CHECKING:
-    from mesh.service.websocket import WebSocket
 
 T = TypeVar("T")
 
@@ -48,8 +45,8 @@ class Request:
         self.body = body
         self.pieces: Callable[[], AsyncIterator[bytes]] | None = None
         """Reads a body that is larger than one message, and was not read as a whole."""
-        self.socket: WebSocket | None = None
-        """The connection that this request asks for."""
+        self.socket: object | None = None
+        """The `mesh.WebSocket` that this request opens; its module is above this one, so its type has no name here."""
         self._pairs: headers.Pairs | None = None
         self._params: dict[str, str] | None = None
         self._query: dict[str, list[str]] | None = None

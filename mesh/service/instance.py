@@ -13,6 +13,7 @@ from mesh.bus import Bus, Subscription
 from mesh.client import Calls
 from mesh.errors import MeshError
 from mesh.service.conflict_log import ConflictLog
+from mesh.service.definition import ServiceDefinition
 from mesh.service.dependencies import Resources
 from mesh.service.dispatch import Dispatcher
 from mesh.service.endpoints import Statistics
@@ -20,7 +21,6 @@ from mesh.service.events import EventReceiver
 from mesh.service.micro import MicroResponder
 from mesh.service.readiness import Check, Readiness
 from mesh.service.saturation import EVERY_S, Saturation
-from mesh.service.service import Service
 from mesh.settings import BusSettings, ServiceSettings
 from mesh.streams import Streams
 from mesh.subjects import QUEUE, new_id
@@ -36,7 +36,9 @@ class ServiceInstance:
     ``stopped``, flush, close.
     """
 
-    def __init__(self, service: Service, bus: BusSettings, settings: ServiceSettings, instance: str = "") -> None:
+    def __init__(
+        self, service: ServiceDefinition, bus: BusSettings, settings: ServiceSettings, instance: str = ""
+    ) -> None:
         self.service = service
         self.id = instance or new_id()
         self.stop_requested = asyncio.Event()

@@ -13,8 +13,8 @@ import msgspec
 from mesh.bus import Bus, Subscription
 from mesh.foreign.survey import CONTRADICTED, PREFIX
 from mesh.messages import Endpoint
+from mesh.service.definition import ServiceDefinition
 from mesh.service.endpoints import Declared, Statistics
-from mesh.service.service import Service
 
 _encode = msgspec.json.Encoder().encode
 VERBS = ("PING", "INFO", "STATS")
@@ -30,7 +30,7 @@ class MicroResponder:
     def __init__(
         self,
         bus: Bus,
-        service: Service,
+        service: ServiceDefinition,
         announced: tuple[Endpoint, ...],
         endpoints: Mapping[str, Declared],
         started: str,

@@ -16,9 +16,9 @@ from mesh.errors import BusUnavailable, ConfigError, DeclarationError
 from mesh.logs import configure
 from mesh.service import namesakes
 from mesh.service.blocking_handlers import DEVELOPING_S, SERVING_S, BlockingWatch, code_of
+from mesh.service.definition import ServiceDefinition
 from mesh.service.forced_exit import end_within
 from mesh.service.instance import ServiceInstance
-from mesh.service.service import Service
 from mesh.settings import BusSettings, ServiceSettings, find_file, load_all
 from mesh.settings_reader import redact
 
@@ -41,7 +41,7 @@ def importing() -> Iterator[None]:
         _importing.reset(token)
 
 
-def run(service: Service) -> None:
+def run(service: ServiceDefinition) -> None:
     """Run until SIGTERM or Ctrl-C. Exits with 2 where the configuration is wrong.
 
     Raises `DeclarationError` while a command imports the module: `mesh run` runs the service itself.
@@ -96,7 +96,12 @@ def watch_blocking(instance: ServiceInstance, limit_s: float) -> BlockingWatch |
 
 
 async def serve(
-    service: Service, bus: BusSettings, settings: ServiceSettings, instance_id: str = "", *, replaces: str | None = None
+    service: ServiceDefinition,
+    bus: BusSettings,
+    settings: ServiceSettings,
+    instance_id: str = "",
+    *,
+    replaces: str | None = None,
 ) -> None:
     """Run one instance until a signal or ``mesh drain`` asks it to stop; a second signal hurries.
 

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from mesh.errors import DeclarationError
-from mesh.messages import Endpoint, Route
 from mesh.routes import parse_template
-from mesh.service.declaration_hints import check_called, check_hook, checked, named, place
-from mesh.service.endpoints import Declared, checked_metadata, declare
-from mesh.service.events import EventHandler, subscribe
+from mesh.service.declaration_hints import check_called, check_hook, checked, named
+from mesh.service.definition import Hook, ServiceDefinition
+from mesh.service.endpoints import Declared, declare
+from mesh.service.events import subscribe
 from mesh.service.groups import Group, QueueGroup, queue_name
 from mesh.service.middleware import Middleware
 from mesh.service.readiness import Check
 from mesh.service.router import H, Router, checked_prefix
-from mesh.subjects import QUEUE, RESERVED, Subjects, is_name
-
-# ADR-32 asks for a version that follows semver.org; this is its official pattern without named groups.
-SEMVER = re.compile(
-    r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
-    r"(-((0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?"
-    r"(\+([0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*))?"
-)
-
-Hook = Callable[[], Awaitable[None]]
+from mesh.service.run import run
+from mesh.subjects import QUEUE, is_name
 
 
-class Service(Router):
+class Service(Router, ServiceDefinition):
     """A kind of service: its endpoints and routes.
 
     ::
@@ -55,25 +46,14 @@ class Service(Router):
         prefix: str = "",
         queue_group: str | None = QUEUE,
     ) -> None:
-        if not is_name(name):
-            raise DeclarationError(f"service name {name!r} is not 1 to 64 letters, digits, '-' and '_'")
-        if name in RESERVED:
-            raise DeclarationError(f"service name {name!r} is reserved for the mesh itself")
-        if not SEMVER.fullmatch(version):
-            raise DeclarationError(f"service {name!r}: version {version!r} is not a semantic version such as '1.2.0'")
-        super().__init__(prefix=checked_prefix(prefix, f"service {name!r}"))
-        self.name = name
-        self.version = version
-        self.description = description
-        self.metadata = checked_metadata(metadata, f"service {name!r}")
-        self.endpoints: dict[str, Declared] = {}
-        self.startup_hooks: list[Hook] = []
-        self.shutdown_hooks: list[Hook] = []
-        self.subscriptions: list[EventHandler] = []
-        self.layers: list[Middleware] = []
-        self.checks: list[Check] = []
+        prefix = checked_prefix(prefix, f"service {name!r}")
+        group = queue_name(queue_group, "", f"service {name!r}")
+        Router.__init__(self, prefix=prefix)
+        ServiceDefinition.__init__(
+            self, name, version=version, description=description, metadata=metadata, queue_group=group
+        )
         self._claimed: dict[tuple[str, object], Declared] = {}
-        self._group = Group(self.add, "", queue_name(queue_group, "", f"service {name!r}"))
+        self._group = Group(self.add, "", group)
 
     # -- endpoints
 
@@ -109,21 +89,6 @@ class Service(Router):
         else:
             self.add(declared)
         self._claimed[shape] = declared
-
-    def add(self, declared: Declared) -> None:
-        """Take an endpoint as `mesh.service.endpoints.declare` made it. Raises `DeclarationError` where it clashes."""
-        if declared.name in self.endpoints:
-            both = " and ".join(filter(None, (place(self.endpoints[declared.name].handler), place(declared.handler))))
-            raise DeclarationError(
-                f"service {self.name!r} has two endpoints named {declared.name!r}"
-                f"{f', at {both}' if both else ''}; give one of them another name="
-            )
-        for other in self.endpoints.values():
-            if declared.subject and declared.subject == other.subject:
-                raise DeclarationError(
-                    f"endpoints {other.name!r} and {declared.name!r} both listen on {declared.subject!r}"
-                )
-        self.endpoints[declared.name] = declared
 
     # -- events, middleware, readiness
 
@@ -197,26 +162,6 @@ class Service(Router):
         self.shutdown_hooks.append(hook)
         return hook
 
-    # -- what is announced
-
-    def announced_endpoints(self, subjects: Subjects) -> tuple[Endpoint, ...]:
-        """Every endpoint as it listens in that mesh. Raises `DeclarationError` for a subject under the mesh's own."""
-        return tuple(self._announced(declared, subjects) for declared in self.endpoints.values())
-
-    def _announced(self, declared: Declared, subjects: Subjects) -> Endpoint:
-        subject = declared.subject or subjects.request(self.name, declared.name)
-        if declared.subject.partition(".")[0] == subjects.prefix:
-            raise DeclarationError(
-                f"endpoint {declared.name!r}: subject {subject!r} lies under {subjects.prefix!r}, the mesh's own"
-            )
-        queue = self._group.queue_group if declared.queue_group is None else declared.queue_group
-        return Endpoint(name=declared.name, subject=subject, queue_group=queue, metadata=dict(declared.metadata))
-
-    def announced_routes(self) -> tuple[Route, ...]:
-        return tuple(route for declared in self.endpoints.values() for route in declared.routes)
-
     def run(self) -> None:
         """Run one instance until SIGTERM or Ctrl-C, with the settings of the environment and ``mesh.toml``."""
-        from mesh.service.run import run
-
         run(self)

@@ -106,7 +106,7 @@ def test_where_parameters_come_from():
         size: Annotated[int, Query("page-size")] = 10,
     ) -> None: ...
 
-    sources = {s.parameter: (s.place, s.key) for s in service.endpoints["take"].binder.sources}
+    sources = {p.name: (p.source, p.key) for p in service.endpoints["take"].binder.parameters}
     assert sources == {
         "key": ("path", "key"),
         "pet": ("body", "body"),
