@@ -20,9 +20,10 @@ from mesh.adapters.route_discovery import Found, Selection, below, has_routes, p
 from mesh.adapters.timeouts import Timeouts, timeout_of
 from mesh.adapters.wsgi import THREADS, from_wsgi
 from mesh.errors import DeclarationError, Unavailable
+from mesh.messages import Route
 from mesh.routes import mount, parse_template
 from mesh.service import Context, Request, Service
-from mesh.service.endpoints import Declared, declare
+from mesh.service.endpoints import WEBSOCKET, DeclaredEndpoint, EndpointOptions, declare_endpoint, milliseconds
 from mesh.service.router import checked_prefix
 from mesh.subjects import new_id
 
@@ -58,7 +59,7 @@ class Adapted:
     ) -> None:
         """Declare the routes of the application, and let nothing else in; see `PathGuard` for ``hidden``."""
         used: set[str] = set()
-        claimed: dict[tuple[str, object], Declared] = {}
+        claimed: dict[tuple[str, object], DeclaredEndpoint] = {}
         for found in sorted(routes, key=lambda found: not found.methods):  # WebSockets last
             shape = parse_template(found.path).shape
             # What is wider here than there may come to the same: one of them will do, the application looks itself.
@@ -66,25 +67,26 @@ class Adapted:
             upgraded = claimed.get(("GET", shape)) or claimed.get(("*", shape))
             if found.methods and not methods:
                 continue
-            facts: dict[str, Any] = {
-                "name": self._unique(found.name, used),
-                "summary": found.summary[:200],
-                "tags": found.tags,
-                "timeout": timeout_of(timeout, found.path),
-            }
+            options = EndpointOptions(name=self._unique(found.name, used))
+            route = Route(
+                method="*",
+                path=found.path,
+                endpoint=options.name,
+                summary=found.summary[:200],
+                tags=found.tags,
+                timeout_ms=milliseconds("timeout", timeout_of(timeout, found.path), found.path),
+                deprecated=found.deprecated,
+            )
             entrance = PathGuard(found.path, methods, hidden, encoded_slashes=encoded_slashes)
             if found.methods:
                 handler = HttpEndpoint(self.app, self.root_path, self.state, self.tasks, entrance).__call__
-                declared = declare(handler, method="*", path=found.path, deprecated=found.deprecated, **facts)
-                # Whether it has a middleware for CORS only the application knows: preflights are for it to answer.
-                first = replace(declared.routes[0], summary=facts["summary"], preflight=True)
-                declared.routes = [replace(first, method=method) for method in methods]
+                declared = declare_endpoint(handler, options, route)
+                # Only the application knows if it has a middleware for CORS, so preflights are for it to answer.
+                declared.routes = [replace(route, method=method, preflight=True) for method in methods]
                 claimed.update({(method, shape): declared for method in methods})
             else:
                 socket = WebSocketEndpoint(self.app, self.root_path, self.state, entrance).__call__
-                declared = declare(socket, method="GET", path=found.path, websocket=True, **facts)
-                # Not the first line of our own documentation, where the application says nothing.
-                declared.routes = [replace(declared.routes[0], summary=facts["summary"])]
+                declared = declare_endpoint(socket, options, replace(route, method="GET", stream=WEBSOCKET))
                 if upgraded is not None:
                     upgraded.upgrade = declared
                     continue

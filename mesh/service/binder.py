@@ -102,10 +102,11 @@ class Binder:
         """The names that a call by name may use: the handler's own parameters and those of its dependencies."""
         return {p.name for p in self._arguments}.union(*(d.binder.names() for d in self.dependencies))
 
-    def reads_path(self, key: str) -> bool:
-        """True if the handler or one of its dependencies takes that path parameter."""
-        own = any(p.source == "path" and p.key == key for p in self.parameters)
-        return own or any(d.binder.reads_path(key) for d in self.dependencies)
+    def path_keys(self) -> set[str]:
+        """The path parameters that the handler and its dependencies take."""
+        return {p.key for p in self.parameters if p.source == "path"}.union(
+            *(d.binder.path_keys() for d in self.dependencies)
+        )
 
     @property
     def streams_body(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from mesh.errors import DeclarationError
 from mesh.messages import Endpoint, Route
 from mesh.service.declaration_hints import place
-from mesh.service.endpoints import Declared, checked_metadata
+from mesh.service.endpoints import DeclaredEndpoint, checked_metadata
 from mesh.service.events import EventHandler
 from mesh.service.middleware import Middleware
 from mesh.service.readiness import Check
@@ -48,14 +48,14 @@ class ServiceDefinition:
         self.description = description
         self.metadata = checked_metadata(metadata, f"service {name!r}")
         self.queue_group = queue_group
-        self.endpoints: dict[str, Declared] = {}
+        self.endpoints: dict[str, DeclaredEndpoint] = {}
         self.startup_hooks: list[Hook] = []
         self.shutdown_hooks: list[Hook] = []
         self.subscriptions: list[EventHandler] = []
         self.layers: list[Middleware] = []
         self.checks: list[Check] = []
 
-    def add(self, declared: Declared) -> None:
+    def add(self, declared: DeclaredEndpoint) -> None:
         """Add an endpoint. Raises `DeclarationError` if its name or its subject is taken."""
         if declared.name in self.endpoints:
             both = " and ".join(filter(None, (place(self.endpoints[declared.name].handler), place(declared.handler))))
@@ -74,7 +74,7 @@ class ServiceDefinition:
         """The endpoints with their subjects in one mesh. Raises `DeclarationError` for a subject below the mesh's."""
         return tuple(self._announced(declared, subjects) for declared in self.endpoints.values())
 
-    def _announced(self, declared: Declared, subjects: Subjects) -> Endpoint:
+    def _announced(self, declared: DeclaredEndpoint, subjects: Subjects) -> Endpoint:
         subject = declared.subject or subjects.request(self.name, declared.name)
         if declared.subject.partition(".")[0] == subjects.prefix:
             raise DeclarationError(

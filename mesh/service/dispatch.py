@@ -25,7 +25,7 @@ from mesh.errors import DeadlineExceeded, Forbidden, MeshError, NotFound, Overlo
 from mesh.service import request_log
 from mesh.service.context import Context, current
 from mesh.service.dependencies import resolve
-from mesh.service.endpoints import Declared
+from mesh.service.endpoints import DeclaredEndpoint
 from mesh.service.http_messages import Request, Response
 from mesh.service.load_shedding import LoadShedding, Work
 from mesh.service.middleware import Middleware, chain
@@ -47,7 +47,7 @@ class Dispatcher:
     def __init__(
         self,
         bus: Bus,
-        endpoints: dict[str, Declared],
+        endpoints: dict[str, DeclaredEndpoint],
         calls: Calls,
         concurrency: int,
         queue: int,
@@ -121,7 +121,9 @@ class Dispatcher:
         """What to call with the messages of a subject that belongs to one endpoint, whatever the subject."""
         return partial(self._receive, self._endpoints[endpoint.encode()])
 
-    def _receive(self, declared: Declared | None, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+    def _receive(
+        self, declared: DeclaredEndpoint | None, subject: bytes, reply: bytes, block: bytes, payload: bytes
+    ) -> None:
         if reply and not self._bus.subjects.may_reply(reply):
             _log.warning("dropped a request that asks for its answer on %r", reply[:80])
             return
@@ -130,7 +132,13 @@ class Dispatcher:
         self._accept(declared, subject, reply, sender, block, payload)
 
     def _accept(
-        self, declared: Declared | None, subject: bytes, reply: bytes, sender: bytes, block: bytes, payload: bytes
+        self,
+        declared: DeclaredEndpoint | None,
+        subject: bytes,
+        reply: bytes,
+        sender: bytes,
+        block: bytes,
+        payload: bytes,
     ) -> None:
         if declared is None:
             self._refuse(reply, block, self._no_endpoint(subject))
@@ -299,7 +307,7 @@ class Dispatcher:
             incoming.stream.close()  # after the answer: whoever still sends the body is told to stop
 
     async def _converse(
-        self, declared: Declared, request: Request, context: Context, reply: bytes
+        self, declared: DeclaredEndpoint, request: Request, context: Context, reply: bytes
     ) -> tuple[bytes, bytes] | None:
         """A WebSocket, from the request to its end; an answer where it was refused with one.
 
@@ -346,7 +354,7 @@ class Dispatcher:
         for socket in list(self._sockets):
             socket.shut(RESTART, "the instance is stopping")
 
-    async def _read_body(self, declared: Declared, request: Request, incoming: IncomingBody) -> None:
+    async def _read_body(self, declared: DeclaredEndpoint, request: Request, incoming: IncomingBody) -> None:
         """Read a body that follows its request, or leave that to the handler, where it takes it in pieces."""
         if declared.binder.streams_body:
             request.pieces = incoming.pieces
@@ -359,7 +367,7 @@ class Dispatcher:
             return work.doubt_ms / 1000
         return self._ages.age(work.sender, sent, work.received_ms, work.doubt_ms) / 1000
 
-    async def _with_dependencies(self, declared: Declared, request: Request, context: Context) -> Any:
+    async def _with_dependencies(self, declared: DeclaredEndpoint, request: Request, context: Context) -> Any:
         """The handler's result; what was made for the request is torn down before it is answered.
 
         Where the answer is a stream that is after its end: what it yields may need it.
@@ -376,7 +384,7 @@ class Dispatcher:
                 return response
             return result
 
-    async def _layered(self, declared: Declared, request: Request, context: Context) -> Response:
+    async def _layered(self, declared: DeclaredEndpoint, request: Request, context: Context) -> Response:
         async def innermost(request: Request, context: Context) -> Response:
             result = await self._with_dependencies(declared, request, context)
             return as_response(declared, request, result)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from mesh.errors import BadSubject, DeclarationError
 from mesh.service.declaration_hints import check_called
-from mesh.service.endpoints import Declared, declare
+from mesh.service.endpoints import DeclaredEndpoint, EndpointOptions, declare_endpoint, name_of
 from mesh.subjects import check_subject
 
 H = TypeVar("H", bound=Callable[..., Any])
@@ -35,7 +35,7 @@ class Group:
     it names a subject. Whatever its subject, every endpoint has the mesh's addresses by its name too.
     """
 
-    def __init__(self, add: Callable[[Declared], None], prefix: str, queue_group: str) -> None:
+    def __init__(self, add: Callable[[DeclaredEndpoint], None], prefix: str, queue_group: str) -> None:
         self.prefix = prefix
         self.queue_group = queue_group
         self._add = add
@@ -58,7 +58,8 @@ class Group:
         check_called(name, "service.endpoint" if not self.prefix else "group.endpoint", "")
 
         def register(handler: H) -> H:
-            declared = declare(handler, name=name, metadata=metadata, cancel=cancel)
+            options = EndpointOptions(name=name or name_of(handler), metadata=metadata, cancel=cancel)
+            declared = declare_endpoint(handler, options)
             where = f"endpoint {declared.name!r}"
             declared.subject = self._below(subject or (declared.name if self.prefix else ""), where)
             declared.queue_group = queue_name(queue_group, self.queue_group, where)

@@ -16,11 +16,11 @@ from mesh.service.conflict_log import ConflictLog
 from mesh.service.definition import ServiceDefinition
 from mesh.service.dependencies import Resources
 from mesh.service.dispatch import Dispatcher
-from mesh.service.endpoints import Statistics
 from mesh.service.events import EventReceiver
 from mesh.service.micro import MicroResponder
 from mesh.service.readiness import Check, Readiness
 from mesh.service.saturation import EVERY_S, Saturation
+from mesh.service.statistics import Statistics
 from mesh.settings import BusSettings, ServiceSettings
 from mesh.streams import Streams
 from mesh.subjects import QUEUE, new_id

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from mesh.service.endpoints import Declared
+from mesh.service.endpoints import DeclaredEndpoint
 
 if TYPE_CHECKING:
     from asyncio import Task
@@ -32,7 +32,7 @@ class Work(Struct, eq=False):
     ``began`` is a moment of `time.perf_counter`; ``task`` runs the handler, ``context`` is None until it does.
     """
 
-    declared: Declared
+    declared: DeclaredEndpoint
     reply: bytes
     block: bytes
     payload: bytes
@@ -148,7 +148,7 @@ class LoadShedding:
 
     # -- the rest
 
-    def _gate(self, declared: Declared) -> Gate:
+    def _gate(self, declared: DeclaredEndpoint) -> Gate:
         """The gate of an endpoint that has a ``concurrency`` of its own."""
         gate = self._gates.get(declared.name)
         if gate is None:

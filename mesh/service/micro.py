@@ -14,7 +14,8 @@ from mesh.bus import Bus, Subscription
 from mesh.foreign.survey import CONTRADICTED, PREFIX
 from mesh.messages import Endpoint
 from mesh.service.definition import ServiceDefinition
-from mesh.service.endpoints import Declared, Statistics
+from mesh.service.endpoints import DeclaredEndpoint
+from mesh.service.statistics import Statistics
 
 _encode = msgspec.json.Encoder().encode
 VERBS = ("PING", "INFO", "STATS")
@@ -32,7 +33,7 @@ class MicroResponder:
         bus: Bus,
         service: ServiceDefinition,
         announced: tuple[Endpoint, ...],
-        endpoints: Mapping[str, Declared],
+        endpoints: Mapping[str, DeclaredEndpoint],
         started: str,
         contradicted: Callable[[], int] = lambda: 0,
     ) -> None:

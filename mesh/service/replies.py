@@ -14,7 +14,7 @@ from mesh import headers
 from mesh.bus import Bus
 from mesh.errors import BadRequest, MeshError, TooLarge
 from mesh.service.context import Context
-from mesh.service.endpoints import Declared
+from mesh.service.endpoints import DeclaredEndpoint
 from mesh.service.http_messages import Request, Response
 from mesh.service.streaming import IncomingBody, StreamingResponse, streamed
 from mesh.service.websocket import WebSocket
@@ -38,7 +38,7 @@ class Replies:
 
     # -- one message
 
-    def encode(self, declared: Declared, result: Any) -> tuple[bytes, bytes] | None:
+    def encode(self, declared: DeclaredEndpoint, result: Any) -> tuple[bytes, bytes] | None:
         """Header block and body of what a handler returned; None where it is streamed."""
         if is_streamed(result):
             return None
@@ -209,7 +209,7 @@ def _in_pieces(response: Response) -> StreamingResponse:
     return pieces
 
 
-def as_response(declared: Declared, request: Request, result: Any) -> Response:
+def as_response(declared: DeclaredEndpoint, request: Request, result: Any) -> Response:
     """What a handler returned, as a full response."""
     if isinstance(result, Response):
         return result

@@ -6,7 +6,7 @@ import logging
 import time
 
 from mesh import headers
-from mesh.service.endpoints import Declared
+from mesh.service.endpoints import DeclaredEndpoint
 from mesh.service.http_messages import Request
 
 _log = logging.getLogger("mesh.requests")
@@ -17,14 +17,14 @@ def is_wanted() -> bool:
     return _log.isEnabledFor(logging.DEBUG)
 
 
-def status_of(declared: Declared, answer: tuple[bytes, bytes] | None) -> int | str:
+def status_of(declared: DeclaredEndpoint, answer: tuple[bytes, bytes] | None) -> int | str:
     """The status of an answer, of which there is none where it went out in pieces."""
     if answer is None:
         return 101 if declared.websocket else "streamed"
     return headers.status_of(headers.decode(answer[0])) or "without a status"
 
 
-def write(declared: Declared, request: Request, status: int | str, began_ns: int) -> None:
+def write(declared: DeclaredEndpoint, request: Request, status: int | str, began_ns: int) -> None:
     """Log method, path, status and duration; never the query, headers or the body.
 
     ``began_ns`` is a moment of `time.perf_counter_ns`. A call by name has the method CALL and its endpoint for a path.

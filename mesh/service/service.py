@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 from mesh.errors import DeclarationError
 from mesh.routes import parse_template
 from mesh.service.declaration_hints import check_called, check_hook, checked, named
 from mesh.service.definition import Hook, ServiceDefinition
-from mesh.service.endpoints import Declared, declare
+from mesh.service.endpoints import DeclaredEndpoint
 from mesh.service.events import subscribe
 from mesh.service.groups import Group, QueueGroup, queue_name
 from mesh.service.middleware import Middleware
@@ -52,7 +51,7 @@ class Service(Router, ServiceDefinition):
         ServiceDefinition.__init__(
             self, name, version=version, description=description, metadata=metadata, queue_group=group
         )
-        self._claimed: dict[tuple[str, object], Declared] = {}
+        self._claimed: dict[tuple[str, object], DeclaredEndpoint] = {}
         self._group = Group(self.add, "", group)
 
     # -- endpoints
@@ -73,19 +72,19 @@ class Service(Router, ServiceDefinition):
         """Endpoints whose subjects begin with ``name``; ``queue_group`` is theirs where they give none (ADR-32)."""
         return self._group.group(name, queue_group=queue_group)
 
-    def _declare(self, handler: Callable[..., Any], options: dict[str, Any]) -> None:
-        declared = declare(handler, **{**options, "path": self._mounted(options["path"])})
-        route = declared.routes[0]
+    def _take(self, declared: DeclaredEndpoint) -> None:
+        """Add an endpoint, or its route to the endpoint of the same handler."""
+        [route] = declared.routes
         shape = (route.method, parse_template(route.path).shape)
         if shape in self._claimed:
             first = self._claimed[shape]
             raise DeclarationError(
                 f"{route.method} {route.path} is declared twice, by {named(first.name, first.handler)} "
-                f"and {named(declared.name, handler)}"
+                f"and {named(declared.name, declared.handler)}"
             )
         known = self.endpoints.get(declared.name)
-        if known is not None and known.handler is handler:
-            known.routes += declared.routes
+        if known is not None and known.handler is declared.handler:
+            known.join(declared)
         else:
             self.add(declared)
         self._claimed[shape] = declared

@@ -70,8 +70,9 @@ def _check_path(binder: Binder, path_names: Sequence[str], method: str, where: s
     """Every parameter of the path has a reader; a handler that takes the `Request` may read it there."""
     if method == "DEPENDENCY" or any(p.source == "request" for p in binder.parameters):
         return
+    taken = binder.path_keys()
     for name in path_names:
-        if not binder.reads_path(name):
+        if name not in taken:
             raise DeclarationError(f"{where}: the path names {{{name}}}, but the handler has no parameter {name!r}")
 
 
