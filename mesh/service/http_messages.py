@@ -216,7 +216,10 @@ class Response:
         if not 100 <= status <= 599:
             raise ValueError(f"status {status} is not between 100 and 599")
         self.status = status
+        self.body: bytes
+        """The body as it is sent."""
         self.pairs = header_pairs(headers)
+        """The headers in order, as bytes, names lower-case."""
         if isinstance(body, bytes | bytearray | memoryview):
             self.body, kind = bytes(body), "application/octet-stream"
         elif isinstance(body, str):

@@ -17,9 +17,6 @@ from mesh.streams.close_codes import INTERNAL, NO_STATUS, NORMAL, TOO_BIG, close
 
 T = TypeVar("T")
 
-MAX_REASON = 123
-"""Bytes of the longest reason: a close frame has 125, two are the code's."""
-
 
 def _is_applications(name: bytes) -> bool:
     return crosses(name) and not name.startswith(b"sec-websocket-")
@@ -50,9 +47,11 @@ class WebSocket:
 
     def __init__(self, bus: Bus, request: Request, reply: bytes, stream: Stream) -> None:
         self.request = request
+        """The handshake: its path, headers and cookies."""
         self.subprotocol = ""
-        """What `accept` chose."""
+        """The subprotocol that `accept` chose; empty for none."""
         self.accepted = False
+        """True after `accept`, also if the connection was closed since."""
         self.stream = stream
         self._bus = bus
         self._reply = reply
