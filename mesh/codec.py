@@ -11,10 +11,14 @@ import sys
 import typing
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises for bytes that are no JSON of its type; RecursionError is msgspec's for very deep nesting."""
+
+T = TypeVar("T")
 _PACKAGES = frozenset({"pydantic", "pydantic_core", "pydantic_extra_types", "annotated_types"})
 
 
@@ -180,6 +184,14 @@ def decode(data: bytes, annotation: Any) -> Any:
     """The value in a JSON text. Raises `msgspec.DecodeError` for what is no JSON, `msgspec.ValidationError`."""
     adapter = adapter_for(annotation)
     return msgspec.json.decode(data, type=annotation) if adapter is None else adapter.decode(data)
+
+
+def decode_or_none(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
+    """The value in a JSON text that anyone may have written; None if it is no JSON of the decoder's type."""
+    try:
+        return decoder.decode(data)
+    except UNREADABLE:
+        return None
 
 
 def _encode_foreign(value: Any) -> msgspec.Raw:

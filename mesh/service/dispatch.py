@@ -22,6 +22,7 @@ from mesh.bus.bundles import APART, MARK, BadBundle, unpack
 from mesh.client import Calls
 from mesh.defaults import DEADLINE_S
 from mesh.errors import DeadlineExceeded, Forbidden, MeshError, NotFound, Overloaded
+from mesh.numbers import parse_count
 from mesh.service import request_log
 from mesh.service.context import Context, current
 from mesh.service.dependencies import resolve
@@ -249,7 +250,7 @@ class Dispatcher:
         else:
             given = request.raw_header(headers.ID)
             deadline = work.arrived + _timeout(request.raw_header(headers.DEADLINE))
-            deadline -= self._age(work, _moment(request.raw_header(headers.SENT)))
+            deadline -= self._age(work, parse_count(request.raw_header(headers.SENT), digits=16))
         request_id = given.decode() if given and headers.is_request_id(given) else new_id()
         context = Context(
             request, request_id, deadline, self._bus.service, self._bus.instance, self._calls, work.subject
@@ -401,12 +402,6 @@ class Dispatcher:
 
 
 def _timeout(value: bytes | None) -> float:
-    """Seconds of a ``Mesh-Deadline``; the default where it is missing or unreadable."""
-    if value and value.isdigit() and len(value) < 10:
-        return int(value) / 1000
-    return DEADLINE_S
-
-
-def _moment(value: bytes | None) -> int | None:
-    """Milliseconds of a ``Mesh-Sent``; None where it is missing or unreadable."""
-    return int(value) if value and value.isdigit() and len(value) <= 16 else None
+    """The seconds of a ``Mesh-Deadline``; the default if it is missing or unreadable."""
+    milliseconds = parse_count(value)
+    return DEADLINE_S if milliseconds is None else milliseconds / 1000

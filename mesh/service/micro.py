@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
+from mesh import codec
 from mesh.bus import Bus, Subscription
 from mesh.foreign.survey import CONTRADICTED, PREFIX
 from mesh.messages import Endpoint
@@ -17,7 +16,6 @@ from mesh.service.definition import ServiceDefinition
 from mesh.service.endpoints import DeclaredEndpoint
 from mesh.service.statistics import Statistics
 
-_encode = msgspec.json.Encoder().encode
 VERBS = ("PING", "INFO", "STATS")
 TYPES = {verb: f"io.nats.micro.v1.{verb.lower()}_response" for verb in VERBS}
 
@@ -62,7 +60,7 @@ class MicroResponder:
 
         def respond(subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
             if reply and self._bus.subjects.may_reply(reply):
-                self._bus.reply(reply, _encode(build()), b"")
+                self._bus.reply(reply, codec.encode(build()), b"")
 
         return respond
 

@@ -8,11 +8,10 @@ from http import HTTPStatus
 from math import ceil
 from typing import Any
 
-import msgspec
-
-from mesh import headers
+from mesh import codec, headers
 from mesh.bus import Bus
 from mesh.errors import BadRequest, MeshError, TooLarge
+from mesh.numbers import parse_count
 from mesh.service.context import Context
 from mesh.service.endpoints import DeclaredEndpoint
 from mesh.service.http_messages import Request, Response
@@ -25,7 +24,6 @@ HEAD_S = 0.5
 seconds without one it begins all the same, and the client knows that it is connected."""
 
 _log = logging.getLogger("mesh.service")
-_encode = msgspec.json.Encoder().encode
 
 
 class Replies:
@@ -193,8 +191,7 @@ def stopped() -> MeshError:
 
 def _credit(request: Request) -> int:
     """What the caller takes of a streamed response to begin with; 0 where it takes none."""
-    value = request.raw_header(headers.CREDIT)
-    return int(value) if value and value.isdigit() and len(value) < 10 else 0
+    return parse_count(request.raw_header(headers.CREDIT)) or 0
 
 
 def _in_pieces(response: Response) -> StreamingResponse:
@@ -246,7 +243,7 @@ def _error_headers(status: int, detail: str) -> headers.Pairs:
 
 def problem_reply(error: MeshError, request_id: str) -> tuple[bytes, bytes]:
     """Header block and body of an error: problem+json, with ADR-32's error headers beside it."""
-    body = _encode(error.problem(request_id))
+    body = codec.encode(error.problem(request_id))
     pairs = [
         (b"Mesh-Status", b"%d" % error.status),
         *_error_headers(error.status, error.detail),
