@@ -105,7 +105,14 @@ class Adapted:
         """Ask the application's own health page. Raises `Unavailable` where it says that not all is well."""
         request = Request(b"NATS/1.0\r\nMesh-Request: GET %b\r\n\r\n" % path.encode(), b"")
         loop = asyncio.get_running_loop()
-        context = Context(request, new_id(), loop.time() + 5, self.service.name, "", cast(Any, None))
+        context = Context(
+            request,
+            request_id=new_id(),
+            deadline=loop.time() + 5,
+            service=self.service.name,
+            instance="",
+            calls=cast(Any, None),
+        )
         exchange = HttpCall(request, context)
         await self.app(http_scope(request, self.root_path, self.state), exchange.receive, exchange.send)
         exchange.ended(None)

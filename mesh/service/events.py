@@ -140,7 +140,14 @@ class EventReceiver:
         given = request.raw_header(headers.ID)
         request_id = given.decode() if given and headers.is_request_id(given) else new_id()
         deadline = asyncio.get_running_loop().time() + HANDLING_S
-        context = Context(request, request_id, deadline, self._bus.service, self._bus.instance, self._calls)
+        context = Context(
+            request,
+            request_id=request_id,
+            deadline=deadline,
+            service=self._bus.service,
+            instance=self._bus.instance,
+            calls=self._calls,
+        )
         arguments: dict[str, Any] = {}
         for parameter in handler.binder.parameters:
             if parameter.source == "context":

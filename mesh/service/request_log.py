@@ -17,19 +17,19 @@ def is_wanted() -> bool:
     return _log.isEnabledFor(logging.DEBUG)
 
 
-def status_of(declared: DeclaredEndpoint, answer: tuple[bytes, bytes] | None) -> int | str:
+def status_of(endpoint: DeclaredEndpoint, answer: tuple[bytes, bytes] | None) -> int | str:
     """The status of an answer, of which there is none where it went out in pieces."""
     if answer is None:
-        return 101 if declared.websocket else "streamed"
+        return 101 if endpoint.websocket else "streamed"
     return headers.status_of(headers.decode(answer[0])) or "without a status"
 
 
-def write(declared: DeclaredEndpoint, request: Request, status: int | str, began_ns: int) -> None:
+def write(endpoint: DeclaredEndpoint, request: Request, status: int | str, began_ns: int) -> None:
     """Log method, path, status and duration; never the query, headers or the body.
 
     ``began_ns`` is a moment of `time.perf_counter_ns`. A call by name has the method CALL and its endpoint for a path.
     """
-    path = request.target.partition("?")[0] or declared.name
+    path = request.target.partition("?")[0] or endpoint.name
     milliseconds = (time.perf_counter_ns() - began_ns) / 1e6
-    facts = {"endpoint": declared.name}
+    facts = {"endpoint": endpoint.name}
     _log.debug("%s %s %s in %.1f ms", request.method, path, status, milliseconds, extra=facts)
