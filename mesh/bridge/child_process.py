@@ -18,7 +18,7 @@ STEADY_S = 10.0
 _log = logging.getLogger("mesh.bridge")
 
 
-class Child:
+class ChildProcess:
     """One process, for as long as the context lasts. ``grace_s``: how long it may take to end."""
 
     def __init__(self, command: Sequence[str], grace_s: float = 10.0) -> None:

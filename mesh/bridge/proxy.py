@@ -12,7 +12,7 @@ from yarl import URL
 from mesh import headers
 from mesh.adapters.asgi_http import Message
 from mesh.adapters.asgi_scope import Scope
-from mesh.bridge.single_attempt import send_once, tracing
+from mesh.bridge.send_once import send_once, tracing
 from mesh.defaults import WEBSOCKET_MESSAGE
 from mesh.errors import BadReply, Executed, MeshError, Unavailable
 

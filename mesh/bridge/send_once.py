@@ -16,12 +16,12 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _connection: ContextVar[SimpleNamespace] = ContextVar("mesh.bridge.connection")
 
 
-class Broken(aiohttp.ClientError):
+class ConnectionBroken(aiohttp.ClientError):
     """The connection broke after the request was written: nobody knows whether it ran."""
 
 
 async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """A middleware of aiohttp's client. Raises `Broken`, and aiohttp's own errors where nothing was written.
+    """A middleware of aiohttp's client. Raises `ConnectionBroken`, and aiohttp's own errors where nothing was written.
 
     Only a safe request without a body is sent twice, where it met a kept connection that the server may have closed
     while it was idle (RFC 9112, section 9.3.1).
@@ -58,5 +58,5 @@ def _is_empty(request: aiohttp.ClientRequest) -> bool:
     return not request.body
 
 
-def _broken(error: Exception) -> Broken:
-    return Broken(str(error) or type(error).__name__)
+def _broken(error: Exception) -> ConnectionBroken:
+    return ConnectionBroken(str(error) or type(error).__name__)
