@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from mesh.errors import DeclarationError
 from mesh.messages import Endpoint, Route
-from mesh.service.declaration_hints import place
+from mesh.service.declaration_hints import location_of
 from mesh.service.endpoints import DeclaredEndpoint, checked_metadata
 from mesh.service.events import EventHandler
 from mesh.service.middleware import Middleware
@@ -58,7 +58,8 @@ class ServiceDefinition:
     def add(self, declared: DeclaredEndpoint) -> None:
         """Add an endpoint. Raises `DeclarationError` if its name or its subject is taken."""
         if declared.name in self.endpoints:
-            both = " and ".join(filter(None, (place(self.endpoints[declared.name].handler), place(declared.handler))))
+            handlers = self.endpoints[declared.name].handler, declared.handler
+            both = " and ".join(filter(None, map(location_of, handlers)))
             raise DeclarationError(
                 f"service {self.name!r} has two endpoints named {declared.name!r}"
                 f"{f', at {both}' if both else ''}; give one of them another name="

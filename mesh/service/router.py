@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from mesh.errors import DeclarationError
 from mesh.messages import Route
 from mesh.routes import BadTemplate, mount
-from mesh.service.declaration_hints import check_called, check_options, check_path, checked, respelled
+from mesh.service.declaration_hints import check_called, check_options, check_path, explains_wrong_arguments, respelled
 from mesh.service.endpoints import (
     RESPONSE,
     WEBSOCKET,
@@ -70,27 +70,27 @@ class Router:
         self.included = False
         """True after `include` took the declarations: a later one would be lost."""
 
-    @checked('@service.get("/path") above the handler')
+    @explains_wrong_arguments('@service.get("/path") above the handler')
     def get(self, path: str, **options: Unpack[RouteOptions]) -> Callable[[H], H]:
         """Declare a handler for GET (and so for HEAD) requests to ``path``; options as in `route`."""
         return self._route("GET", path, options)
 
-    @checked('@service.post("/path") above the handler')
+    @explains_wrong_arguments('@service.post("/path") above the handler')
     def post(self, path: str, **options: Unpack[RouteOptions]) -> Callable[[H], H]:
         """Declare a handler for POST requests to ``path``; options as in `route`."""
         return self._route("POST", path, options)
 
-    @checked('@service.put("/path") above the handler')
+    @explains_wrong_arguments('@service.put("/path") above the handler')
     def put(self, path: str, **options: Unpack[RouteOptions]) -> Callable[[H], H]:
         """Declare a handler for PUT requests to ``path``; options as in `route`."""
         return self._route("PUT", path, options)
 
-    @checked('@service.patch("/path") above the handler')
+    @explains_wrong_arguments('@service.patch("/path") above the handler')
     def patch(self, path: str, **options: Unpack[RouteOptions]) -> Callable[[H], H]:
         """Declare a handler for PATCH requests to ``path``; options as in `route`."""
         return self._route("PATCH", path, options)
 
-    @checked('@service.delete("/path") above the handler')
+    @explains_wrong_arguments('@service.delete("/path") above the handler')
     def delete(self, path: str, **options: Unpack[RouteOptions]) -> Callable[[H], H]:
         """Declare a handler for DELETE requests to ``path``; options as in `route`."""
         return self._route("DELETE", path, options)
@@ -100,7 +100,7 @@ class Router:
         check_options(options, self.route, f"{type(self).__name__.lower()}.{method.lower()}")
         return self.route(method, path, **options)
 
-    @checked('@service.route("GET", "/path")')
+    @explains_wrong_arguments('@service.route("GET", "/path")')
     def route(
         self,
         method: str,
@@ -167,7 +167,7 @@ class Router:
 
         return register
 
-    @checked('@service.websocket("/path") above the handler')
+    @explains_wrong_arguments('@service.websocket("/path") above the handler')
     def websocket(
         self,
         path: str,

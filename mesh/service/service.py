@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from mesh.errors import DeclarationError
 from mesh.routes import parse_template
-from mesh.service.declaration_hints import check_called, check_hook, checked, named
+from mesh.service.declaration_hints import check_called, check_hook, explains_wrong_arguments, with_location
 from mesh.service.definition import Hook, ServiceDefinition
 from mesh.service.endpoints import DeclaredEndpoint
 from mesh.service.events import subscribe
@@ -34,7 +34,7 @@ class Service(Router, ServiceDefinition):
     version or metadata that the protocol does not allow.
     """
 
-    @checked('Service("name", version="1.0.0")')
+    @explains_wrong_arguments('Service("name", version="1.0.0")')
     def __init__(
         self,
         name: str,
@@ -79,8 +79,8 @@ class Service(Router, ServiceDefinition):
         if shape in self._claimed:
             first = self._claimed[shape]
             raise DeclarationError(
-                f"{route.method} {route.path} is declared twice, by {named(first.name, first.handler)} "
-                f"and {named(declared.name, declared.handler)}"
+                f"{route.method} {route.path} is declared twice, by {with_location(first.name, first.handler)} "
+                f"and {with_location(declared.name, declared.handler)}"
             )
         known = self.endpoints.get(declared.name)
         if known is not None and known.handler is declared.handler:
