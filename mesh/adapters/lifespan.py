@@ -1,4 +1,4 @@
-"""An ASGI application's lifespan: started before the instance announces itself, ended after its last request."""
+"""An ASGI application's lifespan: it starts before the instance announces itself, and stops after the last request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = logging.getLogger("mesh.adapter")
 
 
 class Lifespan:
-    """``state`` is what the application keeps there while it starts; every request gets a copy of it."""
+    """Starts and stops an application. ``state`` is its lifespan state, of which every request gets a copy."""
 
     def __init__(self, app: App) -> None:
         self.state: dict[str, Any] = {}
@@ -24,9 +24,9 @@ class Lifespan:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the application. One that knows no lifespan is ready at once.
+        """Start the application; one without a lifespan is ready at once.
 
-        Raises `DeclarationError` with the application's own words where it fails to start.
+        Raises `DeclarationError` with the application's own words if it fails to start.
         """
         scope = {"type": "lifespan", "asgi": {**SPEC, "spec_version": "2.0"}, "state": self.state}
         self._task = asyncio.create_task(self._run(scope))
@@ -45,7 +45,7 @@ class Lifespan:
         self._task.cancel()
 
     async def _ask(self, what: str) -> Message | None:
-        """The application's answer; None where it ends without one."""
+        """Send an event and wait for the application's message; None if the application ends without one."""
         assert self._task is not None
         self._events.put_nowait({"type": f"lifespan.{what}"})
         answer = asyncio.ensure_future(self._answers.get())
@@ -62,5 +62,5 @@ class Lifespan:
         try:
             await self._app(scope, self._events.get, send)
         except Exception as error:
-            # Applications without a lifespan raise here; the specification says to go on without.
+            # Applications without a lifespan raise here; the ASGI specification says to go on.
             _log.debug("no lifespan: %r", error)

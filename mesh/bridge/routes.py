@@ -1,4 +1,4 @@
-"""What the other side serves: from flags, or from its OpenAPI document."""
+"""The routes of the server behind a bridge: from flags, or from its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parse_routes(given: Iterable[str]) -> list[AnnouncedRoute]:
 
 
 def routes_of_openapi(document: Any) -> list[AnnouncedRoute]:
-    """Every operation of an OpenAPI document, version 2 or 3. Raises `DeclarationError` where there is none."""
+    """Every operation of an OpenAPI document, version 2 or 3. Raises `DeclarationError` if there is none."""
     paths = document.get("paths") if isinstance(document, Mapping) else None
     if not isinstance(paths, Mapping) or not paths:
         raise DeclarationError("the OpenAPI document has no paths")

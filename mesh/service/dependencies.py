@@ -1,4 +1,4 @@
-"""Dependencies: values that handlers ask for by annotation, made for a request or for the whole instance.
+"""Dependencies: values that a handler's annotations ask for, made for one request or for one instance.
 
 ::
 
@@ -23,14 +23,14 @@ from mesh.service.http_messages import Request
 
 
 class Resources:
-    """The values of service scope of one instance."""
+    """The values of the dependencies of service scope of one instance."""
 
     def __init__(self) -> None:
         self.values: dict[Callable[..., Any], Any] = {}
         self._stack = AsyncExitStack()
 
     async def open(self, dependencies: Iterable[Dependency]) -> None:
-        """Make every value of service scope that is needed, what it needs itself first."""
+        """Make every value of service scope among the dependencies, and before it the values that its factory takes."""
         for dependency in dependencies:
             await self.open(dependency.binder.dependencies)
             if dependency.scope == "service" and dependency.factory not in self.values:
@@ -51,7 +51,15 @@ async def resolve(
     made: dict[Callable[..., Any], Any],
     stack: AsyncExitStack,
 ) -> dict[str, Any]:
-    """The values for one request, by parameter. ``made`` remembers them within the request."""
+    """The values for one request, by parameter.
+
+    dependencies: the dependencies of the handler, or of a factory
+    request: the request
+    context: its context
+    resources: the values of service scope, by factory
+    made: the values of this request, by factory; new ones join them
+    stack: gets the teardowns
+    """
     values: dict[str, Any] = {}
     for name, factory, scope, binder in dependencies:
         if scope == "service":

@@ -1,4 +1,4 @@
-"""What a handler may take and give besides plain typed values: `Request` and `Response`."""
+"""Requests and responses in full, for handlers that need more than typed values."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MISSING_FIELD = re.compile(r"^Object missing required field `([^`]+)`$")
 
 
 class Request:
-    """One request as it came: method, target, headers with their repeats, body as bytes.
+    """One request: method, target, headers with their repeats, body as bytes.
 
-    Everything is read from the message when first asked for. For a call without ``Mesh-Request`` (``nats req``, or
-    another service) ``is_http`` is False, ``method`` is ``"CALL"`` and ``target`` empty.
+    Each part is decoded when it is first used. For a call by name (``nats req``, or another service) ``is_http`` is
+    False, ``method`` is ``"CALL"`` and ``target`` is empty.
     """
 
     __slots__ = (
@@ -44,7 +44,7 @@ class Request:
         self.block = block
         self.body = body
         self.pieces: Callable[[], AsyncIterator[bytes]] | None = None
-        """Reads a body that is larger than one message, and was not read as a whole."""
+        """Reads a body that follows as a stream, if the handler takes it in pieces."""
         self.socket: object | None = None
         """The `mesh.WebSocket` that this request opens; its module is above this one, so its type has no name here."""
         self._pairs: headers.Pairs | None = None
@@ -69,7 +69,7 @@ class Request:
 
     @property
     def has_stream(self) -> bool:
-        """Whether more belongs to this request than its one message."""
+        """True if a body follows the request as a stream, or if it opens a WebSocket."""
         return self.block.lower().find(_MORE) >= 0
 
     @property
@@ -99,7 +99,7 @@ class Request:
 
     @property
     def path_params(self) -> dict[str, str]:
-        """Path parameters, decoded. Raises `BadRequest` where the caller sent an unreadable list."""
+        """Path parameters, decoded. Raises `BadRequest` for a list that cannot be read."""
         if self._params is None:
             try:
                 envelope = self.envelope
@@ -111,7 +111,7 @@ class Request:
 
     @property
     def query(self) -> dict[str, list[str]]:
-        """Query parameters: every name with all its values in order; blank values are kept."""
+        """Query parameters: every name with all its values in order; blank values are kept. Raises `BadRequest`."""
         if self._query is None:
             query: dict[str, list[str]] = {}
             text = self.target.partition("?")[2]
@@ -126,7 +126,7 @@ class Request:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """Cookies by name; a malformed cookie header counts as none."""
+        """Cookies by name; empty if a cookie header is malformed."""
         if self._cookies is None:
             jar: SimpleCookie = SimpleCookie()
             try:
@@ -138,7 +138,7 @@ class Request:
         return self._cookies
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The body in pieces as they come: for a handler that takes ``AsyncIterator[bytes]``."""
+        """The body in pieces as they come, for a handler that takes ``AsyncIterator[bytes]``."""
         if self.pieces is None:
             if self.body:
                 yield self.body
@@ -158,7 +158,7 @@ class Request:
 
 
 def decode_json(decoder: msgspec.json.Decoder[Any] | codec.Adapter, body: bytes) -> Any:
-    """Decode or raise: `BadRequest` for what is no JSON, `Invalid` for JSON of another shape."""
+    """The value in a body. Raises `BadRequest` for a body that is no JSON, `Invalid` for JSON of another shape."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -170,7 +170,7 @@ def decode_json(decoder: msgspec.json.Decoder[Any] | codec.Adapter, body: bytes)
 
 
 def field_errors(place: str, error: Exception) -> list[dict[str, str]]:
-    """The entries of an `Invalid` error: where (``body.name``), and what is wrong.
+    """The entries of an `Invalid` error: the field (``body.name``), and its mistake.
 
     msgspec names the first mistake of a value, Pydantic all of them.
     """
@@ -194,14 +194,18 @@ def invalid(place: str, error: Exception) -> Invalid:
 
 
 Headers = Mapping[str, str] | list[tuple[str, str]]
-"""Headers as people write them; a list for repeated names."""
+"""Headers by name; a list for repeated names."""
 
 
 class Response:
-    """A response in full: status, headers (repeats allowed), body.
+    """A response in full.
 
-    ``body`` is bytes, text, or any value that msgspec encodes as JSON; None is empty. ``headers`` is a mapping or a
-    list of pairs, for repeated names.
+    body: bytes, text, or any value that is sent as JSON; None for an empty body
+    status: the HTTP status
+    headers: a mapping, or a list of pairs for repeated names
+    content_type: the type of the body; by default that of bytes, text or JSON
+
+    Raises ValueError for a status that is none.
     """
 
     __slots__ = ("body", "pairs", "status")
@@ -233,7 +237,7 @@ class Response:
             self.pairs.append((b"content-type", kind.encode("latin-1")))
 
     def add_header(self, name: str, value: str) -> None:
-        """Add a header, beside others of the same name."""
+        """Add a header; others of the same name stay."""
         self.pairs.append((_name(name), value.encode("latin-1")))
 
     def set_cookie(self, name: str, value: str, **attributes: Any) -> None:
@@ -246,7 +250,7 @@ class Response:
 
 
 def header_pairs(given: Headers | None) -> headers.Pairs:
-    """Headers as they cross the bus."""
+    """Headers as a message has them: bytes, names lower-case."""
     items = given.items() if isinstance(given, Mapping) else given or ()
     return [(_name(name), value.encode("latin-1")) for name, value in items]
 

@@ -1,4 +1,4 @@
-"""A line for each request that a service has answered, in its own log, at level debug: for somebody who writes it."""
+"""A line for each request in the service's own log, at level debug, for the person who develops it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _log = logging.getLogger("mesh.requests")
 
 
 def is_wanted() -> bool:
-    """Whether anybody would see the lines; asked once at the start, so that they cost nothing where nobody does."""
+    """True if the log shows level debug; asked once at the start, so that requests cost nothing otherwise."""
     return _log.isEnabledFor(logging.DEBUG)
 
 
 def status_of(endpoint: DeclaredEndpoint, answer: tuple[bytes, bytes] | None) -> int | str:
-    """The status of an answer, of which there is none where it went out in pieces."""
+    """The status of a reply for the log; ``answer`` is None for a response that was streamed."""
     if answer is None:
         return 101 if endpoint.websocket else "streamed"
     return headers.status_of(headers.decode(answer[0])) or "without a status"

@@ -29,9 +29,15 @@ class Service(Router, ServiceDefinition):
         @service.get("/users/{user_id}")
         async def get_user(user_id: int) -> User: ...
 
-    ``prefix`` mounts every route under a path. ``queue_group`` is that of every endpoint that has none of its own;
-    with None every instance hears every request on an endpoint's subject. Raises `DeclarationError` for a name,
-    version or metadata that the protocol does not allow.
+    name: 1 to 64 letters, digits, ``-`` and ``_``; instances of one name share its requests
+    version: a semantic version
+    description: one line about the service
+    metadata: texts that ``$SRV.INFO`` and announcements carry
+    prefix: the path that all routes are below
+    queue_group: the queue group of endpoints that have none of their own; None for a plain subscription, with which
+        every instance hears every request on an endpoint's subject (ADR-32)
+
+    Raises `DeclarationError` for a name, version or metadata that the protocol does not allow.
     """
 
     @explains_wrong_arguments('Service("name", version="1.0.0")')
@@ -65,11 +71,11 @@ class Service(Router, ServiceDefinition):
         metadata: dict[str, str] | None = None,
         cancel: bool = False,
     ) -> Callable[[H], H]:
-        """Declare an endpoint that has no HTTP route: others call it by name; options as in `Group.endpoint`."""
+        """Declare an endpoint without an HTTP route, which others call by name; options as in `Group.endpoint`."""
         return self._group.endpoint(name, subject=subject, queue_group=queue_group, metadata=metadata, cancel=cancel)
 
     def group(self, name: str, *, queue_group: QueueGroup = ...) -> Group:
-        """Endpoints whose subjects begin with ``name``; ``queue_group`` is theirs where they give none (ADR-32)."""
+        """A group of endpoints whose subjects begin with ``name`` (ADR-32); options as in `Group.group`."""
         return self._group.group(name, queue_group=queue_group)
 
     def _take(self, declared: DeclaredEndpoint) -> None:
@@ -94,12 +100,18 @@ class Service(Router, ServiceDefinition):
     def on(
         self, event: str, *, durable: bool = False, broadcast: bool = False, name: str = "", attempts: int = 5
     ) -> Callable[[H], H]:
-        """Declare a handler for events named ``event``; ``*`` stands for one part of the name, as in ``bets.*``.
+        """Declare a handler for events; one instance of this service gets each event, at most once.
 
-        Of all instances of this service one gets each event, at most once; with ``broadcast`` all of them do.
-        ``durable`` asks JetStream to keep it and to deliver it again, later and later, until the handler has returned
-        or ``attempts`` are used up; then it goes to the dead letters. The handler takes one parameter for the event's
-        data, a `Context` and dependencies if it wants them.
+        The handler takes one parameter for the event's data, and a `Context` and dependencies if it wants them.
+
+        event: the name; ``*`` is any one part of it, as in ``bets.*``
+        durable: True makes JetStream keep each event, and deliver it again at growing intervals until the handler has
+            returned
+        broadcast: True if every instance gets each event
+        name: the handler's name, which must be unique for the event; the function's by default
+        attempts: deliveries of a durable event until it goes to the dead letters
+
+        Raises `DeclarationError`.
         """
         check_called(event, "service.on", '"event.name"')
 
@@ -118,7 +130,8 @@ class Service(Router, ServiceDefinition):
     def middleware(self, layer: Middleware) -> Middleware:
         """Add a function around every handler: ``async def layer(request, context, call_next) -> Response``.
 
-        The first one added is the outermost. It may answer itself, change the response, or let errors pass.
+        The first one added is the outermost. It may return a response without calling the next layer, change the
+        response, and let errors pass. Raises `DeclarationError` for a function that is not async.
         """
         if not inspect.iscoroutinefunction(layer):
             raise DeclarationError(f"middleware {getattr(layer, '__name__', layer)!r} must be an async function")
@@ -128,8 +141,13 @@ class Service(Router, ServiceDefinition):
     def readiness(self, name: str, *, timeout: float = 2.0, every: float = 5.0) -> Callable[[H], H]:
         """Declare a readiness check: an async function that raises, or returns False, while it is not ready.
 
-        It runs before the start and ``every`` so many seconds, at most ``timeout`` long. While one fails, the instance
-        announces itself ``unready`` and is picked by nobody.
+        While a check fails, the instance announces itself ``unready`` and gets no requests.
+
+        name: the check's name in the log
+        timeout: seconds that one run may take
+        every: seconds between two runs; the first one is before the instance announces itself
+
+        Raises `DeclarationError`.
         """
         check_called(name, "service.readiness", '"name"')
         if not is_name(name):
@@ -150,13 +168,13 @@ class Service(Router, ServiceDefinition):
     # -- hooks
 
     def on_startup(self, hook: Hook) -> Hook:
-        """Run ``hook`` before the service announces itself ready; an exception stops the start."""
+        """Run a hook before the instance announces itself ready; an exception stops the start."""
         check_hook(hook, "startup hook")
         self.startup_hooks.append(hook)
         return hook
 
     def on_shutdown(self, hook: Hook) -> Hook:
-        """Run ``hook`` after the last handler has ended; hooks run in reverse order."""
+        """Run a hook after the last handler has ended; hooks run in reverse order."""
         check_hook(hook, "shutdown hook")
         self.shutdown_hooks.append(hook)
         return hook
