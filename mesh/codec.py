@@ -16,14 +16,14 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What a decoder raises for bytes that are no JSON of its type; RecursionError is msgspec's for very deep nesting."""
+"""The errors of a decoder for bytes that are no JSON of its type; RecursionError is msgspec's for deep nesting."""
 
 T = TypeVar("T")
 _PACKAGES = frozenset({"pydantic", "pydantic_core", "pydantic_extra_types", "annotated_types"})
 
 
 class Mismatch(msgspec.ValidationError):
-    """A value of another shape than its annotation's; ``errors`` have a field (``items[0].name``) and a message each."""
+    """A value of another shape than its annotation's; each of ``errors`` has a field and a message."""
 
     def __init__(self, errors: Sequence[dict[str, str]]) -> None:
         super().__init__("; ".join(f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in errors))

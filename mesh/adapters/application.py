@@ -198,7 +198,7 @@ def adapt(
     health: the path of a page that becomes the readiness check of the instance
     interface: ``asgi`` or ``wsgi`` if it is not seen by itself
     threads: requests of a WSGI application that may run at a time
-    lifespan: False for an application that somebody else starts and stops
+    lifespan: False for an application that its own server starts and stops
 
     Raises `DeclarationError` with what to do about it.
     """
@@ -234,7 +234,7 @@ def adapt(
 
 
 class _Routes(NamedTuple):
-    """What is announced of an application that is mounted at ``root_path``."""
+    """The announced routes of an application that is mounted at ``root_path``."""
 
     announced: list[AnnouncedRoute]
     root_path: str

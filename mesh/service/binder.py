@@ -78,7 +78,7 @@ class Binder:
     parameters: the parameters that take their values from the request
     dependencies: the parameters whose values other functions make
     takes_part: True if a call by name may hold arguments that are not for this function. A factory sees all arguments
-        of its handler's call and takes its own; only the handler's binder knows which names nobody takes.
+        of its handler's call and takes its own; only the handler's binder knows which names are not taken.
     """
 
     def __init__(

@@ -205,7 +205,7 @@ class Response:
     headers: a mapping, or a list of pairs for repeated names
     content_type: the type of the body; by default that of bytes, text or JSON
 
-    Raises ValueError for a status that is none.
+    Raises ValueError for a status that is not between 100 and 599.
     """
 
     __slots__ = ("body", "pairs", "status")

@@ -221,7 +221,7 @@ class Router:
         router: a router, which may not declare anything afterwards
         prefix: a path to put before the paths of the router
 
-        Raises `DeclarationError` if two routes clash, or if a path with its prefixes is none.
+        Raises `DeclarationError` if two routes clash, or if a path is invalid below its prefixes.
         """
         if router is self:
             raise DeclarationError("a router cannot include itself")

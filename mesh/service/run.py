@@ -148,7 +148,7 @@ async def serve(
 
 
 async def _log_start(instance: ServiceInstance) -> None:
-    """Log that the instance runs, when NATS has its subscriptions: nobody can reach it before."""
+    """Log that the instance runs, when NATS has its subscriptions: callers cannot reach it before."""
     service, bus = instance.service, instance.bus
     timeout = FIRST_CONNECTION_S
     while not bus.connected:
