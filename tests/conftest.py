@@ -1,5 +1,6 @@
 """Fixtures that all tests share: the ones that users import, and the size of failure tests."""
 
+import gc
 import signal
 
 import pytest
@@ -28,6 +29,21 @@ def pytest_collection_finish():
     # Not to be looked through again: on a busy machine a full collection takes seconds, for which the event loop
     # stands still, and NATS gives up whoever says nothing for three.
     settle()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """No garbage is collected while a report is made.
+
+    A report parses the source of the test. On CPython 3.11 `ast.parse` fails with "SystemError: AST constructor
+    recursion depth mismatch" if a collection inside it runs a finalizer that parses too, as the formatting of a
+    traceback does (gh-106905); pytest then ends with an internal error, or pytest-xdist with a crashed worker.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
