@@ -71,7 +71,7 @@ test: setup check ## Run every check and the whole suite.
 	@$(BIN)/python -m pytest -n 4 --dist worksteal
 
 chaos: setup ## Run the failure suite in full and print its figures.
-	@$(BIN)/python -m pytest --chaos full -p no:cacheprovider tests/chaos tests/failures tests/gateway/test_handover.py tests/gateway/test_stream_load.py
+	@$(BIN)/python -m pytest --chaos full -p no:cacheprovider tests/chaos tests/failures tests/gateway/test_handover.py tests/gateway/test_pipelines.py tests/gateway/test_stream_load.py
 
 soak: setup ## Ten minutes of faults under load; memory, tasks and descriptors must not grow.
 	@$(BIN)/python -m pytest --soak 600 -p no:cacheprovider tests/chaos/test_soak.py
