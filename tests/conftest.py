@@ -1,6 +1,7 @@
 """Fixtures that all tests share: the ones that users import, and the size of failure tests."""
 
 import gc
+import logging
 import signal
 
 import pytest
@@ -13,6 +14,15 @@ pytest_plugins = ["mesh.testing.fixtures"]
 # A shell that starts us in the background has us ignore Ctrl-C, and every process that we start and want to stop so.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_no_request_line(record):
+    """False for what uvicorn and httpx say of each request: it would fill the reports of failures."""
+    return not str(record.msg).startswith(("HTTP Request:", '%s - "WebSocket '))
+
+
+for chatty in ("httpx", "uvicorn.error"):
+    logging.getLogger(chatty).addFilter(_is_no_request_line)
 
 
 def pytest_addoption(parser):
