@@ -22,8 +22,8 @@ async def server(*routes, port=0):
 
 
 @contextlib.asynccontextmanager
-async def tcp_server(serve):
-    """A server that calls ``serve(reader, writer)`` for each connection; gives it, listening on a free port.
+async def tcp_server(serve, port=0):
+    """A server that calls ``serve(reader, writer)`` for each connection; gives it, listening.
 
     A client that leaves early, as one that only checks the port, is no error. At the end no connection is open: the
     garbage collector would complain of it in the middle of another test.
@@ -39,7 +39,7 @@ async def tcp_server(serve):
             writer.close()
             serving.discard(asyncio.current_task())
 
-    listening = await asyncio.start_server(connected, "127.0.0.1", 0)
+    listening = await asyncio.start_server(connected, "127.0.0.1", port)
     try:
         yield listening
     finally:
