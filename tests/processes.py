@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 
+from mesh.testing import Mesh
+
 
 class Process:
     """A command of this project, with its output by line."""
@@ -99,6 +101,13 @@ async def gateway_on(tmp_path, env, *flags):
         async with http_client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
             await answers(http, "/readyz", 200)
             yield process, http
+
+
+@asynccontextmanager
+async def gateway_for(env):
+    """A gateway in this process, for tests of other commands that need one; gives its HTTP client."""
+    async with Mesh(nats_url=env["NATS_URL"], prefix=env["MESH_PREFIX"]) as mesh:
+        yield mesh.http
 
 
 async def answers(http, path, status, timeout=10.0):

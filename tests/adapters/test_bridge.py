@@ -23,7 +23,7 @@ from tests.adapters.fastapi_app import app as fastapi_app
 from tests.adapters.test_parity import FASTAPI, compare, under_uvicorn
 from tests.conditions import eventually
 from tests.failures.wires import HttpWire
-from tests.processes import answers, gateway_on, run
+from tests.processes import answers, gateway_for, run
 from tests.servers import server, tcp_server
 
 
@@ -447,7 +447,7 @@ async def test_the_bridge_starts_its_service_and_starts_it_again(tmp_path, env):
     command = (sys.executable, "jokes.py", str(port))
     async with (
         run("bridge", *flags, "--", *command, cwd=tmp_path, env=env) as process,
-        gateway_on(tmp_path, env) as (_, http),
+        gateway_for(env) as http,
     ):
         await answers(http, "/joke", 200, 20)
         first = (await http.get("/joke")).text
@@ -506,7 +506,7 @@ async def test_a_service_in_javascript(tmp_path, env):
     flags = ("--name", "node", "--to", f"http://127.0.0.1:{port}", "--prefix", "/node")
     async with (
         run("bridge", *flags, "--", "node", "-e", program, cwd=tmp_path, env=env),
-        gateway_on(tmp_path, env) as (_, http),
+        gateway_for(env) as http,
     ):
         await answers(http, "/node/x?y=1", 200, 20)
         response = await http.get("/node/x?y=1")
