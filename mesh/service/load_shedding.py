@@ -124,8 +124,13 @@ class LoadShedder:
 
     def offer(self, request: ReceivedRequest) -> None:
         """Start a request, queue it, or refuse it."""
+        instance = self._instance
         if not request.endpoint.concurrency:
-            self._admit(request)
+            if instance.in_flight < instance.limit:  # nearly every request: two calls less than `_admit`
+                instance.in_flight += 1
+                self._start(request)
+            else:
+                self._admit(request)
             return
         limit = self._limit_of(request.endpoint)
         if self._enter(limit, request) is _ADMITTED and not self._admit(request):
