@@ -61,8 +61,8 @@ class Proxy:
 
     async def status(self, path: str, timeout: float) -> int:
         """The status of a GET request. Raises OSError, TimeoutError and `aiohttp.ClientError`."""
-        async with asyncio.timeout(timeout), self.session.get(self.url(path)) as answer:
-            return answer.status
+        async with asyncio.timeout(timeout), self.session.get(self.url(path)) as response:
+            return response.status
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -123,11 +123,11 @@ class Proxy:
                 headers=self._headers(scope),
                 data=body,
                 allow_redirects=False,
-            ) as answer:
-                pairs = [(n.lower(), v) for n, v in answer.raw_headers if headers.crosses(n.lower())]
+            ) as response:
+                pairs = [(n.lower(), v) for n, v in response.raw_headers if headers.crosses(n.lower())]
                 started = True
-                await send({"type": "http.response.start", "status": answer.status, "headers": pairs})
-                async for piece in answer.content.iter_any():
+                await send({"type": "http.response.start", "status": response.status, "headers": pairs})
+                async for piece in response.content.iter_any():
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -229,13 +229,13 @@ class Proxy:
 
 def _unreachable(scope: Scope, error: Exception, executed: Executed) -> MeshError:
     """The error for a server that does not respond; only the log has its address and the reason."""
-    _log.warning("%s: no answer: %s", scope["path"], _reason(error))
+    _log.warning("%s: no response: %s", scope["path"], _reason(error))
     return Unavailable("the service behind the bridge does not answer", executed=executed)
 
 
 def _unusable(scope: Scope, error: aiohttp.ClientResponseError) -> MeshError:
     """The error for a response that is no valid HTTP, or is beyond the limits."""
-    _log.error("%s: not an answer that can be passed on: %s", scope["path"], _reason(error))
+    _log.error("%s: not a response that can be passed on: %s", scope["path"], _reason(error))
     return BadReply("the service behind the bridge gave an unusable answer")
 
 

@@ -165,31 +165,31 @@ def decode_json(decoder: msgspec.json.Decoder[Any] | codec.Adapter, body: bytes)
         raise invalid("body", error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
-    except RecursionError as error:  # msgspec's own answer to very deep nesting
+    except RecursionError as error:  # msgspec raises it for very deep nesting
         raise BadRequest("the body is nested too deeply") from error
 
 
-def field_errors(place: str, error: Exception) -> list[dict[str, str]]:
+def field_errors(source: str, error: Exception) -> list[dict[str, str]]:
     """The entries of an `Invalid` error: the field (``body.name``), and its mistake.
 
     msgspec names the first mistake of a value, Pydantic all of them.
     """
     if isinstance(error, codec.Mismatch):
-        return [{"field": _below(place, e["field"]), "message": e["message"]} for e in error.errors]
+        return [{"field": _below(source, e["field"]), "message": e["message"]} for e in error.errors]
     text, _, path = str(error).partition(" - at `$")
     field = path.rstrip("`").lstrip(".")
     missing = _MISSING_FIELD.search(text)
     if missing:  # msgspec names the object that lacks the field; people look for the field
         field, text = f"{field}.{missing[1]}".lstrip("."), "is required"
-    return [{"field": _below(place, field), "message": text}]
+    return [{"field": _below(source, field), "message": text}]
 
 
-def _below(place: str, field: str) -> str:
-    return f"{place}.{field}" if field and not field.startswith("[") else f"{place}{field}"
+def _below(source: str, field: str) -> str:
+    return f"{source}.{field}" if field and not field.startswith("[") else f"{source}{field}"
 
 
-def invalid(place: str, error: Exception) -> Invalid:
-    entries = field_errors(place, error)
+def invalid(source: str, error: Exception) -> Invalid:
+    entries = field_errors(source, error)
     return Invalid("; ".join(f"{e['field']}: {e['message']}" for e in entries), errors=entries)
 
 

@@ -17,11 +17,11 @@ def is_wanted() -> bool:
     return _log.isEnabledFor(logging.DEBUG)
 
 
-def status_of(endpoint: DeclaredEndpoint, answer: tuple[bytes, bytes] | None) -> int | str:
-    """The status of a reply for the log; ``answer`` is None for a response that was streamed."""
-    if answer is None:
+def status_of(endpoint: DeclaredEndpoint, reply: tuple[bytes, bytes] | None) -> int | str:
+    """The status of a reply for the log; ``reply`` is None for a response that was streamed."""
+    if reply is None:
         return 101 if endpoint.websocket else "streamed"
-    return headers.status_of(headers.decode(answer[0])) or "without a status"
+    return headers.status_of(headers.decode(reply[0])) or "without a status"
 
 
 def write(endpoint: DeclaredEndpoint, request: Request, status: int | str, began_ns: int) -> None:
