@@ -128,7 +128,8 @@ class ServiceInstance:
         self.bus.open()
         try:
             await self._start()
-            self.life = Life.RUNNING
+            if self.life is Life.STARTING:  # and not drained meanwhile
+                self.life = Life.RUNNING
         except BaseException:
             self.life = Life.STOPPED
             self.dispatcher.pauses.aclose()
@@ -147,6 +148,7 @@ class ServiceInstance:
             raise
 
     async def _start(self) -> None:
+        """The steps of a start, after the connection was opened."""
         binders = [e.binder for e in self.service.endpoints.values()] + [s.binder for s in self.service.subscriptions]
         for binder in binders:
             await self.resources.open(binder.dependencies)
