@@ -42,7 +42,7 @@ class RequestMetrics:
         if reason:
             self._reasons[reason] = self._reasons.get(reason, 0) + 1
 
-    def repeated(self, reason: Reason) -> None:
+    def retried(self, reason: Reason) -> None:
         """Count one attempt that was not its request's first."""
         self._retries[reason.value] += 1
 

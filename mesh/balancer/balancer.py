@@ -154,12 +154,21 @@ class Balancer:
         return self.pick(now, revisions) if peer is None and again else peer
 
     def started(self, peer: Peer) -> None:
-        """A call to ``peer`` is in flight from now on; `finished` ends it."""
+        """A call to ``peer`` is in flight from now on, until `released` or `finished`."""
         peer.inflight += 1
 
-    def finished(self, peer: Peer, outcome: Outcome, now: float) -> None:
-        """A call to ``peer`` ended at ``now``."""
+    def released(self, peer: Peer) -> None:
+        """A call to ``peer`` is no longer in flight."""
         peer.inflight -= 1
+
+    def finished(self, peer: Peer, outcome: Outcome, now: float) -> None:
+        """A call to ``peer`` ended at ``now``: `released` and `observe` in one."""
+        peer.inflight -= 1
+        if outcome is not _ANSWERED or peer.strikes or peer.ejections:
+            self.observe(peer, outcome, now)
+
+    def observe(self, peer: Peer, outcome: Outcome, now: float) -> None:
+        """Learn from the outcome of a call to ``peer``."""
         if outcome is _ANSWERED:
             peer.strikes = 0
             if peer.ejections and now >= peer.ejected_until + CALM_S:

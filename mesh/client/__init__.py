@@ -1,15 +1,17 @@
 """Calling services over the bus."""
 
-from mesh.client.call import Answer, Call, Destination
+from mesh.client.attempts import CallSpec
+from mesh.client.call import Answer, Call
 from mesh.client.caller import Caller
 from mesh.client.calls import Calls, read_answer, remote_error
 from mesh.client.conversation import Conversation
-from mesh.client.destinations import NamedEndpoint, RouteDestination
+from mesh.client.destinations import Destination, NamedEndpoint, RouteDestination
 from mesh.client.mesh_client import MeshClient
 
 __all__ = [
     "Answer",
     "Call",
+    "CallSpec",
     "Caller",
     "Calls",
     "Conversation",

@@ -12,6 +12,7 @@ import msgspec
 from mesh import codec, headers
 from mesh.balancer import NEVER, RetryPolicy
 from mesh.bus import Bus
+from mesh.client.attempts import CallSpec
 from mesh.client.call import Answer
 from mesh.client.caller import Caller
 from mesh.client.destinations import NamedEndpoint
@@ -125,7 +126,8 @@ class Calls:
         destination = NamedEndpoint(service, endpoint, self._bus.subjects.request(service, endpoint))
         deadline = self._bus.now() + timeout
         try:
-            return await self._caller.call(destination, carried, payload, timeout, policy)
+            spec = CallSpec(destination=destination, lines=carried, deadline=deadline, policy=policy)
+            return await self._caller.call(spec, payload)
         except (NoInstances, NoResponders) as error:
             if not self._watcher.registry.instances(service):
                 reply = await self._foreign.call(service, endpoint, carried, payload, deadline)

@@ -14,6 +14,7 @@ from functools import partial
 
 from mesh.balancer import Balancer, Outcome, Peer
 from mesh.bus import MARK, Bus, Ending
+from mesh.client.called_service import CalledService
 from mesh.client.recovery import Recovery
 from mesh.errors import MeshError, NoResponders
 
@@ -24,11 +25,11 @@ _log = logging.getLogger("mesh.client")
 
 
 class Probes:
-    """Probes the instances of ``balancers`` that have calls of ours, from the first connection to the bus's end."""
+    """Probes the instances of ``services`` that have calls of ours, from the first connection to the bus's end."""
 
-    def __init__(self, bus: Bus, balancers: Mapping[str, Balancer], recovery: Recovery) -> None:
+    def __init__(self, bus: Bus, services: Mapping[str, CalledService], recovery: Recovery) -> None:
         self._bus = bus
-        self._balancers = balancers
+        self._services = services
         self._recovery = recovery
         self._timer: asyncio.TimerHandle | None = None
         bus.on_connection(self._connection)
@@ -44,10 +45,10 @@ class Probes:
             return
         if not self._bus.settings.bundles:  # perhaps because NATS does not allow their subjects
             return
-        for balancer in self._balancers.values():
-            for peer in balancer.peers():
+        for service in self._services.values():
+            for peer in service.balancer.peers():
                 if peer.inflight and peer.ready and peer.place and not peer.skipped:
-                    self._ask(balancer, peer)
+                    self._ask(service.balancer, peer)
         self._connection(True)
 
     def _ask(self, balancer: Balancer, peer: Peer) -> None:
@@ -57,7 +58,6 @@ class Probes:
             _log.debug("not probed: %s", error)
 
     def _heard(self, balancer: Balancer, peer: Peer, ending: Ending) -> None:
-        if isinstance(ending, NoResponders) and peer.ready and not peer.skipped:
-            self._recovery.unheard(peer)
-            balancer.started(peer)
-            balancer.finished(peer, Outcome.NO_RESPONDERS, self._bus.now())
+        if isinstance(ending, NoResponders) and peer.ready:
+            self._recovery.no_responders(peer)
+            balancer.observe(peer, Outcome.NO_RESPONDERS, self._bus.now())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mesh.bus import Bus, Reply
-from mesh.client.attempts import block_of
+from mesh.client.attempt_messages import request_block
 from mesh.errors import DeadlineExceeded, NoResponders, NotFound
 from mesh.foreign import FIRST_S, Micro, subjects_of, survey
 
@@ -35,7 +35,7 @@ class ForeignEndpoints:
             raise DeadlineExceeded(f"the deadline passed while {service} was asked where it listens", executed="no")
         address = self._bus.address(subjects[endpoint])
         try:
-            return await self._bus.request(address, payload, block_of(left, b"", carried), timeout=left, lenient=True)
+            return await self._bus.request(address, payload, request_block(left, carried), timeout=left, lenient=True)
         except NoResponders:
             self._known.pop(service, None)
             raise
