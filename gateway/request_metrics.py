@@ -8,8 +8,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 
-from mesh.balancer import Reason
-
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the duration histogram, in seconds."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -28,7 +26,6 @@ class RequestMetrics:
         self._counts: dict[tuple[str, str, int], int] = {}
         self._durations: dict[str, list[float]] = {}
         self._reasons: dict[str, int] = {}
-        self._retries = {reason.value: 0 for reason in Reason}
 
     def record(self, method: str, route: str, status: int, seconds: float, reason: str) -> None:
         """Count one answered request. ``route`` is a template or `UNMATCHED`."""
@@ -41,10 +38,6 @@ class RequestMetrics:
         histogram[-1] += seconds
         if reason:
             self._reasons[reason] = self._reasons.get(reason, 0) + 1
-
-    def retried(self, reason: Reason) -> None:
-        """Count one attempt that was not its request's first."""
-        self._retries[reason.value] += 1
 
     def lines(self) -> Iterable[str]:
         """The request metrics in Prometheus's text format."""
@@ -74,12 +67,6 @@ class RequestMetrics:
             "gauge",
             "Memory that bodies and messages of WebSockets take.",
             [({}, self.body_bytes())],
-        )
-        yield from family(
-            "mesh_gateway_retries_total",
-            "counter",
-            "Attempts beyond a request's first, by what became of the one before.",
-            (({"reason": reason}, count) for reason, count in self._retries.items()),
         )
         name = "mesh_gateway_request_duration_seconds"
         yield f"# HELP {name} Time from the request's headers to the response's last byte handed over."

@@ -2,11 +2,13 @@
 
 from mesh.balancer.balancer import Balancer
 from mesh.balancer.budget import RetryBudget
-from mesh.balancer.peers import Candidate, Outcome, Peer
+from mesh.balancer.peers import FAILURES, Availability, Candidate, Outcome, Peer
 from mesh.balancer.retries import NEVER, Course, Reason, RetryPolicy
 
 __all__ = [
+    "FAILURES",
     "NEVER",
+    "Availability",
     "Balancer",
     "Candidate",
     "Course",

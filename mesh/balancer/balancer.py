@@ -32,10 +32,23 @@ class Balancer:
     time in seconds. Not thread-safe.
     """
 
-    __slots__ = ("_peers", "_picks", "_prefix", "_random", "_release_at", "_sole", "_subsets", "_tiers", "service")
+    __slots__ = (
+        "_peers",
+        "_picks",
+        "_prefix",
+        "_random",
+        "_release_at",
+        "_sole",
+        "_subsets",
+        "_tiers",
+        "ejections",
+        "service",
+    )
 
     def __init__(self, service: str, rng: random.Random, prefix: str = "mesh") -> None:
         self.service = service
+        self.ejections = dict.fromkeys(sorted(FAILURES, key=lambda failure: failure.value), 0)
+        """Ejections since the beginning, by the outcome of the call that completed the row of failures."""
         self._random = rng.random
         self._prefix = prefix
         self._peers: dict[str, Peer] = {}
@@ -69,12 +82,15 @@ class Balancer:
             address = self._address(instance)
             peer = Peer(self.service, instance.id, address, foreign=instance.foreign, bundles=instance.bundles)
             self._peers[peer.id] = peer
-        elif peer.ready == ready and peer.suspect == instance.suspect and peer.revision == instance.revision:
+        elif (
+            peer.declared == instance.state and peer.suspect == instance.suspect and peer.revision == instance.revision
+        ):
             return
-        peer.ready, peer.suspect, peer.revision = ready, instance.suspect, instance.revision
+        peer.declared, peer.ready = instance.state, ready
+        peer.suspect, peer.revision = instance.suspect, instance.revision
         if not ready:
             # It is out anyway, and when it declares itself ready again that is news worth a try.
-            peer.ejected, peer.ejected_until, peer.strikes = False, 0.0, 0
+            peer.ejected, peer.ejected_until, peer.failures_in_a_row = False, 0.0, 0
         self._trim()
         self._changed()
 
@@ -164,13 +180,13 @@ class Balancer:
     def finished(self, peer: Peer, outcome: Outcome, now: float) -> None:
         """A call to ``peer`` ended at ``now``: `released` and `observe` in one."""
         peer.inflight -= 1
-        if outcome is not _ANSWERED or peer.strikes or peer.ejections:
+        if outcome is not _ANSWERED or peer.failures_in_a_row or peer.ejections:
             self.observe(peer, outcome, now)
 
-    def observe(self, peer: Peer, outcome: Outcome, now: float) -> None:
-        """Learn from the outcome of a call to ``peer``."""
+    def observe(self, peer: Peer, outcome: Outcome, now: float) -> bool:
+        """Learn from the outcome of a call to ``peer``. Returns True if that made it a last resort."""
         if outcome is _ANSWERED:
-            peer.strikes = 0
+            peer.failures_in_a_row = 0
             if peer.ejections and now >= peer.ejected_until + CALM_S:
                 peer.ejections = 0
         elif outcome is Outcome.NO_RESPONDERS:
@@ -178,28 +194,37 @@ class Balancer:
                 peer.skipped = True
                 peer.skipped_at = now
                 self._changed()
+                return True
         elif outcome in FAILURES and now >= peer.ejected_until:
             # Failures while it is ejected are those of calls sent before, or as a last resort: no new evidence.
-            peer.strikes += 1
-            if peer.strikes >= FAILURES_TO_EJECT and self._peers.get(peer.id) is peer:
-                self._eject(peer, now)
+            peer.failures_in_a_row += 1
+            peer.last_failure = outcome
+            if peer.failures_in_a_row >= FAILURES_TO_EJECT and self._peers.get(peer.id) is peer:
+                return self._eject(peer, now)
+        return False
 
     # -- ejection
 
-    def _eject(self, peer: Peer, now: float) -> None:
-        """Eject ``peer`` if there is room; else its row stays full, and the next failure tries again."""
+    def _eject(self, peer: Peer, now: float) -> bool:
+        """Eject ``peer`` if there is room; if not, its failures stay counted, and the next one tries again.
+
+        Returns True if it was ejected.
+        """
         if not peer.ready:
-            return
+            return False
         if now >= self._release_at:
             self._release(now)
         if sum(other.ejected for other in self._peers.values()) + 1 > self._room():
-            return
+            return False
         peer.ejected = True
         peer.ejected_until = now + min(LONGEST_EJECTION_S, EJECTION_S * 2.0**peer.ejections)
         peer.ejections += 1
-        peer.strikes = 0
+        peer.failures_in_a_row = 0
+        if peer.last_failure is not None:
+            self.ejections[peer.last_failure] += 1
         self._release_at = min(self._release_at, peer.ejected_until)
         self._changed()
+        return True
 
     def _room(self) -> int:
         """How many may be ejected: half of those that are ready, so that the rest never carries over twice its load."""

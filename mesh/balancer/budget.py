@@ -27,6 +27,7 @@ class RetryBudget:
         "_total_calls",
         "_total_retries",
         "calls",
+        "refused",
         "turns_at",
     )
 
@@ -35,6 +36,8 @@ class RetryBudget:
         """Calls since the beginning. Who makes very many counts them here itself, after `turn` where it is due."""
         self.turns_at = float("-inf")
         """The moment from which on `turn` must be called before a call is counted."""
+        self.refused = 0
+        """Retries since the beginning for which it was empty."""
         self._ratio = ratio
         self._fixed = per_second * WINDOW_S
         self._calls = [0] * WINDOW_S
@@ -54,6 +57,7 @@ class RetryBudget:
         """Whether one retry more is within the budget, which it then takes."""
         slot = self.turn(now)
         if self._total_retries + 1 > self._ratio * self._total_calls + self._fixed:
+            self.refused += 1
             return False
         self._retries[slot] += 1
         self._total_retries += 1

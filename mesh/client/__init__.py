@@ -2,6 +2,7 @@
 
 from mesh.client.attempts import CallSpec
 from mesh.client.call import Answer, Call
+from mesh.client.called_service import CalledService
 from mesh.client.caller import Caller
 from mesh.client.calls import Calls, read_answer, remote_error
 from mesh.client.conversation import Conversation
@@ -12,6 +13,7 @@ __all__ = [
     "Answer",
     "Call",
     "CallSpec",
+    "CalledService",
     "Caller",
     "Calls",
     "Conversation",

@@ -64,11 +64,15 @@ class Attempts(Struct, eq=False):
 
         retried: an instance that had an attempt is chosen if there is no other one.
         """
-        return self.service.balancer.choose(now, self.spec.destination.revisions, self.tried, again=retried)
+        service = self.service
+        peer = service.balancer.choose(now, self.spec.destination.revisions, self.tried, again=retried)
+        if peer is None:
+            service.found_no_instance(self.tried, now)
+        return peer
 
     def failed(self, peer: Peer, error: MeshError, timeout: float, now: float) -> None:
         """Tell the balancer what the error of an attempt says about its instance, and keep the error for the caller."""
-        self.service.balancer.observe(peer, outcome_of(error, timeout), now)
+        self.service.observe(peer, outcome_of(error, timeout), now)
         self.note(error)
 
     def note(self, error: MeshError) -> MeshError:
@@ -110,6 +114,10 @@ class Attempts(Struct, eq=False):
         peer = self.choose(now, retried=True)
         return Retry(retry.reason, peer) if peer is not None or retry.reason is Reason.NO_RESPONDERS else None
 
+    def retried(self, retry: Retry, error: MeshError, now: float) -> None:
+        """A retry was sent, after ``error``."""
+        self.service.retried(retry.reason, self.tried, error, now)
+
     def error_instead_of(self, reply: Reply) -> MeshError | None:
         """The error of an earlier attempt that may have run, if ``reply`` says only that the last attempt did not run.
 
@@ -123,7 +131,11 @@ class Attempts(Struct, eq=False):
 
     def _is_allowed(self, reason: Reason, now: float) -> bool:
         course = Course(len(self.tried), self.losses, self.body_bytes, self.spec.deadline - now)
-        if not self.spec.policy.allows(reason, course, self.service.budget, now):
+        budget = self.service.budget
+        refused = budget.refused
+        if not self.spec.policy.allows(reason, course, budget, now):
+            if budget.refused != refused:
+                self.service.budget_empty(reason)
             return False
         self.losses += reason is Reason.INSTANCE_LOST or reason is Reason.CONNECTION_LOST
         return True

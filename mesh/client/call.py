@@ -117,6 +117,7 @@ class Call:
         spec, tried = self._attempts.spec, self._attempts.tried
         service = spec.destination.service
         if not spec.destination.queued or tried or self._watcher.knows(service):
+            self._attempts.service.found_no_instance(tried, self._bus.now())
             raise no_instance(self._bus, self._watcher, service, tried)
         address = self._bus.address(spec.destination.queued)
         block = request_block(left, spec.lines)
@@ -212,7 +213,7 @@ class Call:
             except MeshError as failed:
                 self._done(attempts.note(failed))
                 return
-            self._recovery.retried(retry.reason, attempts.service.name, len(attempts.tried), error)
+            attempts.retried(retry, error, now)
 
     def _resumed(self, happened: bool) -> None:
         """The wait is over. ``happened``: the connection, or an instance, is there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mesh.balancer import Balancer, Peer
 from mesh.bus import Bus
@@ -43,8 +43,13 @@ class Caller:
         watcher.on_change(self._changed)
         watcher.on_heard(self._heard)
 
+    @property
+    def services(self) -> Mapping[str, CalledService]:
+        """What this caller keeps of each service that has instances, or that it has called, by name."""
+        return self._services
+
     def peers(self, service: str) -> Sequence[Peer]:
-        """What this caller knows of the instances of a service, its own calls in flight included."""
+        """The instances of a service as this caller sees them, its own calls in flight included."""
         known = self._services.get(service)
         return list(known.balancer.peers()) if known is not None else []
 
@@ -142,6 +147,7 @@ class Caller:
                 service.balancer.update(instance)
             else:
                 service.balancer.remove(id)
+            service.instances_changed(id, change.kind)
             if not service.balancer.peers() and not service.budget.calls:
                 del self._services[service.name]
             if change.kind == "lost":
@@ -152,10 +158,9 @@ class Caller:
     def _heard(self, service: str, instance: str) -> None:
         called, known = self._services.get(service), self._watcher.registry.get(service, instance)
         if called is not None and known is not None:
-            was_skipped = called.balancer.skips(instance)
-            peer = called.balancer.heard(instance, known.connection)
-            if peer is not None:
-                self.recovery.instance_reconnected(peer)
+            was_skipped, reconnected = called.heard(instance, known.connection)
+            if reconnected is not None:
+                self.recovery.instance_reconnected(reconnected)
             if was_skipped:
                 self.recovery.instance_heard(service)
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 
-from mesh.balancer import Balancer, Outcome, Peer
+from mesh.balancer import Outcome, Peer
 from mesh.bus import MARK, Bus, Ending
 from mesh.client.called_service import CalledService
 from mesh.client.recovery import Recovery
@@ -48,16 +48,16 @@ class Probes:
         for service in self._services.values():
             for peer in service.balancer.peers():
                 if peer.inflight and peer.ready and peer.place and not peer.skipped:
-                    self._ask(service.balancer, peer)
+                    self._ask(service, peer)
         self._connection(True)
 
-    def _ask(self, balancer: Balancer, peer: Peer) -> None:
+    def _ask(self, service: CalledService, peer: Peer) -> None:
         try:
-            self._bus.send(peer.place + MARK, b"", b"", PROBE_S, partial(self._heard, balancer, peer), lenient=True)
+            self._bus.send(peer.place + MARK, b"", b"", PROBE_S, partial(self._heard, service, peer), lenient=True)
         except MeshError as error:
             _log.debug("not probed: %s", error)
 
-    def _heard(self, balancer: Balancer, peer: Peer, ending: Ending) -> None:
+    def _heard(self, service: CalledService, peer: Peer, ending: Ending) -> None:
         if isinstance(ending, NoResponders) and peer.ready:
             self._recovery.no_responders(peer)
-            balancer.observe(peer, Outcome.NO_RESPONDERS, self._bus.now())
+            service.observe(peer, Outcome.NO_RESPONDERS, self._bus.now())

@@ -34,24 +34,14 @@ MayBeLost = Callable[[MeshError], None]
 
 
 class Recovery:
-    """One caller's calls that may have to be sent again.
-
-    ``on_retry`` is called with the reason of every retry that was sent.
-    """
+    """One caller's calls that may have to be sent again."""
 
     def __init__(self, bus: Bus) -> None:
-        self.on_retry: Callable[[Reason], None] | None = None
         self._bus = bus
         # What waits, with the service of which an instance is waited for; empty for our connection to NATS.
         self._waiting: dict[Resume, tuple[str, asyncio.TimerHandle]] = {}
         self._openings: dict[Conversation, tuple[Peer, MayBeLost | None]] = {}
         bus.on_connection(self._connection)
-
-    def retried(self, reason: Reason, service: str, attempt: int, error: MeshError) -> None:
-        """Count and log a retry that was sent: the call's attempt number ``attempt``, after ``error``."""
-        _log.debug("attempt %d at %s, %s: %s", attempt, service, reason.value, error)
-        if self.on_retry is not None:
-            self.on_retry(reason)
 
     # -- retries that have to wait
 

@@ -87,7 +87,7 @@ class StreamOpening:
             bus.publish(peer.address + name, b"", block, stream.own)
             if retry is not None:
                 assert attempts.error is not None
-                recovery.retried(retry.reason, peer.service, len(attempts.tried), attempts.error)
+                attempts.retried(retry, attempts.error, bus.now())
             await conversation.accepted(timeout)
         except BaseException as error:
             if isinstance(error, NoResponders):

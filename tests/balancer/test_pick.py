@@ -79,7 +79,7 @@ def test_no_responders_skips_until_the_next_heartbeat() -> None:
     balancer = balance("a", "b")
     call(balancer, peer(balancer, "a"), Outcome.NO_RESPONDERS)
     assert peer(balancer, "a").skipped
-    assert peer(balancer, "a").strikes == 0
+    assert peer(balancer, "a").failures_in_a_row == 0
     balancer.sync([Seen("a"), Seen("b")])  # knowing it still is not hearing it
     assert set(picks(balancer)) == {"b"}
     balancer.heard("a")

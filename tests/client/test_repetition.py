@@ -138,8 +138,8 @@ async def two(mesh, **options):
 
 
 def reasons(mesh):
-    lines = [line for line in mesh.gateway.metrics.lines() if line.startswith("mesh_gateway_retries_total{")]
-    return {line.split('"')[1]: int(line.split()[-1]) for line in lines if not line.endswith(" 0")}
+    """The gateway's retries by reason, without those that there were none of."""
+    return {reason.value: count for reason, count in mesh.gateway.caller.services["held"].retries.items() if count}
 
 
 @LANES
