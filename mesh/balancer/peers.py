@@ -1,4 +1,4 @@
-"""One caller's view of the instances it may call, and what calls to them come to."""
+"""The instances of a service as one caller sees them, and the outcomes of calls to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mesh.defaults import FAILURES_TO_EJECT
 
 
 class Candidate(Protocol):
-    """What the balancer reads of an instance; the registry's instances have this shape."""
+    """The attributes of an instance that the balancer reads; `mesh.registry.Instance` has this shape."""
 
     @property
     def service(self) -> str: ...
@@ -76,6 +76,7 @@ class Peer:
 
     __slots__ = (
         "address",
+        "bundle_address",
         "connection",
         "declared",
         "ejected",
@@ -87,7 +88,6 @@ class Peer:
         "inflight",
         "last_failure",
         "picked",
-        "place",
         "ready",
         "revision",
         "service",
@@ -102,7 +102,7 @@ class Peer:
         self.address = address
         """The prefix of its endpoints' subjects; empty for a foreign instance, whose endpoints have whole subjects."""
         self.foreign = foreign
-        self.place = address if bundles else b""
+        self.bundle_address = address if bundles else b""
         """``address`` if the instance takes several requests in one message; empty otherwise."""
 
         # As the registry says.

@@ -1,25 +1,16 @@
-"""The messages of one attempt of a call: the request's header block, a cancellation, and what a reply must be."""
+"""The messages that a caller sends for one attempt of a call: the request's header block, and a cancellation."""
 
 from __future__ import annotations
 
 import logging
 
-from msgspec import DecodeError, Struct
-from msgspec.json import decode
-
-from mesh import headers, messages
+from mesh import messages
 from mesh.boot_clock import boot_ms
-from mesh.bus import Bus, Reply
+from mesh.bus import Bus
 from mesh.errors import MeshError
 from mesh.messages import Cancel
 
 _log = logging.getLogger("mesh.client")
-
-
-class _Problem(Struct):
-    """The one field of a problem document that decides about retries."""
-
-    executed: str = ""
 
 
 def request_block(left: float, *lines: bytes) -> bytes:
@@ -46,18 +37,3 @@ def tell_cancelled(bus: Bus, service: str, instance: str, reply: bytes) -> None:
         bus.publish(bus.address(subject), messages.encode(Cancel(reply=reply.decode())))
     except MeshError as error:
         _log.debug("an attempt at %s.%s is not cancelled: %s", service, instance, error)
-
-
-def is_usable(block: bytes, foreign: bool) -> bool:
-    """True if a reply with this header block has a valid status. A reply of a foreign service needs none."""
-    return headers.is_reply(block) or (foreign and headers.status_of(headers.decode(block)) is not None)
-
-
-def says_not_executed(reply: Reply) -> bool:
-    """True if a reply refuses its request and says that the handler did not run."""
-    if headers.find(headers.decode(reply.block), headers.STATUS) not in (b"503", b"504"):
-        return False
-    try:
-        return decode(reply.payload, type=_Problem).executed == "no"
-    except (DecodeError, UnicodeDecodeError, RecursionError):
-        return False

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 from msgspec import Struct, field
 
-from mesh.balancer import NEVER, Course, Peer, Reason, RetryPolicy
+from mesh.balancer import NO_RETRY, CallProgress, Peer, RetryPolicy, RetryReason
 from mesh.bus import Reply
-from mesh.client.attempt_messages import says_not_executed
 from mesh.client.called_service import CalledService
 from mesh.client.destinations import Destination
 from mesh.client.failures import error_for_caller, outcome_of, retry_reason
+from mesh.client.replies import says_not_executed
 from mesh.errors import MeshError, NoResponders
 
 
@@ -31,7 +31,7 @@ class CallSpec(Struct, frozen=True, kw_only=True, eq=False):
     destination: Destination
     lines: bytes
     deadline: float
-    policy: RetryPolicy = NEVER
+    policy: RetryPolicy = NO_RETRY
 
 
 class Retry(NamedTuple):
@@ -42,7 +42,7 @@ class Retry(NamedTuple):
         NATS after ``CONNECTION_LOST``, for an instance that listens again after ``NO_RESPONDERS``.
     """
 
-    reason: Reason
+    reason: RetryReason
     peer: Peer | None
 
 
@@ -64,8 +64,10 @@ class Attempts(Struct, eq=False):
 
         retried: an instance that had an attempt is chosen if there is no other one.
         """
-        service = self.service
-        peer = service.balancer.choose(now, self.spec.destination.revisions, self.tried, again=retried)
+        service, revisions = self.service, self.spec.destination.revisions
+        peer = service.balancer.pick(now, revisions, self.tried)
+        if peer is None and retried:
+            peer = service.balancer.pick(now, revisions)
         if peer is None:
             service.found_no_instance(self.tried, now)
         return peer
@@ -87,14 +89,14 @@ class Attempts(Struct, eq=False):
         if reason is None or (isinstance(error, NoResponders) and self.tried[-1].foreign):
             return None  # NATS balances foreign services itself: if one of its instances listened, it had the request
         peer = None
-        if reason is Reason.INSTANCE_LOST or reason is Reason.TIMEOUT:
+        if reason is RetryReason.INSTANCE_LOST or reason is RetryReason.TIMEOUT:
             # Before the budget is charged: these retries do not wait for an instance that is still to come.
             peer = self.choose(now)
             if peer is None:
                 return None
         if not self._is_allowed(reason, now):
             return None
-        return Retry(reason, self.choose(now) if reason is Reason.NO_RESPONDERS else peer)
+        return Retry(reason, self.choose(now) if reason is RetryReason.NO_RESPONDERS else peer)
 
     def retry_instead(self, error: MeshError, now: float) -> Retry | None:
         """The retry that replaces an attempt which may be lost, for the reason that ``error`` states; None if it has
@@ -105,14 +107,14 @@ class Attempts(Struct, eq=False):
         reason = retry_reason(error)
         if reason is None:
             return None
-        peer = self.choose(now, retried=reason is Reason.CONNECTION_LOST)
+        peer = self.choose(now, retried=reason is RetryReason.CONNECTION_LOST)
         return Retry(reason, peer) if peer is not None and self._is_allowed(reason, now) else None
 
     def retry_resumed(self, retry: Retry, now: float) -> Retry | None:
         """A retry that has waited, with its instance now; without one if it has to wait longer; None if it cannot be
         made."""
         peer = self.choose(now, retried=True)
-        return Retry(retry.reason, peer) if peer is not None or retry.reason is Reason.NO_RESPONDERS else None
+        return Retry(retry.reason, peer) if peer is not None or retry.reason is RetryReason.NO_RESPONDERS else None
 
     def retried(self, retry: Retry, error: MeshError, now: float) -> None:
         """A retry was sent, after ``error``."""
@@ -129,13 +131,13 @@ class Attempts(Struct, eq=False):
         error.attempts = len(self.tried)
         return error
 
-    def _is_allowed(self, reason: Reason, now: float) -> bool:
-        course = Course(len(self.tried), self.losses, self.body_bytes, self.spec.deadline - now)
+    def _is_allowed(self, reason: RetryReason, now: float) -> bool:
+        progress = CallProgress(len(self.tried), self.losses, self.body_bytes, self.spec.deadline - now)
         budget = self.service.budget
         refused = budget.refused
-        if not self.spec.policy.allows(reason, course, budget, now):
+        if not self.spec.policy.allows(reason, progress, budget, now):
             if budget.refused != refused:
                 self.service.budget_empty(reason)
             return False
-        self.losses += reason is Reason.INSTANCE_LOST or reason is Reason.CONNECTION_LOST
+        self.losses += reason is RetryReason.INSTANCE_LOST or reason is RetryReason.CONNECTION_LOST
         return True

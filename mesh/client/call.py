@@ -8,31 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from msgspec import Struct
-
 from mesh import headers
-from mesh.balancer import Balancer, Outcome, Peer, Reason
+from mesh.balancer import Balancer, Outcome, Peer, RetryReason
 from mesh.bus import Bus, Ending, Pending, Reply
-from mesh.client.attempt_messages import is_usable, request_block, tell_cancelled
+from mesh.client.attempt_messages import request_block, tell_cancelled
 from mesh.client.attempts import Attempts, Retry
 from mesh.client.failures import deadline_passed, no_instance
 from mesh.client.recovery import Recovery
+from mesh.client.replies import Answer, is_usable
 from mesh.errors import BadReply, DeadlineExceeded, MeshError, NoResponders
 from mesh.streams import Stream
 from mesh.watcher import Watcher
 
 _ANSWERED = Outcome.ANSWERED
-
-
-class Answer(Struct, frozen=True, eq=False):
-    """A reply and how it came about."""
-
-    reply: Reply
-    instance: str
-    """The id of the instance that replied; empty if it is not known (a foreign service, a queue group)."""
-    attempts: int
-    stream: Stream | None = None
-    """The rest of a body that is larger than one message, or has no end yet; close it."""
 
 
 Done = Callable[[Answer | MeshError], None]
@@ -98,7 +86,7 @@ class Call:
             self._timeout,
             self._ended,
             lenient=peer.foreign,
-            place=peer.place,
+            place=peer.bundle_address,
         )
         if policy.after_loss:
             pending.doubted = self._may_be_lost
@@ -179,7 +167,7 @@ class Call:
         if isinstance(ending, DeadlineExceeded):
             tell_cancelled(self._bus, peer.service, peer.id, pending.reply)
         retry = attempts.retry_after(ending, now)
-        if retry is not None and retry.reason is Reason.CONNECTION_LOST:
+        if retry is not None and retry.reason is RetryReason.CONNECTION_LOST:
             self._recovery.cancel_lost(peer, pending.reply, attempts.spec.deadline - now)
         self._retry(retry, now)
 

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from mesh.balancer import Availability, Balancer, Outcome, Peer, Reason, RetryBudget
+from mesh.balancer import Availability, Balancer, Outcome, Peer, RetryBudget, RetryReason
 from mesh.errors import MeshError
 
 RETRIES_SHOWN: Final = 10
@@ -31,7 +31,7 @@ class RetryRecord(NamedTuple):
     """
 
     at: float
-    reason: Reason
+    reason: RetryReason
     failed: str
     chosen: str
 
@@ -54,7 +54,7 @@ class CalledService:
         self.name = name
         self.balancer = balancer
         self.budget = RetryBudget()
-        self.retries = dict.fromkeys(Reason, 0)
+        self.retries = dict.fromkeys(RetryReason, 0)
         """Retries that were sent, by reason."""
         self.last_retries: deque[RetryRecord] = deque(maxlen=RETRIES_SHOWN)
         self.without_instance = 0
@@ -76,7 +76,7 @@ class CalledService:
 
         Returns whether it was skipped until now, and the peer if it has another connection than before.
         """
-        was_skipped = self.balancer.skips(id)
+        was_skipped = self.balancer.is_skipped(id)
         reconnected = self.balancer.heard(id, connection)
         if was_skipped:
             self._had_no_instance = False
@@ -102,14 +102,14 @@ class CalledService:
 
     # -- retries
 
-    def retried(self, reason: Reason, tried: Sequence[Peer], error: MeshError, now: float) -> None:
+    def retried(self, reason: RetryReason, tried: Sequence[Peer], error: MeshError, now: float) -> None:
         """Count and log a retry that was sent, after ``error``; the last two of ``tried`` are its instances."""
         self.retries[reason] += 1
         self.last_retries.append(RetryRecord(now, reason, tried[-2].id, tried[-1].id))
         self._budget_was_empty = False
         _log.debug("attempt %d at %s, %s: %s", len(tried), self.name, reason.value, error)
 
-    def budget_empty(self, reason: Reason) -> None:
+    def budget_empty(self, reason: RetryReason) -> None:
         """Log that a retry is not made as the budget is empty, once until there is a retry again."""
         if not self._budget_was_empty:
             self._budget_was_empty = True

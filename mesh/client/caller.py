@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from mesh.balancer import Balancer, Peer
 from mesh.bus import Bus
 from mesh.client.attempts import Attempts, CallSpec
-from mesh.client.call import Answer, Call, Done
+from mesh.client.call import Call, Done
 from mesh.client.called_service import CalledService
-from mesh.client.connection_probes import Probes
-from mesh.client.conversation import Conversation
+from mesh.client.connection_probes import ConnectionProbes
 from mesh.client.recovery import Recovery
+from mesh.client.replies import Answer
 from mesh.client.stream_opening import StreamOpening
+from mesh.client.streaming_call import StreamingCall
 from mesh.errors import MeshError
 from mesh.registry import Change
 from mesh.streams import Streams
@@ -39,7 +40,7 @@ class Caller:
         self._rng = rng or random.Random()
         self.recovery = Recovery(bus)
         self._services: dict[str, CalledService] = {}
-        self._probes = Probes(bus, self._services, self.recovery)
+        self._probes = ConnectionProbes(bus, self._services, self.recovery)
         watcher.on_change(self._changed)
         watcher.on_heard(self._heard)
 
@@ -91,8 +92,8 @@ class Caller:
         name = spec.destination.service
         service = self._services.get(name) or self._service(name)
         budget, now = service.budget, self._bus.now()
-        if now >= budget.turns_at:  # as `RetryBudget.record_call`: here is no time for a call of a method
-            budget.turn(now)
+        if now >= budget.next_second:  # as `RetryBudget.record_call`: here is no time for a call of a method
+            budget.advance(now)
         budget.calls += 1
         attempts = Attempts(service, spec, len(payload))
         call = Call(
@@ -106,7 +107,7 @@ class Caller:
         call.send(service.balancer.pick(now, spec.destination.revisions), now)
         return call
 
-    async def open(self, spec: CallSpec, *, kind: bytes = b"stream") -> Conversation:
+    async def open(self, spec: CallSpec, *, kind: bytes = b"stream") -> StreamingCall:
         """Begin a call whose body follows as a stream; returns when it is accepted, or answered already.
 
         A request that nobody received is sent elsewhere at once: nothing of its body has gone yet. ``spec.policy`` says

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mesh.balancer import Outcome, Peer, Reason
+from mesh.balancer import Outcome, Peer, RetryReason
 from mesh.bus import Bus
 from mesh.errors import (
     BadReply,
@@ -22,15 +22,15 @@ BLAMED_AFTER_S = 1.0
 """An attempt that had less time than this and did not end says nothing about its instance."""
 
 
-def retry_reason(error: MeshError) -> Reason | None:
+def retry_reason(error: MeshError) -> RetryReason | None:
     """Why a retry may help after this error; None if it cannot."""
     if isinstance(error, NoResponders):
-        return Reason.NO_RESPONDERS
+        return RetryReason.NO_RESPONDERS
     if isinstance(error, DeadlineExceeded):
-        return Reason.TIMEOUT
+        return RetryReason.TIMEOUT
     if isinstance(error, InstanceLost):
-        return Reason.INSTANCE_LOST
-    return Reason.CONNECTION_LOST if isinstance(error, BusUnavailable) else None
+        return RetryReason.INSTANCE_LOST
+    return RetryReason.CONNECTION_LOST if isinstance(error, BusUnavailable) else None
 
 
 def outcome_of(error: MeshError, timeout: float) -> Outcome:

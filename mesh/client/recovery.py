@@ -12,10 +12,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from mesh.balancer import Peer, Reason
+from mesh.balancer import Peer, RetryReason
 from mesh.bus import FAILOVER_S, Bus, Pending
 from mesh.client.attempt_messages import tell_cancelled
-from mesh.client.conversation import Conversation
+from mesh.client.streaming_call import StreamingCall
 from mesh.errors import BusUnavailable, InstanceLost, MeshError
 
 SIGN_DELAY_S = 0.02
@@ -40,12 +40,12 @@ class Recovery:
         self._bus = bus
         # What waits, with the service of which an instance is waited for; empty for our connection to NATS.
         self._waiting: dict[Resume, tuple[str, asyncio.TimerHandle]] = {}
-        self._openings: dict[Conversation, tuple[Peer, MayBeLost | None]] = {}
+        self._openings: dict[StreamingCall, tuple[Peer, MayBeLost | None]] = {}
         bus.on_connection(self._connection)
 
     # -- retries that have to wait
 
-    def wait(self, resume: Resume, reason: Reason, tried: Sequence[Peer], left: float) -> bool:
+    def wait(self, resume: Resume, reason: RetryReason, tried: Sequence[Peer], left: float) -> bool:
         """Call ``resume`` when a retry can be sent, or when the wait is over without that.
 
         After ``CONNECTION_LOST`` it waits `RECONNECT_S` for our next connection. After ``NO_RESPONDERS`` it waits until
@@ -59,7 +59,7 @@ class Recovery:
         """
         if self._bus.closed:
             return False
-        if reason is Reason.CONNECTION_LOST:
+        if reason is RetryReason.CONNECTION_LOST:
             self._wait(resume, "", min(left, RECONNECT_S))
             return True
         if not self._bus.has_others:
@@ -71,9 +71,9 @@ class Recovery:
         self._wait(resume, tried[0].service, min(left, timeout))
         return True
 
-    async def waited(self, reason: Reason, tried: Sequence[Peer], left: float) -> bool:
+    async def waited(self, reason: RetryReason, tried: Sequence[Peer], left: float) -> bool:
         """Wait as `wait` does; returns True if a retry can be sent."""
-        if reason is Reason.CONNECTION_LOST and self._bus.connected:
+        if reason is RetryReason.CONNECTION_LOST and self._bus.connected:
             return True
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -134,16 +134,16 @@ class Recovery:
 
     # -- signs that attempts are lost
 
-    def opening(self, conversation: Conversation, peer: Peer, may_be_lost: MayBeLost | None) -> None:
-        """Watch a conversation until `opened`: it waits for the first message from ``peer``.
+    def opening(self, call: StreamingCall, peer: Peer, may_be_lost: MayBeLost | None) -> None:
+        """Watch a streaming call until `opened`: it waits for the first message from ``peer``.
 
         may_be_lost: None if it waits on whatever the signs say.
         """
-        self._openings[conversation] = peer, may_be_lost
+        self._openings[call] = peer, may_be_lost
 
-    def opened(self, conversation: Conversation) -> None:
-        """A conversation has its first message, or has ended."""
-        self._openings.pop(conversation, None)
+    def opened(self, call: StreamingCall) -> None:
+        """A streaming call has its first message, or has ended."""
+        self._openings.pop(call, None)
 
     def no_responders(self, peer: Peer) -> None:
         """NATS says that nobody listens at the address of an instance."""
@@ -167,9 +167,9 @@ class Recovery:
             return InstanceLost(f"{service}.{instance} died while it had the call")
 
         self._bus.requests.fail_prefix(self._bus.subjects.to(service, instance, "").encode(), make_error)
-        for conversation, (peer, _) in list(self._openings.items()):
+        for call, (peer, _) in list(self._openings.items()):
             if (peer.service, peer.id) == (service, instance):
-                conversation.lost(make_error())
+                call.fail(make_error())
 
     def _may_be_lost(self, peer: Peer, make_error: Callable[[], MeshError]) -> None:
         if not peer.address:  # of a foreign service: NATS balances, and no instance is known to have a call
@@ -181,12 +181,12 @@ class Recovery:
             loop.call_later(SIGN_DELAY_S, self._tell_may_be_lost, requests, openings, make_error)
 
     def _tell_may_be_lost(
-        self, requests: list[Pending], openings: list[Conversation], make_error: Callable[[], MeshError]
+        self, requests: list[Pending], openings: list[StreamingCall], make_error: Callable[[], MeshError]
     ) -> None:
         if self._bus.closed:
             return
         self._bus.requests.doubt(requests, make_error)
-        for conversation in openings:
-            _, told = self._openings.get(conversation, (None, None))
+        for call in openings:
+            _, told = self._openings.get(call, (None, None))
             if told is not None:
                 told(make_error())

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from functools import partial
 
-from mesh.balancer import Outcome, Peer, Reason
+from mesh.balancer import Outcome, Peer, RetryReason
 from mesh.bus import Bus
 from mesh.client.attempt_messages import request_block, tell_cancelled
 from mesh.client.attempts import Attempts, Retry
-from mesh.client.conversation import Conversation
 from mesh.client.failures import deadline_passed, no_instance
 from mesh.client.recovery import Recovery
+from mesh.client.streaming_call import StreamingCall
 from mesh.errors import DeadlineExceeded, InstanceLost, MeshError, NoResponders, TooLarge
 from mesh.streams import Stream, Streams
 from mesh.watcher import Watcher
 
 
 class StreamOpening:
-    """One call that becomes a `Conversation`; `open` is called once."""
+    """One call that becomes a `StreamingCall`; `open` is called once."""
 
     def __init__(
         self, *, bus: Bus, watcher: Watcher, streams: Streams, recovery: Recovery, attempts: Attempts, kind: bytes
@@ -35,7 +35,7 @@ class StreamOpening:
         self._lines = b"Mesh-Body: %b\r\n" % kind
         self._replaced: Retry | None = None  # the retry for which the attempt in flight was given up
 
-    async def open(self) -> Conversation:
+    async def open(self) -> StreamingCall:
         """See `Caller.open`."""
         bus, attempts = self._bus, self._attempts
         service, deadline = attempts.service.name, attempts.spec.deadline
@@ -51,7 +51,7 @@ class StreamOpening:
             attempts.tried.append(peer)
             stream = self._streams.call()
             try:
-                conversation = await self._send(peer, stream, left, retry)
+                call = await self._send(peer, stream, left, retry)
             except MeshError as error:
                 retry, self._replaced = self._replaced, None
                 if retry is not None:
@@ -64,50 +64,50 @@ class StreamOpening:
                     raise attempts.error from None
                 peer = retry.peer
                 continue
-            if attempts.error is not None and conversation.answered:
-                earlier = attempts.error_instead_of(await conversation.head())
+            if attempts.error is not None and call.answered:
+                earlier = attempts.error_instead_of(await call.head())
                 if earlier is not None:
-                    conversation.close()
+                    call.close()
                     raise earlier
-            return conversation
+            return call
 
-    async def _send(self, peer: Peer, stream: Stream, timeout: float, retry: Retry | None) -> Conversation:
+    async def _send(self, peer: Peer, stream: Stream, timeout: float, retry: Retry | None) -> StreamingCall:
         """One attempt: returns when it is accepted, or answered already."""
         bus, attempts, recovery = self._bus, self._attempts, self._recovery
         balancer, spec = attempts.service.balancer, attempts.spec
         balancer.started(peer)
         stream.on_over = lambda: balancer.released(peer)
-        conversation = Conversation(stream, bus.subjects, peer.id)
-        conversation.attempts = len(attempts.tried)
+        call = StreamingCall(stream, bus.subjects, peer.id)
+        call.attempts = len(attempts.tried)
         name, lines = spec.destination.endpoint(peer.revision)
-        may_be_lost = partial(self._may_be_lost, conversation) if spec.policy.after_loss else None
-        recovery.opening(conversation, peer, may_be_lost)
+        may_be_lost = partial(self._may_be_lost, call) if spec.policy.after_loss else None
+        recovery.opening(call, peer, may_be_lost)
         try:
             block = request_block(timeout, lines, self._lines, spec.lines)
             bus.publish(peer.address + name, b"", block, stream.own)
             if retry is not None:
                 assert attempts.error is not None
                 attempts.retried(retry, attempts.error, bus.now())
-            await conversation.accepted(timeout)
+            await call.accepted(timeout)
         except BaseException as error:
             if isinstance(error, NoResponders):
                 recovery.no_responders(peer)
             ended = isinstance(error, MeshError) and not isinstance(error, DeadlineExceeded | InstanceLost)
             if self._replaced is not None or not ended:
                 tell_cancelled(bus, peer.service, peer.id, stream.own)
-            conversation.close()
+            call.close()
             raise
         finally:
-            recovery.opened(conversation)
+            recovery.opened(call)
         balancer.observe(peer, Outcome.ANSWERED, bus.now())
-        return conversation
+        return call
 
     async def _retry_after(self, error: MeshError, peer: Peer, stream: Stream) -> Retry | None:
         """The retry after an attempt that failed, once it can be sent; None if there is to be none."""
         bus, attempts, recovery = self._bus, self._attempts, self._recovery
         deadline = attempts.spec.deadline
         retry = attempts.retry_after(error, bus.now())
-        if retry is not None and retry.reason is Reason.CONNECTION_LOST:
+        if retry is not None and retry.reason is RetryReason.CONNECTION_LOST:
             recovery.cancel_lost(peer, stream.own, deadline - bus.now())
         while retry is not None and retry.peer is None:
             if not await recovery.waited(retry.reason, attempts.tried, deadline - bus.now()):
@@ -115,11 +115,11 @@ class StreamOpening:
             retry = attempts.retry_resumed(retry, bus.now())
         return retry
 
-    def _may_be_lost(self, conversation: Conversation, error: MeshError) -> None:
+    def _may_be_lost(self, call: StreamingCall, error: MeshError) -> None:
         """The attempt may be lost, though its reply may still come: it is given up only if there is a retry."""
-        if conversation.begun:
+        if call.begun:
             return
         retry = self._attempts.retry_instead(error, self._bus.now())
         if retry is not None:
             self._replaced = retry
-            conversation.lost(error)
+            call.fail(error)

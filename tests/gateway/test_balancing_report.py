@@ -117,7 +117,7 @@ async def test_an_instance_at_whose_address_nobody_listens_is_seen_skipped_until
         assert abs((datetime.fromisoformat(shown["skipped_since"]) - datetime.now(UTC)).total_seconds()) < 5
         assert await metric(ops, "mesh_gateway_instances", state="skipped") == 1
         deaf.announcer.announce()
-        await eventually(lambda: not mesh.gateway.caller.services["pets"].balancer.skips(deaf.id))
+        await eventually(lambda: not mesh.gateway.caller.services["pets"].balancer.is_skipped(deaf.id))
     skipped, heard = logged(caplog, "mesh.balancer")  # one line each, whatever the number of requests
     assert skipped.startswith(f"pets.{deaf.id} is skipped: NATS said 0.0 s ago")
     assert heard == f"pets.{deaf.id} is heard again and no longer skipped"

@@ -162,7 +162,7 @@ async def test_what_nobody_declared_harmless_runs_once_and_waits_on(mesh, method
     service = await two(mesh)
     asked, victim = await begin(mesh, method, path, path[1:], service)
     await die(victim)
-    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.skips(victim.id))
+    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.is_skipped(victim.id))
     for _ in range(4):
         assert (await mesh.http.get("/quick")).status_code == 200
     response = await asked
@@ -209,7 +209,7 @@ async def test_nothing_is_repeated_where_there_is_no_other_instance(mesh):
     victim = await mesh.start(service, **PATIENT)
     asked, _ = await begin(mesh, "GET", "/read", "read", service)
     await die(victim)
-    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.skips(victim.id))
+    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.is_skipped(victim.id))
     response = await asked
     assert (response.status_code, response.json()["executed"]) == (504, "unknown")  # it might have come back
     assert service.count("read") == 1
@@ -413,7 +413,7 @@ async def test_a_request_waits_for_an_instance_that_may_be_on_its_way_to_another
     await instance.bus.unsubscribe(*instance._requests)  # as NATS has it while it connects elsewhere
     path = "/write" if method == "POST" else "/read"
     asked = asyncio.ensure_future(mesh.http.request(method, path))
-    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.skips(instance.id))
+    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.is_skipped(instance.id))
     receive = instance.dispatcher.receive
     await instance.bus.subscribe(instance.bus.subjects.to("held", instance.id, "*"), receive, queue=instance.id)
     await instance.bus.flush()
@@ -456,7 +456,7 @@ async def test_a_handshake_in_doubt_waits_on_where_there_is_no_other_instance(me
     opening = asyncio.ensure_future(shake(mesh))
     await service.started("shaken")
     await die(victim)
-    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.skips(victim.id))
+    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.is_skipped(victim.id))
     assert await opening == 504  # the instance might have come back
     assert service.count("shaken") == 1
     assert mesh.entries[-1].attempts == 1
