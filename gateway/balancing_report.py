@@ -1,4 +1,4 @@
-"""What this gateway's calls know of the instances, and what was decided about them: as JSON and as metrics.
+"""The gateway's own view of the instances and the decisions of its balancer and retries, as JSON and as metrics.
 
 It answers "why is this instance not picked?". The registry's view, which is the same at every gateway, is at
 ``/api/instances``.

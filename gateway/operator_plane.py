@@ -1,6 +1,6 @@
-"""The operator's plane: what the gateway knows, as JSON and as Prometheus metrics, on a listener of its own.
+"""The operator's plane: the gateway's knowledge as JSON and as Prometheus metrics, on a listener of its own.
 
-FastAPI serves it: here convenience counts, not microseconds.
+FastAPI serves it: convenience counts here, not microseconds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PATHS = (
 
 
 class Shown(JSONResponse):
-    """JSON that people look at on terminals: what services call themselves must not steer one."""
+    """JSON for terminals: control characters in the names of services are escaped."""
 
     def render(self, content: Any) -> bytes:
         return json_text(content).encode()
@@ -69,7 +69,7 @@ def build(
 
     @app.get("/")
     async def index() -> dict[str, Any]:
-        """What is here."""
+        """The paths of this plane."""
         return {"gateway": facts, "status": health.status(), "paths": PATHS}
 
     @app.get("/api/gateway")

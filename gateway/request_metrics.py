@@ -1,6 +1,6 @@
-"""Counters for Prometheus, labelled by route template only, so that their number is bounded by the routes.
+"""Metrics of requests in Prometheus's text format 0.0.4.
 
-Text format 0.0.4.
+They are labelled by route template and never by path, so their number is bounded by the routes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ Sample = tuple[Mapping[str, str], float]
 
 
 class RequestMetrics:
-    """What the gateway counts per request."""
+    """Counters and gauges of the gateway's requests.
+
+    The gauges are read at each scrape, by functions that the owner of each number sets.
+    """
 
     def __init__(self) -> None:
         self.inflight: Callable[[], int] = lambda: 0
@@ -28,7 +31,13 @@ class RequestMetrics:
         self._reasons: dict[str, int] = {}
 
     def record(self, method: str, route: str, status: int, seconds: float, reason: str) -> None:
-        """Count one answered request. ``route`` is a template or `UNMATCHED`."""
+        """Count one request that has ended.
+
+        method: the HTTP method; unusual ones are counted together.
+        route: the route's template, or `UNMATCHED`.
+        seconds: from the request's headers to the end of its response.
+        reason: the reason of its error; empty if there was none.
+        """
         key = (method if method in METHODS else "OTHER", route, status)
         self._counts[key] = self._counts.get(key, 0) + 1
         histogram = self._durations.get(route)

@@ -98,7 +98,7 @@ class Balancer:
             self._changed()
 
     def is_skipped(self, id: str) -> bool:
-        """True if nobody listened at the address of that instance, and it was not heard since."""
+        """True if nothing listened at the address of that instance, and it was not heard since."""
         peer = self._peers.get(id)
         return peer is not None and peer.skipped
 

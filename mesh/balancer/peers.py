@@ -36,7 +36,7 @@ class Outcome(Enum):
     ANSWERED = "answered"
     """Any valid reply, an application's 500 included."""
     NO_RESPONDERS = "no_responders"
-    """NATS says that nobody listens: the call was never delivered."""
+    """NATS says that nothing listens: the call was never delivered."""
     TIMEOUT = "timeout"
     """No reply within a timeout of at least 1 s."""
     SHORT_TIMEOUT = "short_timeout"
@@ -61,7 +61,7 @@ class Availability(Enum):
     SUSPECT = "suspect"
     """Its heartbeats are late. It gets calls only if no instance is ready."""
     SKIPPED = "skipped"
-    """NATS said that nobody listens at its address. Until it is heard again it is a last resort."""
+    """NATS said that nothing listens at its address. Until it is heard again it is a last resort."""
     EJECTED = "ejected"
     """The circuit breaker is open: too many calls in a row failed. Until its time is over it is a last resort."""
     UNREADY = "unready"
@@ -120,7 +120,7 @@ class Peer:
         self.picked = 0
         """The balancer's pick counter when it was last picked; 0 for never."""
 
-        # What the calls' outcomes say.
+        # Learnt from the calls' outcomes.
         self.skipped = False
         """Nobody listened at its address, and it was not heard since."""
         self.skipped_at = float("-inf")
@@ -151,7 +151,7 @@ class Peer:
         if availability is Availability.UNREADY:
             return f"it says that it is {self.declared}"
         if availability is Availability.SKIPPED:
-            return f"NATS said {now - self.skipped_at:.1f} s ago that nobody listens at its address"
+            return f"NATS said {now - self.skipped_at:.1f} s ago that nothing listens at its address"
         if availability is Availability.EJECTED:
             return f"{FAILURES_TO_EJECT} calls in a row failed, the last one: {self._last_failure()}"
         if availability is Availability.SUSPECT:

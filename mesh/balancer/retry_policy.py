@@ -30,13 +30,13 @@ class RetryReason(Enum):
     TIMEOUT = "timeout"
     """It took longer than ``try_timeout_ms``."""
     INSTANCE_LOST = "instance_lost"
-    """The instance died, or nobody listens at its address any more."""
+    """The instance died, or nothing listens at its address any more."""
     CONNECTION_LOST = "connection_lost"
     """The caller's connection to NATS broke, or the instance's did: request or reply may be lost."""
 
 
 class RetryDeclaration(Protocol):
-    """What a route declares about retries; `mesh.messages.Route` has this shape."""
+    """The part of a route's declaration that is about retries; `mesh.messages.Route` has this shape."""
 
     @property
     def try_timeout_ms(self) -> int: ...

@@ -1,7 +1,7 @@
 """The one place that decides whether a call is sent again, and to which instance.
 
 `Call` (one message each way) and `StreamOpening` (uploads, WebSocket handshakes) both ask it, so the rules are the same
-for both: docs/guide/limits.md and ADR 19. It decides only; sending and waiting are theirs.
+for both: docs/guide/limits.md and ADR 19. It decides only; `Call` and `StreamOpening` send and wait.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Attempts(Struct, eq=False):
     losses: int = 0
     """Retries after an attempt was lost."""
     error: MeshError | None = None
-    """What the caller is told if there is no further attempt; None before the first error."""
+    """The error that the caller gets if there is no further attempt; None before the first error."""
 
     def choose(self, now: float, *, retried: bool = False) -> Peer | None:
         """The instance for the next attempt, or None if there is none.

@@ -94,7 +94,7 @@ class Call:
         attempts.service.balancer.started(peer)
 
     def cancel(self) -> None:
-        """Drop the call, and tell its instance that nobody waits for the reply. Harmless when it has ended."""
+        """Drop the call, and tell its instance to drop the attempt too. Harmless when it has ended."""
         if self._waiting is not None:
             self._waiting = None
             self._recovery.stop_waiting(self._resumed)

@@ -1,4 +1,4 @@
-"""What one caller keeps for each service that it calls, and how its decisions can be seen.
+"""The state of a service at one caller, and how the decisions about its calls can be seen.
 
 The balancer and the retry policy decide and do no I/O. Here their decisions are counted, for the operator's plane and
 for metrics, and logged at debug level: once when something changes, not for every call that meets it.

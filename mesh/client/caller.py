@@ -46,7 +46,7 @@ class Caller:
 
     @property
     def services(self) -> Mapping[str, CalledService]:
-        """What this caller keeps of each service that has instances, or that it has called, by name."""
+        """The services that have instances, or that were called, by name."""
         return self._services
 
     def peers(self, service: str) -> Sequence[Peer]:
@@ -110,8 +110,8 @@ class Caller:
     async def open(self, spec: CallSpec, *, kind: bytes = b"stream") -> StreamingCall:
         """Begin a call whose body follows as a stream; returns when it is accepted, or answered already.
 
-        A request that nobody received is sent elsewhere at once: nothing of its body has gone yet. ``spec.policy`` says
-        whether a request that may have been received is: a handshake without a reply, say.
+        A request that no instance received is sent to another one at once: nothing of its body has gone yet. If an
+        instance may have received it (a handshake without a reply, say), ``spec.policy`` decides.
 
         spec: its deadline is for this alone, and not for the stream.
         kind: what follows, ``stream`` for a body, ``websocket`` for messages both ways.

@@ -140,7 +140,7 @@ class Calls:
                 reply = await self._foreign.call(service, endpoint, carried, payload, deadline)
                 if reply is not None:
                     return Answer(reply, "", 1)
-            # The first call goes to the endpoint's own subject: NATS says only that nobody listens there.
+            # The first call goes to the endpoint's own subject: NATS says only that nothing listens there.
             detail = f"nobody answers {endpoint!r} of {service!r}: {error.detail}"
             named = type(error)(detail, executed=error.executed, retry_after=error.retry_after)
             named.attempts = error.attempts

@@ -1,8 +1,8 @@
 """Asks NATS whether instances that have calls are still connected: an instance that was killed says no goodbye.
 
 On a busy mesh the next request finds out. Without one, the calls in flight would wait until the registry has missed
-four heartbeats. A probe is an empty bundle, to which no instance replies: it matters only whether NATS says that nobody
-listens. Instances that take no bundles would reply to it as to a request, and are not probed.
+four heartbeats. A probe is an empty bundle, to which no instance replies: it only makes NATS say so if nothing listens.
+Instances that take no bundles would reply to it as to a request, and are not probed.
 """
 
 from __future__ import annotations

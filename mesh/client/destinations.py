@@ -1,4 +1,4 @@
-"""What a call is addressed to: an endpoint by its name, or a route that matched a path."""
+"""Destinations of calls: an endpoint by its name, or a route that matched a path."""
 
 from __future__ import annotations
 

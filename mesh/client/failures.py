@@ -1,4 +1,4 @@
-"""What the error of an attempt means: for a retry, for the balancer, and for the caller."""
+"""The meaning of an attempt's error: for a retry, for the balancer, and for the caller."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def retry_reason(error: MeshError) -> RetryReason | None:
 
 
 def outcome_of(error: MeshError, timeout: float) -> Outcome:
-    """What the error of an attempt says about the instance.
+    """The outcome for the balancer of an attempt that ended with ``error``.
 
     timeout: seconds that the attempt had.
     """

@@ -24,7 +24,7 @@ class MeshClient:
         async with MeshClient() as client:
             balance = await client.call("wallet", "balance", user_id=1, returns=Balance)
 
-    settings: how to reach NATS; without it, and without ``url``, the environment and ``mesh.toml`` say so.
+    - settings: how to reach NATS; without it, and without ``url``, the environment and ``mesh.toml`` say so.
     url: NATS servers, separated by commas; used only without ``settings``.
 
     Raises `ConfigError` for wrong settings. Entering raises `BusUnavailable` if NATS cannot be reached.
@@ -93,10 +93,11 @@ class MeshClient:
     ) -> Any:
         """Make one call and return the decoded result.
 
-        more: arguments that cannot be given by name, as they are called ``returns`` or ``timeout``.
-        returns: the type of the result.
-        timeout: seconds until the deadline.
-        arguments: the endpoint's arguments, by name.
+        - more: arguments that cannot be given by name, as they are called ``returns`` or ``timeout``.
+        - returns: the type of the result.
+        - timeout: seconds until the deadline.
+        - arguments: the endpoint's arguments, by name.
+
         Raises the `mesh.errors` class of an error reply, `BadReply` if the result is not of type ``returns``.
         """
         return await self._calls.call(
@@ -155,8 +156,9 @@ class MeshClient:
     ) -> AsyncIterator[Any]:
         """Make one call and yield what the endpoint yields, as it arrives.
 
-        returns: bytes for pieces of bytes, as they come; another type for values decoded from lines of JSON.
-        timeout: seconds until the stream begins.
+        - returns: bytes for pieces of bytes, as they come; another type for values decoded from lines of JSON.
+        - timeout: seconds until the stream begins.
+
         Other parameters as for `call`. Raises what `call` raises, and `StreamBroken` if the stream ends early.
         """
         given = {**(more or {}), **arguments}
@@ -165,7 +167,8 @@ class MeshClient:
     async def emit(self, event: str, data: Any, *, durable: bool = False) -> None:
         """Publish an event, ``data`` as JSON.
 
-        durable: wait until JetStream has stored it.
+        - durable: wait until JetStream has stored it.
+
         Raises ValueError for a bad name, `BusUnavailable`, `TooLarge`, `Unavailable` if JetStream is off.
         """
         await self._calls.emit(event, data, durable=durable)

@@ -1,7 +1,7 @@
 """How calls in flight learn that their attempts may be lost, and when they can be sent again.
 
 Two signs end an attempt for certain: the registry lost the instance, or our connection to NATS broke. Two others say
-only that it may be lost, since the instance may still reply: NATS says that nobody listens at its address, or the
+only that it may be lost, since the instance may still reply: NATS says that nothing listens at its address, or the
 instance says that it has another connection than before. Calls that may run twice are sent elsewhere then; all others
 wait on. Which ones those are, `Attempts` decides.
 """
@@ -19,9 +19,8 @@ from mesh.client.streaming_call import StreamingCall
 from mesh.errors import BusUnavailable, InstanceLost, MeshError
 
 SIGN_DELAY_S = 0.02
-"""Seconds between a sign that attempts may be lost and its effect. What NATS and the instance have sent already arrives
-meanwhile: no-responders for other requests, which nobody received, and replies that the instance kept while it had no
-connection."""
+"""Seconds between a sign that attempts may be lost and its effect. Messages that were sent before the sign arrive in that
+time: no-responders for other requests, and replies that the instance kept while it had no connection."""
 RECONNECT_S = 0.5
 """Seconds that a call waits for our next connection to NATS, within its deadline."""
 
@@ -38,7 +37,7 @@ class Recovery:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        # What waits, with the service of which an instance is waited for; empty for our connection to NATS.
+        # The service of which an instance is waited for, empty for our connection to NATS, and the timeout's timer.
         self._waiting: dict[Resume, tuple[str, asyncio.TimerHandle]] = {}
         self._openings: dict[StreamingCall, tuple[Peer, MayBeLost | None]] = {}
         bus.on_connection(self._connection)
@@ -97,7 +96,7 @@ class Recovery:
     def cancel_lost(self, peer: Peer, reply: bytes, left: float) -> None:
         """Cancel an attempt at ``peer`` that ended with our connection to NATS, as soon as there is another connection.
 
-        Its call may be cancelled meanwhile: the instance is told all the same.
+        Its call may be cancelled meanwhile: the instance is told in that case too.
 
         reply: the attempt's reply subject.
         left: seconds until the call's deadline; the instance ends the attempt itself then.
@@ -146,7 +145,7 @@ class Recovery:
         self._openings.pop(call, None)
 
     def no_responders(self, peer: Peer) -> None:
-        """NATS says that nobody listens at the address of an instance."""
+        """NATS says that nothing listens at the address of an instance."""
         if peer.ready and not peer.skipped:  # the first time since the instance was heard
             what = f"{peer.service}.{peer.id} had the call and cannot be reached"
             self._may_be_lost(peer, lambda: InstanceLost(what))

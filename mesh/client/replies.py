@@ -1,4 +1,4 @@
-"""What a reply says: the value, the error that it stands for, and whether its handler ran."""
+"""Reading replies: the value, the error that a reply stands for, and if its handler ran."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mesh.errors import BadReply, MeshError, from_problem
 from mesh.streams import Stream
 
 UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What a decoder raises for bytes of another process that are not what was asked for."""
+"""The exceptions that a decoder raises for bytes that are not of the type asked for."""
 
 
 class Answer(Struct, frozen=True, eq=False):

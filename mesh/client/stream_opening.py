@@ -1,7 +1,7 @@
 """The first message of a call that goes on as a stream: an upload, or a WebSocket's handshake.
 
-Nothing of a body has gone before the request is accepted, so a request that nobody received is sent elsewhere like any
-other one. `Attempts` decides about retries, for `Call` too.
+Nothing of a body has gone before the request is accepted, so a request that no instance received is sent to another one
+like any other request. `Attempts` decides about retries, for `Call` too.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ async def test_an_instance_at_whose_address_nobody_listens_is_seen_skipped_until
             assert (await mesh.http.get("/pets")).json() == sound.id
         shown = {instance["id"]: instance for instance in (await report(ops))["instances"]}[deaf.id]
         assert shown["state"] == "skipped"
-        assert shown["why"].endswith("s ago that nobody listens at its address")
+        assert shown["why"].endswith("s ago that nothing listens at its address")
         assert abs((datetime.fromisoformat(shown["skipped_since"]) - datetime.now(UTC)).total_seconds()) < 5
         assert await metric(ops, "mesh_gateway_instances", state="skipped") == 1
         deaf.announcer.announce()
