@@ -19,8 +19,8 @@ from mesh.client.streaming_call import StreamingCall
 from mesh.errors import BusUnavailable, InstanceLost, MeshError
 
 SIGN_DELAY_S = 0.02
-"""Seconds between a sign that attempts may be lost and its effect. Messages that were sent before the sign arrive in that
-time: no-responders for other requests, and replies that the instance kept while it had no connection."""
+"""Seconds between a sign that attempts may be lost and its effect. Messages that were sent before the sign arrive in
+that time: no-responders for other requests, and replies that the instance kept while it had no connection."""
 RECONNECT_S = 0.5
 """Seconds that a call waits for our next connection to NATS, within its deadline."""
 
