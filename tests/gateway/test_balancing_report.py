@@ -3,10 +3,11 @@
 import asyncio
 from datetime import UTC, datetime
 
+import aiohttp
 import httpx
 import pytest
 
-from mesh import Context, Service
+from mesh import Context, Service, WebSocket
 from mesh.balancer import RetryBudget
 from mesh.testing import Mesh
 from tests.conditions import eventually
@@ -93,6 +94,28 @@ async def test_an_instance_that_fails_five_times_is_seen_ejected(mesh, ops, capl
     assert await metric(ops, "mesh_gateway_instances", state="ejected") == 1
     assert await metric(ops, "mesh_gateway_instances", state="ready") == 1
     assert await metric(ops, "mesh_gateway_ejections_total", reason="timeout") == 1
+
+
+async def test_a_handshake_that_fails_counts_like_a_request(mesh, ops, prefix):
+    """An impostor accepts WebSockets in an instance's name, with a stream that leads out of the mesh."""
+    service = Service("pets")
+
+    @service.websocket("/live-pets")
+    async def live(ws: WebSocket) -> None: ...
+
+    instance = await mesh.start(service, **PATIENT)
+    await instance.bus.unsubscribe(*instance._requests)
+
+    def accept(subject, reply, block, payload):
+        instance.bus.reply(reply, b"", b"NATS/1.0\r\nMesh-Stream: elsewhere\r\n\r\n")
+
+    await instance.bus.subscribe(f"{prefix}.to.pets.{instance.id}.*", accept)
+    await instance.bus.flush()
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="502"):
+            await session.ws_connect(mesh.url + "/live-pets")
+    (shown,) = (await report(ops))["instances"]
+    assert (shown["failures_in_a_row"], shown["last_failure"], shown["inflight"]) == (1, "bad_reply", 0)
 
 
 async def test_failures_without_an_ejection_are_seen(mesh, ops):
