@@ -86,12 +86,10 @@ class RetryPolicy(Struct, frozen=True):
         longest = max(route.try_timeout_ms for route in declared) if timed else 0
         return cls(after_loss=idempotent or method in SAFE_METHODS, try_timeout_ms=longest)
 
-    def allows(self, reason: RetryReason, progress: CallProgress, budget: RetryBudget, now: float) -> bool:
-        """True if there may be another attempt. ``budget`` is charged only if the handler may run twice.
+    def permits(self, reason: RetryReason, progress: CallProgress) -> bool:
+        """True if there may be another attempt, as far as the call itself decides; `allows` asks the budget too.
 
         A call whose response has begun is over for its caller, and is not asked about.
-
-        now: seconds on the budget's clock.
         """
         if progress.attempts >= ATTEMPTS or progress.left_s <= 0:
             return False
@@ -100,8 +98,15 @@ class RetryPolicy(Struct, frozen=True):
         if progress.body_bytes > RETRY_BODY:
             return False
         if reason is RetryReason.TIMEOUT:
-            return self.try_timeout_ms > 0 and budget.try_spend(now)
-        return self.after_loss and progress.losses < RETRIES_AFTER_LOSS and budget.try_spend(now)
+            return self.try_timeout_ms > 0
+        return self.after_loss and progress.losses < RETRIES_AFTER_LOSS
+
+    def allows(self, reason: RetryReason, progress: CallProgress, budget: RetryBudget, now: float) -> bool:
+        """True if there may be another attempt. ``budget`` is charged only if the handler may run twice.
+
+        now: seconds on the budget's clock.
+        """
+        return self.permits(reason, progress) and (reason is RetryReason.NO_RESPONDERS or budget.try_spend(now))
 
 
 NO_RETRY: Final = RetryPolicy()

@@ -16,7 +16,7 @@ from mesh.client.called_service import CalledService
 from mesh.client.destinations import Destination
 from mesh.client.failures import error_for_caller, outcome_of, retry_reason
 from mesh.client.replies import says_not_executed
-from mesh.errors import MeshError, NoResponders
+from mesh.errors import MeshError
 
 
 class CallSpec(Struct, frozen=True, kw_only=True, eq=False):
@@ -86,17 +86,15 @@ class Attempts(Struct, eq=False):
     def retry_after(self, error: MeshError, now: float) -> Retry | None:
         """The retry after an attempt that ended with ``error``; None if there is to be none. Charges the budget."""
         reason = retry_reason(error)
-        if reason is None or (isinstance(error, NoResponders) and self.tried[-1].foreign):
+        if reason is None or (reason is RetryReason.NO_RESPONDERS and self.tried[-1].foreign):
             return None  # NATS balances foreign services itself: if one of its instances listened, it had the request
-        peer = None
-        if reason is RetryReason.INSTANCE_LOST or reason is RetryReason.TIMEOUT:
-            # Before the budget is charged: these retries do not wait for an instance that is still to come.
-            peer = self.choose(now)
-            if peer is None:
-                return None
-        if not self._is_allowed(reason, now):
+        progress = self._progress(now)
+        if not self.spec.policy.permits(reason, progress):
             return None
-        return Retry(reason, self.choose(now) if reason is RetryReason.NO_RESPONDERS else peer)
+        peer = self.choose(now) if reason is not RetryReason.CONNECTION_LOST else None
+        if peer is None and reason in (RetryReason.INSTANCE_LOST, RetryReason.TIMEOUT):
+            return None  # these retries do not wait for an instance that is still to come
+        return self._charged(Retry(reason, peer), progress, now)
 
     def retry_instead(self, error: MeshError, now: float) -> Retry | None:
         """The retry that replaces an attempt which may be lost, for the reason that ``error`` states; None if it has
@@ -104,11 +102,11 @@ class Attempts(Struct, eq=False):
 
         If only a connection was lost, the instance itself may get the retry.
         """
-        reason = retry_reason(error)
-        if reason is None:
+        reason, progress = retry_reason(error), self._progress(now)
+        if reason is None or not self.spec.policy.permits(reason, progress):
             return None
         peer = self.choose(now, retried=reason is RetryReason.CONNECTION_LOST)
-        return Retry(reason, peer) if peer is not None and self._is_allowed(reason, now) else None
+        return self._charged(Retry(reason, peer), progress, now) if peer is not None else None
 
     def retry_resumed(self, retry: Retry, now: float) -> Retry | None:
         """A retry that has waited, with its instance now; without one if it has to wait longer; None if it cannot be
@@ -131,13 +129,14 @@ class Attempts(Struct, eq=False):
         error.attempts = len(self.tried)
         return error
 
-    def _is_allowed(self, reason: RetryReason, now: float) -> bool:
-        progress = CallProgress(len(self.tried), self.losses, self.body_bytes, self.spec.deadline - now)
-        budget = self.service.budget
-        refused = budget.refused
-        if not self.spec.policy.allows(reason, progress, budget, now):
-            if budget.refused != refused:
-                self.service.budget_empty(reason)
-            return False
-        self.losses += reason is RetryReason.INSTANCE_LOST or reason is RetryReason.CONNECTION_LOST
-        return True
+    def _progress(self, now: float) -> CallProgress:
+        return CallProgress(len(self.tried), self.losses, self.body_bytes, self.spec.deadline - now)
+
+    def _charged(self, retry: Retry, progress: CallProgress, now: float) -> Retry | None:
+        """A retry that the policy permits, if the budget has room for it."""
+        reason = retry.reason
+        if not self.spec.policy.allows(reason, progress, self.service.budget, now):
+            self.service.budget_empty(reason)
+            return None
+        self.losses += reason in (RetryReason.INSTANCE_LOST, RetryReason.CONNECTION_LOST)
+        return retry

@@ -38,9 +38,9 @@ class Caller:
         self._streams = streams
         self._watcher = watcher
         self._rng = rng or random.Random()
-        self.recovery = Recovery(bus)
+        self._recovery = Recovery(bus)
         self._services: dict[str, CalledService] = {}
-        self._probes = ConnectionProbes(bus, self._services, self.recovery)
+        self._probes = ConnectionProbes(bus, self._services, self._recovery)
         watcher.on_change(self._changed)
         watcher.on_heard(self._heard)
 
@@ -99,7 +99,7 @@ class Caller:
         call = Call(
             bus=self._bus,
             watcher=self._watcher,
-            recovery=self.recovery,
+            recovery=self._recovery,
             attempts=attempts,
             payload=payload,
             done=done,
@@ -125,7 +125,7 @@ class Caller:
             bus=self._bus,
             watcher=self._watcher,
             streams=self._streams,
-            recovery=self.recovery,
+            recovery=self._recovery,
             attempts=Attempts(service, spec),
             kind=kind,
         )
@@ -161,12 +161,12 @@ class Caller:
         if called is not None and known is not None:
             was_skipped, reconnected = called.heard(instance, known.connection)
             if reconnected is not None:
-                self.recovery.instance_reconnected(reconnected)
+                self._recovery.instance_reconnected(reconnected)
             if was_skipped:
-                self.recovery.instance_heard(service)
+                self._recovery.instance_heard(service)
 
     def _fail(self, service: str, instance: str) -> None:
         if self._watcher.registry.get(service, instance) is not None:
             return  # it is back: another process had said that it stopped
-        self.recovery.instance_lost(service, instance)
+        self._recovery.instance_lost(service, instance)
         self._streams.fail_prefix(self._bus.subjects.stream(service, instance, "").encode())

@@ -126,6 +126,7 @@ async def test_failures_without_an_ejection_are_seen(mesh, ops):
     (shown,) = (await report(ops))["instances"]
     assert (shown["state"], shown["failures_in_a_row"]) == ("ready", 6)
     assert shown["why"].startswith("6 calls in a row failed, the last one: timeout; it still gets calls")
+    assert (await report(ops))["without_instance"] == 0  # no retry was permitted, so none missed an instance
 
 
 async def test_an_instance_at_whose_address_nobody_listens_is_seen_skipped_until_it_is_heard(mesh, ops, caplog):
