@@ -19,8 +19,8 @@ import msgspec
 from mesh.printable import clean, escaped_json
 
 
-class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What happened to one request. Durations in milliseconds."""
+class AccessRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What happened to one request. Durations in milliseconds; ``time`` is when the record was written."""
 
     time: str
     level: str
@@ -41,13 +41,6 @@ class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
     bytes_out: int = 0
     trace: str = ""
     client: str = ""
-
-
-def begin(method: str, request_id: str, client: str) -> Entry:
-    """The entry of a request that has just come in."""
-    return Entry(
-        time="", level="info", logger="mesh.access", method=method[:32], status=0, request_id=request_id, client=client
-    )
 
 
 _encode = msgspec.json.Encoder().encode
@@ -71,15 +64,15 @@ class AccessLog:
         self._clock = self._time = ""
         self._thread = 0
 
-    def write(self, entry: Entry) -> None:
+    def write(self, record: AccessRecord) -> None:
         if not self.enabled:
             return
         millisecond = int(time.time() * 1000)
         if millisecond != self._millisecond:  # many requests may share it
             self._millisecond = millisecond
             self._time = self._format(*divmod(millisecond, 1000))
-        entry.time = self._time
-        line = _readable(entry) if self._text else _encode(entry)
+        record.time = self._time
+        line = _readable(record) if self._text else _encode(record)
         if not line.isascii():  # a template may have any character that a path may have
             line = (clean if self._text else escaped_json)(line.decode()).encode()
         self._lines.append(line)
@@ -114,12 +107,12 @@ class AccessLog:
                 self.enabled = False
 
 
-def _readable(entry: Entry) -> bytes:
-    where = f" {entry.service}.{entry.instance}" if entry.instance else ""
-    why = f" {entry.reason} ({entry.origin})" if entry.reason else ""
-    tries = f" attempts={entry.attempts}" if entry.attempts > 1 else ""
-    path = entry.route or ascii(entry.path)[1:-1]
+def _readable(record: AccessRecord) -> bytes:
+    where = f" {record.service}.{record.instance}" if record.instance else ""
+    why = f" {record.reason} ({record.origin})" if record.reason else ""
+    tries = f" attempts={record.attempts}" if record.attempts > 1 else ""
+    path = record.route or ascii(record.path)[1:-1]
     return (
-        f"{entry.time[11:23]} {entry.method} {path} {entry.status} {entry.duration_ms:.1f}ms{where}{tries}{why}"
-        f" id={entry.request_id}"
+        f"{record.time[11:23]} {record.method} {path} {record.status} {record.duration_ms:.1f}ms{where}{tries}{why}"
+        f" id={record.request_id}"
     ).encode()

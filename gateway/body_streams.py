@@ -24,6 +24,16 @@ class TooLong(StreamBroken):
     reason = "stream_timeout"
 
 
+def join_pieces(body: bytes | bytearray, piece: bytes) -> bytes | bytearray:
+    """``body`` with one more piece. Kept apart, many small pieces would take more memory than what is in them."""
+    if not body:
+        return piece
+    if not isinstance(body, bytearray):
+        body = bytearray(body)
+    body += piece
+    return body
+
+
 async def read_body(receive: Receive, limit: int) -> tuple[bytes, bool]:
     """A request's body up to ``limit`` bytes and a piece, and whether that is all of it.
 
@@ -35,13 +45,7 @@ async def read_body(receive: Receive, limit: int) -> tuple[bytes, bool]:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        piece: bytes = message.get("body", b"")
-        if not body:
-            body = piece
-        elif isinstance(body, bytearray):
-            body += piece
-        else:
-            body = bytearray(body) + piece  # many small pieces take more room than what is in them
+        body = join_pieces(body, message.get("body", b""))
         if not message.get("more_body"):
             return bytes(body), True
         if len(body) > limit:

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.access_log import Entry
+from gateway.access_log import AccessRecord
 from gateway.body_memory import Body
 from gateway.body_streams import ClientGone, Upload
 from gateway.framing import length_of
@@ -35,7 +35,7 @@ class GatewayRequest(Struct, eq=False):
     scheme: str
     sender: Sender | None
     request_id: bytes
-    entry: Entry
+    record: AccessRecord
     began: float
     upstream: float = 0.0
     # Where it is answered by an ASGI call:
@@ -67,10 +67,10 @@ class GatewayRequest(Struct, eq=False):
         return length_of(declared) if declared is not None else None
 
 
-def gone(exchange: GatewayRequest) -> BaseException:
+def gone(request: GatewayRequest) -> BaseException:
     """What a cancelled task raises: `ClientGone` where that was the reason."""
-    seen = exchange.watch is not None and exchange.watch.done() and not exchange.watch.cancelled()
-    if seen or (exchange.upload is not None and exchange.upload.client_gone):
+    seen = request.watch is not None and request.watch.done() and not request.watch.cancelled()
+    if seen or (request.upload is not None and request.upload.client_gone):
         task = asyncio.current_task()
         assert task is not None
         task.uncancel()

@@ -129,8 +129,16 @@ def _lines_but(pairs: Pairs, named: frozenset[bytes]) -> bytes:
     return b"".join(lines)
 
 
-def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bool = False) -> tuple[int, Pairs, bytes]:
-    """Status, headers and body for the client. ``streamed``: the body follows, as long as the service says, if it does.
+class Rendered(NamedTuple):
+    """A response as far as its own content goes: `gateway.responses` adds what every response has."""
+
+    status: int
+    headers: Pairs
+    body: bytes
+
+
+def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bool = False) -> Rendered:
+    """The client's response to a reply. ``streamed``: the body follows, as long as the service says, if it does.
 
     ``request_id`` is for the problem document of a foreign service's error. Raises `BadReply` where the reply has no
     valid status, or a header that would break the response's framing.
@@ -158,18 +166,18 @@ def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bo
     if status == 426:
         out.append((b"upgrade", b"websocket"))  # the response must say to what (RFC 9110 section 15.5.22)
     if status in NO_BODY:
-        return status, out, b""
+        return Rendered(status, out, b"")
     if streamed:
         if length is not None:
             out.append((b"content-length", length))
-        return status, out, b""
+        return Rendered(status, out, b"")
     if method == "HEAD":
         # A service that answered the HEAD itself knows the length that a GET would have; otherwise it is the body's.
         known = length if length is not None and not body else b"%d" % len(body)
         out.append((b"content-length", known))
-        return status, out, b""
+        return Rendered(status, out, b"")
     out.append((b"content-length", b"%d" % len(body)))
-    return status, out, body
+    return Rendered(status, out, body)
 
 
 def crossing(pairs: Pairs) -> Pairs:
@@ -209,8 +217,7 @@ class ResponseHeads:
         block, body = reply.block, reply.payload
         known = self._known.get(block)
         if known is not None and method != "HEAD" and (body or known[0] < 400):
-            lines = b"%bcontent-length: %d\r\nx-request-id: %b\r\n" % (known[1], len(body), request_id)
-            return known[0], lines, body
+            return known[0], b"%bcontent-length: %d\r\n" % (known[1], len(body)), body
         status, out, body = response(reply, method, request_id)
         length = (b"content-length", b"%d" % len(body))
         # Not where the body is made here, of what the headers say.
@@ -218,5 +225,4 @@ class ResponseHeads:
             if len(self._known) >= self.MOST:
                 self._known.clear()
             self._known[block] = status, lines_of(out[:-1])
-        out.append((b"x-request-id", request_id))
         return status, lines_of(out), body

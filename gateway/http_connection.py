@@ -56,10 +56,10 @@ _log = logging.getLogger("mesh.gateway")
 
 
 def public_protocol(
-    core: RequestLifecycle, forwarder: AsgiLane, settings: GatewaySettings
+    lifecycle: RequestLifecycle, asgi_lane: AsgiLane, settings: GatewaySettings
 ) -> Callable[..., Connection]:
     """For uvicorn's ``http=``: what makes the connections of the public listener."""
-    return partial(Connection, core, forwarder, settings, Turns())
+    return partial(Connection, lifecycle, asgi_lane, settings, Turns())
 
 
 class Stage(Enum):
@@ -83,12 +83,18 @@ class Connection(HttpToolsProtocol):
     flow: Flow
 
     def __init__(
-        self, core: RequestLifecycle, forwarder: AsgiLane, settings: GatewaySettings, turns: Turns, /, **uvicorn: Any
+        self,
+        lifecycle: RequestLifecycle,
+        asgi_lane: AsgiLane,
+        settings: GatewaySettings,
+        turns: Turns,
+        /,
+        **uvicorn: Any,
     ) -> None:
         super().__init__(**uvicorn)
-        self._core = core
+        self._lifecycle = lifecycle
         self._turns = turns
-        self.forwarder = forwarder
+        self.asgi_lane = asgi_lane
         self._direct = settings.http_lane == "direct"
         self._head_s = settings.head_s or float("inf")
         self._body_s = settings.body_idle_s or float("inf")
@@ -244,12 +250,17 @@ class Connection(HttpToolsProtocol):
         keep_alive = parser.should_keep_alive()
         if (b"connection" in known or not keep_alive) and parser.get_http_version() != "1.1":
             return False
-        if self._left >= self._core.bus.max_payload:
+        if self._left and self._left >= self._lifecycle.bus.max_payload:
             return False
         method = parser.get_method().decode("ascii")
-        if method == "OPTIONS" or path.startswith(_OWN) or (path.find(b"%") >= 0 and self._core.is_own(_text(path))):
+        if method == "OPTIONS" or path.startswith(_OWN):
+            return False
+        if path.find(b"%") >= 0 and self._lifecycle.is_own(_text(path)):
             return False  # what the gateway answers itself
-        self._append(DirectRequest(self._core, self, method, path, query, head, keep_alive), None)
+        direct = DirectRequest(
+            self._lifecycle, self, method=method, path=path, query=query, head=head, keep_alive=keep_alive
+        )
+        self._append(direct, None)
         return True
 
     def _begin_asgi(self, head: Head, path: bytes, query: bytes) -> None:
@@ -274,7 +285,7 @@ class Connection(HttpToolsProtocol):
         keep_alive = version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade()
         cycle = self._cycle(scope, expects, keep_alive)
         if b"content-length" in head.known or b"transfer-encoding" in head.known:
-            cycle.held = scope["held"] = self._core.bodies.body(self._refuse_later, self._left)
+            cycle.held = scope["held"] = self._lifecycle.bodies.body(self._refuse_later, self._left)
         self._append(cycle, self.app)
 
     def on_body(self, body: bytes) -> None:
@@ -286,7 +297,7 @@ class Connection(HttpToolsProtocol):
         if cycle is None or cycle.response_complete:
             return
         if cycle.held is None:
-            cycle.held = self._core.bodies.body(self._refuse_later, max(0, self._left + len(body)))
+            cycle.held = self._lifecycle.bodies.body(self._refuse_later, max(0, self._left + len(body)))
         cycle.held.take(len(body))
         cycle.take(body)
 
@@ -472,6 +483,8 @@ class Connection(HttpToolsProtocol):
     def _refuse_later(self, error: MeshError) -> None:
         """Answer with an error and close: after the answers to requests that came before."""
         incoming, self._incoming = self._incoming, None
+        # Headers that came may say who asks, however unusable the rest is.
+        head = read_head(self.headers if self._stage is _HEAD or self._stage is _BODY else [])
         self._stage, self._unread = _OVER, b""
         if incoming is not None:
             # It is this request that is broken.
@@ -487,18 +500,18 @@ class Connection(HttpToolsProtocol):
             else:
                 self.pipeline.popleft()
         if self._current is None and not self.pipeline:
-            self._refuse(error)
+            self._refuse(error, head)
         else:
-            self._last = partial(self._refuse, error)
+            self._last = partial(self._refuse, error, head)
             self.flow.pause_reading()
 
-    def _refuse(self, error: MeshError) -> None:
+    def _refuse(self, error: MeshError, head: Head) -> None:
         self._stage = _LINGER
-        exchange = self._core.begin("-", b"", b"", read_head([]), self.address, self.scheme or "http")
-        status, out, body = self._core.refused(exchange, error)
-        exchange.entry.status, exchange.entry.bytes_out = status, len(body)
-        self._core.finish(exchange)
-        self.write(status, lines_of([*out, (b"x-request-id", exchange.request_id)]), body, close=True)
+        responses = self._lifecycle.responses
+        request = self._lifecycle.begin("-", b"", b"", head, self.address, self.scheme or "http")
+        response = responses.lines_of(request, error)
+        responses.finish(request)
+        self.write(response.status, response.lines, response.body, close=True)
         if self.transport.can_write_eof() and not self._has_closed:
             # Closed with something unread, a connection is reset, and the client might never see why: read on a while.
             self._since = self.loop.time()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.body_memory import Body
 from gateway.body_streams import Receive, Send
-from gateway.header_translation import crossing, response
+from gateway.header_translation import Pairs, crossing
 from gateway.problems import public_detail
 from mesh import headers
+from mesh.bus import Reply
 from mesh.client import Conversation
 from mesh.defaults import WEBSOCKET_MESSAGE
 from mesh.errors import BadReply, MeshError
@@ -29,6 +30,13 @@ from mesh.streams.close_codes import (
 
 FAREWELL_S = 1.0
 """How long the service has to answer the client's close."""
+
+
+class Accepted(NamedTuple):
+    """A service accepts a handshake: with that subprotocol, and these headers for the client."""
+
+    subprotocol: str | None
+    headers: Pairs
 
 
 class Relay:
@@ -67,31 +75,22 @@ class Relay:
         self._held.release()
         self._conversation.close()
 
-    async def handshake(self, timeout: float, request_id: bytes) -> int:
-        """Wait for the service's word and pass it on; its status, 101 where the connection is open.
+    async def handshake(self, timeout: float) -> Accepted | Reply:
+        """The service's answer to the handshake: an acceptance, or the reply that refuses it.
 
-        Raises `BadReply` where the service chose a subprotocol that the client does not offer: the client would have
+        Raises `BadReply` if the service chose a subprotocol that the client does not offer: the client would have
         to fail the connection (RFC 6455 section 4.1).
         """
         reply = await self._conversation.head(timeout)
         pairs = headers.decode(reply.block)
         if headers.find(pairs, headers.STATUS) != b"101":
-            status, out, body = response(reply, "GET", request_id)
-            await deny(self._send, status, [*out, (b"x-request-id", request_id)], body)
-            return status
+            return reply
         chosen = (headers.find(pairs, b"sec-websocket-protocol") or b"").decode("latin-1")
         if chosen and chosen not in self._subprotocols:
             raise BadReply(f"the service chose the subprotocol {chosen[:80]!r}, which the client does not offer")
         # uvicorn dates the handshake itself.
-        out = [(n, v) for n, v in crossing(pairs) if not n.startswith(b"sec-websocket-") and n != b"date"]
-        await self._send(
-            {
-                "type": "websocket.accept",
-                "subprotocol": chosen or None,
-                "headers": [*out, (b"x-request-id", request_id)],
-            }
-        )
-        return 101
+        crossed = [(n, v) for n, v in crossing(pairs) if not n.startswith(b"sec-websocket-") and n != b"date"]
+        return Accepted(chosen or None, crossed)
 
     async def run(self) -> str:
         """Carry messages until one side closes; why it ended, for the log: empty where a side closed it."""
@@ -114,6 +113,10 @@ class Relay:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def fail(self) -> None:
+        """Close it after an unexpected exception."""
+        await self._close(INTERNAL, "the gateway failed")
 
     async def _bye(self, code: int, reason: str) -> None:
         self._stream.end(frames.CLOSE, close_payload(GOING_AWAY, reason))
@@ -183,9 +186,3 @@ class Relay:
         await self._send(
             {"type": "websocket.close", "code": code, "reason": read_close(close_payload(code, reason)).reason}
         )
-
-
-async def deny(send: Send, status: int, out: list[tuple[bytes, bytes]], body: bytes) -> None:
-    """Answer a handshake with an ordinary response."""
-    await send({"type": "websocket.http.response.start", "status": status, "headers": out})
-    await send({"type": "websocket.http.response.body", "body": body})

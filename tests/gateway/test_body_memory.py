@@ -163,7 +163,7 @@ async def unfinished(mesh, number, size=900_000):
 
 
 async def test_bodies_that_are_collected_are_bounded_together(mesh):
-    bodies = mesh.gateway.core.bodies
+    bodies = mesh.gateway.lifecycle.bodies
     writers = await unfinished(mesh, 2)
     await eventually(lambda: bodies.held == 2 * 899_999)
     ((status, headers, body),) = answers(await ask(mesh, post("/echo/a", 900_000, 900_000)), "POST")
@@ -178,14 +178,14 @@ async def test_bodies_that_are_collected_are_bounded_together(mesh):
     writers[0].write(b"x")  # the answer is more than what is in the way of it
     await eventually(lambda: bodies.held == 899_999)
     writers[1].transport.abort()
-    await eventually(lambda: bodies.held == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: bodies.held == mesh.gateway.lifecycle.inflight == 0)
     writers[0].close()
 
 
 async def test_a_slow_body_makes_room_for_others(mesh, monkeypatch):
     monkeypatch.setattr("gateway.body_memory.PATIENCE_S", 0.0)
     slow = asyncio.ensure_future(ask(mesh, post("/echo/a", 1_000_000, 999_999)))
-    bodies = mesh.gateway.core.bodies
+    bodies = mesh.gateway.lifecycle.bodies
     await eventually(lambda: bodies.held == 999_999)
     (other,) = await unfinished(mesh, 1)
     await eventually(lambda: bodies.held == 999_999 + 899_999)
@@ -194,12 +194,12 @@ async def test_a_slow_body_makes_room_for_others(mesh, monkeypatch):
     ((status, headers, _),) = answers(await slow, "POST")
     assert (status, headers[b"retry-after"]) == (503, b"1")
     other.transport.abort()
-    await eventually(lambda: bodies.held == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: bodies.held == mesh.gateway.lifecycle.inflight == 0)
 
 
 @pytest.mark.parametrize("end", ["leaves", "is answered", "is broken", "waits behind another"])
 async def test_memory_comes_back_whatever_becomes_of_the_request(mesh, end):
-    bodies = mesh.gateway.core.bodies
+    bodies = mesh.gateway.lifecycle.bodies
     reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
     if end == "is broken":
         writer.write(get("/echo/a", "Transfer-Encoding: chunked", method="POST") + b"5\r\nabcde\r\nzz\r\n")
@@ -215,13 +215,13 @@ async def test_memory_comes_back_whatever_becomes_of_the_request(mesh, end):
             assert b" 503 " in await reader.readline()
     if end != "is answered":
         writer.transport.abort()
-    await eventually(lambda: bodies.held == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: bodies.held == mesh.gateway.lifecycle.inflight == 0)
     writer.close()
 
 
 async def test_a_body_that_is_passed_on_takes_memory_only_until_it_has_gone(mesh):
     """It is eight times what all bodies may take."""
-    bodies, most = mesh.gateway.core.bodies, 0
+    bodies, most = mesh.gateway.lifecycle.bodies, 0
 
     async def pieces():
         nonlocal most
@@ -239,13 +239,14 @@ async def test_a_body_that_is_passed_on_takes_memory_only_until_it_has_gone(mesh
 
 async def test_an_upload_under_way_makes_no_room_for_others(mesh, monkeypatch):
     monkeypatch.setattr("gateway.body_memory.PATIENCE_S", 0.0)
-    bodies = mesh.gateway.core.bodies
+    bodies = mesh.gateway.lifecycle.bodies
     reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
     writer.write(post("/count", 3_000_000, 0, "Expect: 100-continue"))
     async with asyncio.timeout(20):
         assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
     writer.write(bytes(1000))
-    await eventually(lambda: [exchange.held.since or exchange.held.settled for exchange in mesh.gateway.core.exchanges])
+    requests = mesh.gateway.lifecycle.requests
+    await eventually(lambda: [request.held.since or request.held.settled for request in requests])
     others = await unfinished(mesh, 2)
     await eventually(lambda: bodies.held == 2 * 899_999)
     ((status, _, _),) = answers(await ask(mesh, post("/echo/a", 900_000, 900_000, "Connection: close")), "POST")
@@ -256,7 +257,7 @@ async def test_an_upload_under_way_makes_no_room_for_others(mesh, monkeypatch):
         assert await reader.readexactly(7) == b"3000000"
     for one in [*others, writer]:
         one.transport.abort()
-    await eventually(lambda: bodies.held == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: bodies.held == mesh.gateway.lifecycle.inflight == 0)
 
 
 @pytest.mark.parametrize("broken", ["framing", "memory", "length"])
@@ -270,7 +271,7 @@ async def test_an_error_in_a_body_that_is_passed_on_leaves_open_whether_it_was_e
 
     monkeypatch.setattr(Body, "give", given_on)
     if broken == "length":
-        core = mesh.gateway.core
+        core = mesh.gateway.lifecycle
         monkeypatch.setattr(core, "settings", dataclasses.replace(core.settings, max_request_body=2 * MIB))
     reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
     writer.write(get("/count", "Transfer-Encoding: chunked", method="POST"))
@@ -279,20 +280,20 @@ async def test_an_error_in_a_body_that_is_passed_on_leaves_open_whether_it_was_e
     async with asyncio.timeout(20):
         await taken.wait()
         if broken == "memory":
-            monkeypatch.setattr(mesh.gateway.core.bodies, "limit", 1)
+            monkeypatch.setattr(mesh.gateway.lifecycle.bodies, "limit", 1)
         writer.write(b"zz\r\n" if broken == "framing" else b"%x\r\n" % 1_500_000 + bytes(1_500_000))
         head = await reader.readuntil(b"\r\n\r\n")
         body = await reader.readuntil(b"}")
     assert head.split()[1] == {"framing": b"400", "memory": b"503", "length": b"413"}[broken]
     assert b'"executed":"unknown"' in body
     writer.transport.abort()
-    await eventually(lambda: mesh.gateway.core.bodies.held == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.bodies.held == mesh.gateway.lifecycle.inflight == 0)
 
 
 async def test_a_body_that_is_answered_early_and_read_to_its_end_takes_no_memory(mesh):
     found = answers(await ask(mesh, post("/nowhere", 900_000, 900_000) * 5 + LAST), *["POST"] * 5, "GET")
     assert [status for status, _, _ in found] == [404] * 5 + [200]
-    assert mesh.gateway.core.bodies.held == 0
+    assert mesh.gateway.lifecycle.bodies.held == 0
 
 
 async def test_a_streamed_answer_to_a_large_body_leaves_its_connection_open(nats_url, prefix, caplog):

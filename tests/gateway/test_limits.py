@@ -84,7 +84,7 @@ async def test_one_slow_route_leaves_room_for_the_others(nats_url, prefix):
         go.set()
         answers = await asyncio.gather(*waiting)
         assert sorted(a.status_code for a in answers) == [200, 200, 200, 503]
-        assert not mesh.gateway.core.limits._taken
+        assert not mesh.gateway.lifecycle.limits._taken
 
 
 async def test_a_client_that_goes_while_it_waits_leaves_the_queue(nats_url, prefix):
@@ -97,7 +97,7 @@ async def test_a_client_that_goes_while_it_waits_leaves_the_queue(nats_url, pref
 
     async with Mesh(slow, nats_url=nats_url, prefix=prefix, gateway={"route_inflight": 1, "route_queue": 1}) as mesh:
         first = asyncio.ensure_future(mesh.http.get("/slow"))
-        limits = mesh.gateway.core.limits
+        limits = mesh.gateway.lifecycle.limits
         await eventually(lambda: limits._taken)
         _, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
         writer.write(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")

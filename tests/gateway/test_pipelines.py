@@ -196,7 +196,7 @@ def fault(stream, received):
 
 def taken(mesh):
     """What must be as it was when everything is over."""
-    core, state = mesh.gateway.core, mesh.gateway._listeners[0].server_state
+    core, state = mesh.gateway.lifecycle, mesh.gateway._listeners[0].server_state
     waiting = core.limits.waiting + sum(core.limits._taken.values())
     held = core.inflight, core.bodies.held, waiting, len(state.connections), len(state.tasks)
     return *held, len(asyncio.all_tasks()), len(os.listdir("/dev/fd"))
