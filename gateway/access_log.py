@@ -70,7 +70,11 @@ class AccessLog:
         millisecond = int(time.time() * 1000)
         if millisecond != self._millisecond:  # many requests may share it
             self._millisecond = millisecond
-            self._time = self._format(*divmod(millisecond, 1000))
+            second = millisecond // 1000
+            if second != self._second:
+                self._second = second
+                self._clock = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._time = f"{self._clock}.{millisecond % 1000:03d}+00:00"
         record.time = self._time
         line = _readable(record) if self._text else _encode(record)
         if not line.isascii():  # a template may have any character that a path may have
@@ -80,12 +84,6 @@ class AccessLog:
             loop = asyncio.get_running_loop()
             self._thread = threading.get_ident()
             self._timer = loop.call_later(0 if self._text else self.FLUSH_S, self.flush)
-
-    def _format(self, second: int, millisecond: int) -> str:
-        if second != self._second:
-            self._second = second
-            self._clock = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._clock}.{millisecond:03d}+00:00"
 
     def comes_first(self, record: logging.LogRecord) -> bool:
         """A filter for the handlers of other logs on the same stream: lines that are older than a record are first."""

@@ -13,8 +13,9 @@ from typing import Any
 
 from gateway.body_streams import ClientGone, Receive, Send, Upload, read_body, send_stream
 from gateway.gateway_request import GatewayRequest, Scope, gone
-from gateway.header_translation import read_head
-from gateway.request_checks import Admitted
+from gateway.header_translation import Rendered, read_head
+from gateway.known_headers import CONTENT_LENGTH, TRANSFER_ENCODING
+from gateway.request_checks import RouteCall
 from gateway.request_lifecycle import RequestLifecycle
 from gateway.responses import Outcome, Response
 from gateway.websocket_relay import Accepted, Relay
@@ -39,23 +40,24 @@ class AsgiLane:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             request = self._begin(scope, scope["method"], receive)
-            await self._run(request, self._answer(scope, request), send)
+            await self._run(request, self._answer(request), send)
         elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
 
     async def resume(
-        self, request: GatewayRequest, admitted: Admitted, body: bytes, receive: Receive, send: Send
+        self, request: GatewayRequest, route_call: RouteCall, body: bytes, receive: Receive, send: Send
     ) -> None:
         """Go on with a request that the direct lane has checked, and that has to wait. Its body is complete."""
         self._enter(request, receive)
-        await self._run(request, self._call_with(request, admitted, body), send)
+        await self._run(request, self._call_with(request, route_call, body), send)
 
     async def begin_later(self, request: GatewayRequest, body: bytes, receive: Receive, send: Send) -> None:
         """Go on with a request whose route may be on its way into the table. Its body is complete."""
         self._enter(request, receive)
 
         async def answered() -> Outcome:
-            return await self._call_with(request, await self.lifecycle.admit(request), body)
+            checked = await self.lifecycle.check(request)
+            return checked if isinstance(checked, Rendered) else await self._call_with(request, checked, body)
 
         await self._run(request, answered(), send)
 
@@ -106,7 +108,7 @@ class AsgiLane:
             except Exception as error:
                 outcome = error
             response = responses.of(request, outcome)
-            if response.stream is None:
+            if response.stream is None and request.stream is not None:
                 await self._abandon(request)
             await self._write(request, response, send)
         except ClientGone:
@@ -130,6 +132,7 @@ class AsgiLane:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = self._begin(scope, "GET", receive)
+        request.is_handshake = True
         responses = self._responses
         await receive()  # websocket.connect
         try:
@@ -149,11 +152,12 @@ class AsgiLane:
     async def _serve_websocket(self, scope: Scope, request: GatewayRequest, send: Send) -> Outcome | None:
         """Open a WebSocket and carry its messages until it ends; or the outcome that refuses its handshake."""
         lifecycle, record, responses = self.lifecycle, request.record, self._responses
-        lifecycle.admission.check_origin(request)
-        admitted = await lifecycle.admit(request)
-        timeout, began = admitted.timeout, perf_counter()
+        checked = await lifecycle.check(request)
+        if isinstance(checked, Rendered):
+            return checked
+        timeout, began = checked.timeout, perf_counter()
         conversation = await lifecycle.caller.open(
-            admitted.destination, admitted.common, timeout, kind=b"websocket", policy=admitted.retries
+            checked.destination, checked.head, timeout, kind=b"websocket", policy=checked.retries
         )
         relay = Relay(
             *(conversation, request.receive, send),
@@ -230,41 +234,39 @@ class AsgiLane:
 
     # -- the outcome
 
-    async def _answer(self, scope: Scope, request: GatewayRequest) -> Outcome:
-        lifecycle, path = self.lifecycle, scope["path"]
-        if lifecycle.is_own(path):
-            return lifecycle.answer_own(request, path)
-        if request.method == "OPTIONS" and (answered := await lifecycle.options(request)) is not None:
-            return answered
-        admitted = await lifecycle.admit(request)
-        body, whole = await self._read_body(request, lifecycle.room(request, admitted.common))
-        return await self._call(request, admitted, body, whole)
+    async def _answer(self, request: GatewayRequest) -> Outcome:
+        checked = await self.lifecycle.check(request)
+        if isinstance(checked, Rendered):
+            return checked
+        body, whole = await self._read_body(request, checked)
+        return await self._call(request, checked, body, whole)
 
-    async def _call_with(self, request: GatewayRequest, admitted: Admitted, body: bytes) -> Answer:
+    async def _call_with(self, request: GatewayRequest, route_call: RouteCall, body: bytes) -> Answer:
         """The call of a request whose body is complete; it may still be too large for one message."""
-        return await self._call(request, admitted, body, len(body) <= self.lifecycle.room(request, admitted.common))
+        whole = len(body) <= self.lifecycle.largest_body(request, route_call)
+        return await self._call(request, route_call, body, whole)
 
-    async def _call(self, request: GatewayRequest, admitted: Admitted, body: bytes, whole: bool) -> Answer:
-        lifecycle, timeout = self.lifecycle, admitted.timeout
+    async def _call(self, request: GatewayRequest, route_call: RouteCall, body: bytes, whole: bool) -> Answer:
+        lifecycle, timeout = self.lifecycle, route_call.timeout
         if request.held is not None:
             request.held.settle()
-        place = admitted.place
+        limit_key = route_call.limit_key
         began = perf_counter()
         request.task = asyncio.current_task() if whole else None  # the body's reader sees a client that goes
         try:
-            if not lifecycle.limits.try_enter(place):
-                await lifecycle.limits.wait(place, timeout)
+            if not lifecycle.limits.try_enter(limit_key):
+                await lifecycle.limits.wait(limit_key, timeout)
                 timeout -= perf_counter() - began
             try:
                 if whole:
                     request.record.bytes_in = len(body)
                     answer = await lifecycle.caller.call(
-                        admitted.destination, admitted.common, body, timeout, admitted.retries
+                        route_call.destination, route_call.head, body, timeout, route_call.retries
                     )
                 else:
-                    answer = await self._upload(request, body, admitted, timeout)
+                    answer = await self._upload(request, body, route_call, timeout)
             finally:
-                lifecycle.limits.leave(place)
+                lifecycle.limits.leave(limit_key)
         except asyncio.CancelledError:
             raise gone(request) from None
         finally:
@@ -273,15 +275,15 @@ class AsgiLane:
         request.stream = answer.stream
         return answer
 
-    async def _upload(self, request: GatewayRequest, begun: bytes, admitted: Admitted, timeout: float) -> Answer:
+    async def _upload(self, request: GatewayRequest, begun: bytes, route_call: RouteCall, timeout: float) -> Answer:
         """A call whose body is larger than one message, or has no known length."""
-        common, size = admitted.common, request.size
+        head, size = route_call.head, request.size
         if size is not None:  # uvicorn holds the client to it
-            common += b"content-length: %d\r\n" % size
+            head += b"content-length: %d\r\n" % size
         settings, limit = self.lifecycle.settings, self.lifecycle.settings.max_request_body
         if request.held is not None:
             request.held.passed_on = True
-        conversation = await self.lifecycle.caller.open(admitted.destination, common, timeout)
+        conversation = await self.lifecycle.caller.open(route_call.destination, head, timeout)
         upload = Upload(
             *(request.receive, begun, conversation.stream),
             idle_s=settings.body_idle_s,
@@ -306,14 +308,14 @@ class AsgiLane:
 
     # -- the request's body
 
-    async def _read_body(self, request: GatewayRequest, limit: int) -> tuple[bytes, bool]:
-        """The body, and whether it is all of it: what is larger than ``limit`` is not read as a whole."""
-        size, known = request.size, request.head.known
-        if size is not None:
-            if size > limit:
-                return b"", False
-        elif b"content-length" not in known and b"transfer-encoding" not in known:
+    async def _read_body(self, request: GatewayRequest, route_call: RouteCall) -> tuple[bytes, bool]:
+        """The body, and True if that is all of it. One that is larger than a message is not read as a whole."""
+        known = request.head.known
+        if CONTENT_LENGTH not in known and TRANSFER_ENCODING not in known:
             return b"", True
+        size, limit = request.size, self.lifecycle.largest_body(request, route_call)
+        if size is not None and size > limit:
+            return b"", False
         body, complete = await read_body(request.receive, limit)
         if complete and len(body) > limit:  # its last piece made it too large
             request.receive = _after_the_end(request.receive)

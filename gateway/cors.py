@@ -6,10 +6,11 @@ itself is left to it: what it answers never gets a second word of the gateway's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from gateway.header_translation import Pairs, lines_of
+from gateway.known_headers import ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, KnownHeaders
 
 _MAX_AGE = b"600"
 _OWN = b"access-control-"
@@ -53,26 +54,26 @@ class Cors:
         self.add_to(out, origin)
         return lines_of(out)
 
-    def preflight(self, known: Mapping[bytes, bytes], allow: Sequence[str]) -> Pairs | None:
+    def preflight(self, known: KnownHeaders, allow: Sequence[str]) -> Pairs | None:
         """What an allowed preflight is answered; None for any other OPTIONS request."""
-        origin, method = known.get(b"origin"), known.get(b"access-control-request-method")
+        origin, method = known.get(ORIGIN), known.get(ACCESS_CONTROL_REQUEST_METHOD)
         if method is None or not self._allowed(origin):
             return None
         out: Pairs = []
         self.add_to(out, origin)
         out.append((b"access-control-allow-methods", ", ".join(allow).encode()))
         out.append((b"access-control-max-age", _MAX_AGE))
-        asked = known.get(b"access-control-request-headers")
+        asked = known.get(ACCESS_CONTROL_REQUEST_HEADERS)
         if asked:
             out.append((b"access-control-allow-headers", asked))
         return out
 
-    def complete_preflight(self, known: Mapping[bytes, bytes], status: int, out: Pairs) -> Pairs | None:
+    def complete_preflight(self, known: KnownHeaders, status: int, out: Pairs) -> Pairs | None:
         """The gateway's answer to an allowed preflight that a service has answered without a word of CORS, as one does
         that leaves CORS to the gateway; None where its own answer stands."""
         if status >= 500 or _speaks(out):
             return None
-        return self.preflight(known, [known.get(b"access-control-request-method", b"").decode("latin-1")])
+        return self.preflight(known, [known.get(ACCESS_CONTROL_REQUEST_METHOD, b"").decode("latin-1")])
 
     def may_connect(self, origin: bytes | None, host: bytes) -> bool:
         """Whether a page of that origin may open a WebSocket to ``host``: CORS is not asked there, cookies are sent.

@@ -17,8 +17,8 @@ from gateway.asgi_lane import AsgiLane
 from gateway.body_memory import Body
 from gateway.body_streams import join_pieces
 from gateway.gateway_request import GatewayRequest
-from gateway.header_translation import Head
-from gateway.request_checks import Admitted, Behind
+from gateway.header_translation import Head, Rendered
+from gateway.request_checks import RouteCall, TableBehind
 from gateway.request_lifecycle import RequestLifecycle
 from gateway.responses import Outcome
 from mesh.client import Answer, Call
@@ -64,7 +64,6 @@ class DirectRequest:
     """
 
     __slots__ = (
-        "_admitted",
         "_began",
         "_body",
         "_call",
@@ -74,6 +73,7 @@ class DirectRequest:
         "_path",
         "_query",
         "_request",
+        "_route_call",
         "_state",
         "held",
         "keep_alive",
@@ -109,7 +109,7 @@ class DirectRequest:
         self._state = _QUEUED
         self._body: bytes | bytearray = b""
         self._request: GatewayRequest
-        self._admitted: Admitted
+        self._route_call: RouteCall
         self._call: Call | None = None
         self._began = 0.0
 
@@ -125,27 +125,27 @@ class DirectRequest:
             self.method, self._path, self._query, self._head, connection.address, connection.scheme or "http"
         )
         try:
-            self._admitted = lifecycle.admission.admit(request, len(lifecycle.requests))
-        except Behind:
+            checked = lifecycle.checks.run(request)
+        except TableBehind:
             self._state = _UNMATCHED
         except Exception as error:
             self._respond(error)
             return
         else:
-            self._state = _CHECKED
+            if isinstance(checked, Rendered):
+                self._respond(checked)
+                return
+            self._state, self._route_call = _CHECKED, checked
         if not self.more_body:
-            self._go_on()
+            self.complete()
 
     def take(self, piece: bytes) -> None:
         """A piece of the body has come."""
         self._body = join_pieces(self._body, piece)
 
     def complete(self) -> None:
-        """The body is complete."""
+        """The body is complete: go on, if its turn has come and it has not been answered."""
         self.more_body = False
-        self._go_on()
-
-    def _go_on(self) -> None:
         if self._state is _CHECKED:
             self._publish()
         elif self._state is _UNMATCHED:
@@ -167,46 +167,43 @@ class DirectRequest:
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
-            self._leave(request)
+            self._lifecycle.limits.leave(self._route_call.limit_key)
+            request.upstream = perf_counter() - self._began
         responses.unanswered(request, status, reason, origin)
         responses.finish(request)
 
     # -- the call
 
     def _publish(self) -> None:
-        lifecycle, request, admitted = self._lifecycle, self._request, self._admitted
+        lifecycle, request, route_call = self._lifecycle, self._request, self._route_call
         body, self._body = bytes(self._body), b""
         request.record.bytes_in = len(body)
         if (
             not lifecycle.bus.connected
-            or (body and len(body) > lifecycle.room(request, admitted.common))
-            or not lifecycle.limits.try_enter(admitted.place)
+            or (body and len(body) > lifecycle.largest_body(request, route_call))
+            or not lifecycle.limits.try_enter(route_call.limit_key)
         ):
-            self._hand_over(self._connection.asgi_lane.resume, request, admitted, body)
+            self._hand_over(self._connection.asgi_lane.resume, request, route_call, body)
             return
         self._state = _PUBLISHED
         self._began = perf_counter()
         try:
             self._call = lifecycle.caller.start(
-                admitted.destination,
-                admitted.common,
+                route_call.destination,
+                route_call.head,
                 body,
-                lifecycle.bus.now() + admitted.timeout,
-                admitted.retries,
+                lifecycle.bus.now() + route_call.timeout,
+                route_call.retries,
                 self._done,
             )
         except Exception as error:
-            self._leave(request)
-            self._respond(error)
+            self._done(error)
 
-    def _leave(self, request: GatewayRequest) -> None:
-        """The call has ended: give its in-flight unit of the route back."""
-        self._lifecycle.limits.leave(self._admitted.place)
-        request.upstream = perf_counter() - self._began
-
-    def _done(self, outcome: Answer | MeshError) -> None:
+    def _done(self, outcome: Answer | Exception) -> None:
+        """The call has ended."""
         self._call = None
-        self._leave(self._request)
+        self._lifecycle.limits.leave(self._route_call.limit_key)
+        self._request.upstream = perf_counter() - self._began
         if isinstance(outcome, Answer) and outcome.stream is not None:
             self._hand_over(self._connection.asgi_lane.relay, self._request, outcome)
         else:

@@ -9,6 +9,7 @@ import binascii
 import re
 
 from gateway.header_translation import Head, Pairs
+from gateway.known_headers import HOST, TRANSFER_ENCODING
 from gateway.problems import refuse
 from mesh.errors import MeshError
 
@@ -37,9 +38,9 @@ def check_head(head: Head, pairs: Pairs, version: str) -> None:
     """
     if head.hosts != 1 and (head.hosts > 1 or version != "1.0"):
         raise bad_request(f"a request names one host, and this one names {head.hosts}")
-    if not is_host(head.known.get(b"host", b"")):
+    if not is_host(head.known.get(HOST, b"")):
         raise bad_request("the host is not valid")
-    if b"transfer-encoding" in head.known:
+    if TRANSFER_ENCODING in head.known:
         values = b",".join(value for name, value in pairs if name.lower() == b"transfer-encoding")
         codings = [coding.strip().lower() for coding in values.split(b",")]
         if codings[-1] != b"chunked":

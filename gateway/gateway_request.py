@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
-from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -14,17 +13,20 @@ from gateway.body_memory import Body
 from gateway.body_streams import ClientGone, Upload
 from gateway.framing import length_of
 from gateway.header_translation import Head
+from gateway.known_headers import CONTENT_LENGTH
 from gateway.trusted_proxies import Sender, is_local
+from mesh.routes import Gone, Match, NoRoute, NotAllowed
 from mesh.streams import Stream
 
 Scope = MutableMapping[str, Any]
 
 
-class GatewayRequest(Struct, eq=False):
+class GatewayRequest(Struct, eq=False, kw_only=True):
     """One request while it is answered; also what the access log will say of it.
 
-    ``path`` and ``query`` are the target's bytes, ``client`` the address (empty where unknown), ``sender`` what a
-    trusted proxy says of the client (None where there is none), ``began`` a moment of `time.perf_counter`.
+    ``path`` and ``query`` are the target's bytes, ``client`` is the address (empty if unknown), ``host`` is the host
+    that the client asked for (empty if it names none), ``sender`` is what a trusted proxy says of the client (None if
+    there is no such proxy), and ``began`` is a moment of `time.perf_counter`.
     """
 
     method: str
@@ -33,12 +35,19 @@ class GatewayRequest(Struct, eq=False):
     head: Head
     client: str
     scheme: str
+    host: bytes
     sender: Sender | None
     request_id: bytes
     record: AccessRecord
     began: float
     upstream: float = 0.0
-    # Where it is answered by an ASGI call:
+    # What the checks find:
+    is_handshake: bool = False
+    """True for the handshake of a WebSocket."""
+    segments: tuple[str, ...] = ()
+    """The decoded segments of the path."""
+    match: Match | Gone | NotAllowed | NoRoute | None = None
+    # On the ASGI lane only:
     receive: Any = None
     """A `Receive`, then."""
     held: Body | None = None
@@ -51,11 +60,6 @@ class GatewayRequest(Struct, eq=False):
     watch: asyncio.Task[None] | None = None
 
     @property
-    def host(self) -> bytes:
-        """The host that the client asked for; empty where it names none."""
-        return self.head.known.get(b"host", b"") if self.sender is None else self.sender.host
-
-    @property
     def local(self) -> bool:
         """Whether the client runs on this machine, as far as can be known."""
         return is_local(self.client, self.head.known) if self.sender is None else self.sender.local
@@ -63,7 +67,7 @@ class GatewayRequest(Struct, eq=False):
     @property
     def size(self) -> int | None:
         """The length that the client declared for its body."""
-        declared = self.head.known.get(b"content-length")
+        declared = self.head.known.get(CONTENT_LENGTH)
         return length_of(declared) if declared is not None else None
 
 
@@ -76,14 +80,3 @@ def gone(request: GatewayRequest) -> BaseException:
         task.uncancel()
         return ClientGone()
     return asyncio.CancelledError()
-
-
-@lru_cache(4096)
-def forwarded(client: str, scheme: str, host: bytes) -> bytes:
-    """``Mesh-Forwarded``: client address, scheme and host, in the form of RFC 7239."""
-    address = client or "unknown"
-    if ":" in address:
-        address = f'"[{address}]"'
-    if not host.isascii() or b'"' in host or b"\\" in host:
-        host = b""
-    return b'for=%b;proto=%b;host="%b"' % (address.encode(), scheme.encode(), host)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 
+from gateway import known_headers
+from gateway.known_headers import AUTHORIZATION, HOST, KnownHeaders
 from mesh import headers
 from mesh.bus import Reply
 from mesh.errors import BadReply, MeshError
@@ -21,14 +23,6 @@ _REPLACED = frozenset({b"x-request-id", b"traceparent", b"tracestate", b"content
 # The handshake of a WebSocket is the gateway's, but for the subprotocol.
 _HANDSHAKE = frozenset({b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"})
 
-# What the gateway itself looks at.
-_LOOKED_AT = frozenset(
-    {
-        *(b"host", b"origin", b"x-request-id", b"traceparent", b"connection", b"upgrade", b"authorization", b"via"),
-        *(b"content-length", b"transfer-encoding", b"expect"),
-        *(b"access-control-request-method", b"access-control-request-headers"),
-    }
-)
 # Lists, which may come in several lines (RFC 9110 section 5.3).
 _LISTS = frozenset(
     {
@@ -43,7 +37,7 @@ _ONE_HOP = (b"keep-alive", b"close", b"upgrade")
 
 _Kind = tuple[bytes, bytes]
 """What is done with a request header: how its line on the bus begins (empty where it does not cross), and its
-lower-case name where it is looked at or counted here (else empty)."""
+lower-case name if the gateway reads or counts it (else empty)."""
 
 _kinds: dict[bytes, _Kind] = {}
 
@@ -54,7 +48,7 @@ def _kind(given: bytes) -> _Kind:
     crosses = headers.crosses(name) and name not in _REPLACED and name not in _HANDSHAKE
     # Who is in front of this gateway is not for a client to say; CGI, and so WSGI, reads `_` in a name as `-`.
     crosses = crosses and b"_" not in name and not headers.tells_of_client(name)
-    kind = (name + b": " if crosses else b"", name if name in _LOOKED_AT or not crosses else b"")
+    kind = (name + b": " if crosses else b"", name if name in known_headers.declared or not crosses else b"")
     if len(given) <= 64:  # a client can send any name: bounded
         if len(_kinds) >= _KNOWN_MAX:
             _kinds.clear()
@@ -63,11 +57,11 @@ def _kind(given: bytes) -> _Kind:
 
 
 class Head(NamedTuple):
-    """A request's headers, read once: lines for the bus, what the gateway itself looks at, their size in bytes and
+    """A request's headers, read once: lines for the bus, those that the gateway itself reads, their size in bytes and
     their number. ``hosts`` is how often the request names its host, ``credentials`` how many it has."""
 
     lines: bytes
-    known: dict[bytes, bytes]
+    known: KnownHeaders
     size: int
     number: int
     hosts: int
@@ -102,12 +96,12 @@ def read_head(pairs: Pairs) -> Head:
     size = len(lines) - len(parts) // 3 * 4 + kept_back
     if named or not lines.isascii():
         lines = _lines_but(pairs, named)
-    hosts, credentials = int(b"host" in known), int(b"authorization" in known)
+    hosts, credentials = int(HOST in known), int(AUTHORIZATION in known)
     if again:
         hosts += sum(name == b"host" for name, _ in again)
         credentials += sum(name == b"authorization" for name, _ in again)
         _take_in(known, again)
-    return Head(lines, known, size, len(pairs), hosts, credentials)
+    return Head(lines, cast(KnownHeaders, known), size, len(pairs), hosts, credentials)
 
 
 def _take_in(known: dict[bytes, bytes], again: Pairs) -> None:

@@ -29,7 +29,7 @@ from gateway.direct_lane import DirectRequest
 from gateway.fair_turns import ANSWER, HEADERS, RESTED_S, TURN, Turns
 from gateway.framing import bad_request, check_handshake, check_head, check_trailer, length_of, read_target
 from gateway.header_translation import Head, Pairs, lines_of, read_head
-from gateway.health import OWN
+from gateway.known_headers import CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE
 from gateway.listener import KEEP_ALIVE_S
 from gateway.listening_sockets import has_closed
 from gateway.problems import refuse
@@ -50,8 +50,7 @@ BODY_SLICE = 16 * 1024
 REMEMBERED = 2048
 """Bytes of headers that are remembered for a connection."""
 
-_NOT_DIRECT = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
-_OWN = tuple(own.encode() for own in OWN)
+_NOT_DIRECT = frozenset({EXPECT, TRANSFER_ENCODING, UPGRADE})
 _log = logging.getLogger("mesh.gateway")
 
 
@@ -59,7 +58,19 @@ def public_protocol(
     lifecycle: RequestLifecycle, asgi_lane: AsgiLane, settings: GatewaySettings
 ) -> Callable[..., Connection]:
     """For uvicorn's ``http=``: what makes the connections of the public listener."""
-    return partial(Connection, lifecycle, asgi_lane, settings, Turns())
+    return partial(Connection, lifecycle, asgi_lane, settings, Turns(), DateLine())
+
+
+class DateLine:
+    """The line of the ``Date`` header, for all connections: uvicorn makes a new list of headers every second."""
+
+    def __init__(self) -> None:
+        self.headers: Pairs = []
+        self.line = b""
+
+    def renew(self, headers: Pairs) -> None:
+        """Take the line out of uvicorn's headers."""
+        self.headers, self.line = headers, lines_of(headers)
 
 
 class Stage(Enum):
@@ -88,12 +99,14 @@ class Connection(HttpToolsProtocol):
         asgi_lane: AsgiLane,
         settings: GatewaySettings,
         turns: Turns,
+        date: DateLine,
         /,
         **uvicorn: Any,
     ) -> None:
         super().__init__(**uvicorn)
         self._lifecycle = lifecycle
         self._turns = turns
+        self._date = date
         self.asgi_lane = asgi_lane
         self._direct = settings.http_lane == "direct"
         self._head_s = settings.head_s or float("inf")
@@ -233,30 +246,28 @@ class Connection(HttpToolsProtocol):
         if url[:1] == b"/" and url.find(b"#") < 0:
             path, _, query = url.partition(b"?")
         else:
-            path, query, host = read_target(url, head.known.get(b"host"))
+            path, query, host = read_target(url, head.known.get(HOST))
             if host is not None and not head.hosts:  # HTTP/1.0
                 self.headers.append((b"host", host))
                 head = read_head(self.headers)
-        if b"content-length" in head.known:
-            self._left = length_of(head.known[b"content-length"]) or 0
+        if CONTENT_LENGTH in head.known:
+            self._left = length_of(head.known[CONTENT_LENGTH]) or 0
         if not self._direct or not self._begin_direct(head, path, query):
             self._begin_asgi(head, path, query)
 
     def _begin_direct(self, head: Head, path: bytes, query: bytes) -> bool:
-        """Begin a request on the direct lane, where it is one for it: a proxied one, of at most one message."""
+        """Begin a request on the direct lane, if it may take that: it is at most one message."""
         known, parser = head.known, self.parser
-        if known.keys() & _NOT_DIRECT or path[:1] != b"/" or parser.should_upgrade():  # CONNECT has no such header
+        if (
+            not _NOT_DIRECT.isdisjoint(known) or path[:1] != b"/" or parser.should_upgrade()
+        ):  # CONNECT has no such header
             return False
         keep_alive = parser.should_keep_alive()
-        if (b"connection" in known or not keep_alive) and parser.get_http_version() != "1.1":
+        if (CONNECTION in known or not keep_alive) and parser.get_http_version() != "1.1":
             return False
         if self._left and self._left >= self._lifecycle.bus.max_payload:
             return False
         method = parser.get_method().decode("ascii")
-        if method == "OPTIONS" or path.startswith(_OWN):
-            return False
-        if path.find(b"%") >= 0 and self._lifecycle.is_own(_text(path)):
-            return False  # what the gateway answers itself
         direct = DirectRequest(
             self._lifecycle, self, method=method, path=path, query=query, head=head, keep_alive=keep_alive
         )
@@ -281,10 +292,10 @@ class Connection(HttpToolsProtocol):
             return
         scope["path"], scope["raw_path"], scope["query_string"], scope["head"] = _text(path), path, query, head
         # HTTP/1.0 knows no interim response (RFC 9110 section 10.1.1). What follows an upgrade is not read as HTTP.
-        expects = version == "1.1" and head.known.get(b"expect", b"").lower() == b"100-continue"
+        expects = version == "1.1" and head.known.get(EXPECT, b"").lower() == b"100-continue"
         keep_alive = version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade()
         cycle = self._cycle(scope, expects, keep_alive)
-        if b"content-length" in head.known or b"transfer-encoding" in head.known:
+        if CONTENT_LENGTH in head.known or TRANSFER_ENCODING in head.known:
             cycle.held = scope["held"] = self._lifecycle.bodies.body(self._refuse_later, self._left)
         self._append(cycle, self.app)
 
@@ -404,20 +415,15 @@ class Connection(HttpToolsProtocol):
         """A whole response; ``lines`` are its headers, each ending in CRLF. ``close`` tells the client that it is the
         last on this connection."""
         large = len(body) > 65_536  # not worth a copy
+        date = self._date
+        if date.headers is not self.server_state.default_headers:
+            date.renew(self.server_state.default_headers)
+        # Names are lower-case, and a response has one date.
+        own_date = b"" if b"\r\ndate: " in lines or lines.startswith(b"date: ") else date.line
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
-        self.transport.write(b"".join((STATUS_LINE[status], self._date(lines), lines, end, b"" if large else body)))
+        self.transport.write(b"".join((STATUS_LINE[status], own_date, lines, end, b"" if large else body)))
         if large:
             self.transport.write(body)
-
-    def _date(self, lines: bytes) -> bytes:
-        """The line of ``Date``; empty where ``lines``, whose names are lower-case, have it already."""
-        if b"\r\ndate: " in lines or lines.startswith(b"date: "):
-            return b""
-        global _date_of, _date
-        given = self.server_state.default_headers
-        if given is not _date_of:  # uvicorn makes a new one every second
-            _date_of, _date = given, lines_of(given)
-        return _date
 
     def hand_over(self, direct: DirectRequest, run: Callable[..., Any]) -> None:
         """Go on with a request of the direct lane as an ASGI call: ``run(receive, send)``. Its body is read."""
@@ -577,10 +583,6 @@ def _release(cycle: Any) -> None:
     """Give back the memory of a request's body."""
     if cycle is not None and cycle.held is not None:
         cycle.held.release()
-
-
-_date_of: Any = None
-_date = b""
 
 
 def _refusal(error: httptools.HttpParserError) -> MeshError:

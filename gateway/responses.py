@@ -17,6 +17,7 @@ from gateway.access_log import AccessLog
 from gateway.cors import Cors
 from gateway.gateway_request import GatewayRequest
 from gateway.header_translation import NO_BODY, Pairs, Rendered, ResponseHeads, lines_of, response
+from gateway.known_headers import ORIGIN
 from gateway.problems import public_detail, render
 from gateway.request_metrics import UNMATCHED, RequestMetrics
 from mesh.client import Answer
@@ -25,6 +26,9 @@ from mesh.streams import Stream
 
 Outcome = Answer | Rendered | Exception
 """A service's reply, the gateway's own response, or an error. One that is no `MeshError` was not expected."""
+
+_CLOSING = frozenset({408})
+"""Statuses whose response is the last one on its connection (RFC 9110 section 15.5.9)."""
 
 _log = logging.getLogger("mesh.gateway")
 
@@ -96,10 +100,10 @@ class Responses:
         status, headers, body = rendered
         headers.append((b"x-request-id", request.request_id))
         if self._cors.origins:
-            self._cors.add_to(headers, request.head.known.get(b"origin"))
+            self._cors.add_to(headers, request.head.known.get(ORIGIN))
         record = request.record
         record.status, record.bytes_out = status, len(body)
-        return Response(status, headers, body, self._closes(status), stream)
+        return Response(status, headers, body, self.draining or status in _CLOSING, stream)
 
     def lines_of(self, request: GatewayRequest, outcome: Outcome) -> ResponseLines:
         """`of` for a response that is one message, with its headers as lines. Most replies take this short cut."""
@@ -111,13 +115,13 @@ class Responses:
             return self.of(request, error).with_lines()
         lines = b"%bx-request-id: %b\r\n" % (lines, request.request_id)
         if self._cors.origins:
-            lines = self._cors.add_to_lines(lines, request.head.known.get(b"origin"))
+            lines = self._cors.add_to_lines(lines, request.head.known.get(ORIGIN))
         record = request.record
         record.instance, record.attempts = outcome.instance, outcome.attempts
         if status >= 500:
             record.origin, record.reason = "service", "service_error"
         record.status, record.bytes_out = status, len(body)
-        return ResponseLines(status, lines, body, self.draining or status == 408)
+        return ResponseLines(status, lines, body, self.draining or status in _CLOSING)
 
     def accept(self, request: GatewayRequest, headers: Pairs) -> Pairs:
         """The headers of a handshake that is accepted: those of the service, and the gateway's."""
@@ -151,9 +155,6 @@ class Responses:
         self._access.write(record)
 
     # -- parts
-
-    def _closes(self, status: int) -> bool:
-        return self.draining or status == 408  # RFC 9110 section 15.5.9
 
     def _translate(self, request: GatewayRequest, answer: Answer) -> Outcome:
         """A service's reply as the client gets it, or the error that it becomes."""

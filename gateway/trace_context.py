@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 
+from gateway.known_headers import TRACEPARENT, TRACESTATE, KnownHeaders
 from mesh import headers
 
 # version-traceid-parentid-flags; all-zero ids are invalid (W3C Trace Context, section 3.2.2).
@@ -44,15 +44,15 @@ class Ids:
             self._requests = _hex(24)
         return self._requests.pop()
 
-    def trace(self, known: Mapping[bytes, bytes]) -> bytes:
+    def trace(self, known: KnownHeaders) -> bytes:
         """What the next hop gets: the value of ``traceparent`` and, where it has one, the line of ``tracestate``.
 
         The client's own where that is valid, else a new trace without state. The first 55 bytes are the former.
         """
-        given = known.get(b"traceparent")
+        given = known.get(TRACEPARENT)
         own = _own(given) if given is not None else b""
         if own:
-            state = known.get(b"tracestate")
+            state = known.get(TRACESTATE)
             return own + _state_line(state) if state is not None else own
         if not self._traces:
             self._traces = [b"00-%b-%b-01" % (both[:32], both[32:]) for both in _hex(48)]

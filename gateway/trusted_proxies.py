@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
 from gateway.forwarded_headers import client_of, hops
+from gateway.known_headers import (
+    FORWARDED,
+    HOST,
+    VIA,
+    X_FORWARDED_FOR,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PROTO,
+    KnownHeaders,
+)
 from mesh import headers
 
-_READ = (b"host", b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
+_READ = (HOST, FORWARDED, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST)
 _CACHED = 4096
 _SHORT = 512
 """Bytes of headers up to which what they say is remembered."""
@@ -43,7 +52,7 @@ class TrustedProxies:
         parsed = _parsed(address)
         return parsed is not None and any(parsed in network for network in self._networks)
 
-    def sender(self, peer: str, scheme: str, known: Mapping[bytes, bytes]) -> Sender:
+    def sender(self, peer: str, scheme: str, known: KnownHeaders) -> Sender:
         """The client of a request from a trusted proxy at ``peer``, over a connection of that scheme (http, https, ws
         or wss). What the proxy does not say, or not in the form of its header, is as if it were the client."""
         given = tuple((name, known[name]) for name in _READ if name in known)
@@ -53,7 +62,7 @@ class TrustedProxies:
     def _sender(self, peer: str, scheme: str, given: tuple[tuple[bytes, bytes], ...]) -> Sender:
         known = dict(given)
         client, is_client = client_of(hops(self._header, known), self._trusts)
-        host = client.host or known.get(b"host", b"")
+        host = client.host or known.get(HOST, b"")
         if client.scheme:
             is_socket, is_secure = scheme.startswith("ws"), client.scheme == "https"
             scheme = ("ws" if is_socket else "http") + ("s" if is_secure else "")
@@ -61,7 +70,7 @@ class TrustedProxies:
         return Sender(client.address or peer, scheme, host, local)
 
 
-def is_local(peer: str, known: Mapping[bytes, bytes]) -> bool:
+def is_local(peer: str, known: KnownHeaders) -> bool:
     """Whether the client of a request, of which no trusted proxy tells, runs on this machine.
 
     It does not where anything says that somebody else is behind the connection's other end, and not where it names
@@ -69,9 +78,9 @@ def is_local(peer: str, known: Mapping[bytes, bytes]) -> bool:
     """
     if peer and not is_loopback(peer):
         return False
-    if b"via" in known or any(map(headers.tells_of_client, known)):
+    if VIA in known or any(map(headers.tells_of_client, known)):
         return False
-    host = known.get(b"host")
+    host = known.get(HOST)
     return host is None or names_this_machine(host)
 
 

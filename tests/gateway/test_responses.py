@@ -96,6 +96,7 @@ HANDSHAKE_ENDS = {
     "refusal": ("GET", "/nowhere", 404, "no_route", "gateway", "-"),
     "crash": ("GET", "/socket", 500, "internal", "gateway", "-"),
     "service error": ("GET", "/fails", 500, "service_error", "service", "/fails"),
+    "own path": ("GET", "/livez", 200, None, None, "/livez"),
 }
 
 
@@ -119,7 +120,8 @@ async def test_every_end_has_all_that_a_response_has(mesh, lane, log, monkeypatc
         pytest.skip("a handshake cannot end so")
     method, path, status, reason, origin, route = (HANDSHAKE_ENDS if lane == "websocket" else ENDS)[end]
     if end == "crash":
-        monkeypatch.setattr(mesh.gateway.live_routes, "table", None)
+        checks = mesh.gateway.lifecycle.checks
+        monkeypatch.setattr(checks, "for_handshakes" if lane == "websocket" else "for_requests", [crash])
     headers = ["x-request-id: mine-1", f"Origin: {ORIGIN}", "Access-Control-Request-Method: GET"]
     if lane == "websocket":
         headers += HANDSHAKE
