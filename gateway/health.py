@@ -96,9 +96,9 @@ class Health:
         if wanted and show_routes:
             self._directory.settle()
             document["routes"] = [
-                {"method": entry.method, "path": entry.template, "service": entry.service}
-                for entry in self._directory.table.entries()
-                if not service or entry.service == service
+                {"method": route.method, "path": route.template, "service": route.service}
+                for route in self._directory.table.routes()
+                if not service or route.service == service
             ]
         return 200, document
 

@@ -31,7 +31,7 @@ from mesh.client import RouteDestination
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
 from mesh.headers import is_sound
 from mesh.live_routes import LiveRoutes
-from mesh.routes import Entry, Gone, Match, NotAllowed, Refusal, RouteTable, parse_target
+from mesh.routes import Gone, Match, NotAllowed, Refusal, RouteTable, ServedRoute, parse_target
 from mesh.settings import GatewaySettings
 from mesh.watcher import Watcher
 
@@ -86,7 +86,7 @@ class RequestChecks:
         self._context = context
         self._ids = ids
         # What follows from a route's policy and the method of a request, for the routes of one table.
-        self._policies: dict[tuple[Entry, str], tuple[LimitKey, float, RetryPolicy]] = {}
+        self._policies: dict[tuple[ServedRoute, str], tuple[LimitKey, float, RetryPolicy]] = {}
         self._policies_of: RouteTable | None = None
 
     def run(self, request: GatewayRequest) -> RouteCall | Rendered:
@@ -101,20 +101,20 @@ class RequestChecks:
                 return response
         match = request.match
         assert isinstance(match, Match)
-        route, method = match.entry, request.method
+        route, method = match.route, request.method
         table = context.live_routes.table
         if table is not self._policies_of:
             self._policies_of = table
             self._policies.clear()
         policy = self._policies.get((route, method))
         if policy is None:
-            timeout = (route.timeout_ms or context.settings.timeout_ms) / 1000
-            retries = RetryPolicy.of(method, [binding.route for binding in route.bindings.values()])
+            timeout = (route.policy.timeout_ms or context.settings.timeout_ms) / 1000
+            retries = RetryPolicy.of(method, [route.policy])
             policy = self._policies[route, method] = (method, route.template), timeout, retries
         limit_key, timeout, retries = policy
         trace = self._ids.trace(request.head.known)
         request.record.trace = trace[3:35].decode()
-        destination = RouteDestination(route.service, route.bindings, match.values)
+        destination = RouteDestination(route.service, route.revisions, match.values)
         return RouteCall(limit_key, destination, request_head(request, trace), timeout, retries)
 
     async def caught_up(self) -> None:
@@ -168,7 +168,7 @@ def match_route(request: GatewayRequest, context: CheckContext) -> None:
     routes = context.live_routes
     match = request.match = routes.table.match(request.method, request.segments)
     if isinstance(match, Match):
-        record, route = request.record, match.entry
+        record, route = request.record, match.route
         record.route, record.service = route.template, route.service
     elif routes.behind:
         raise TableBehind
@@ -186,9 +186,9 @@ def answer_preflight(request: GatewayRequest, context: CheckContext) -> Rendered
     asked = known.get(ACCESS_CONTROL_REQUEST_METHOD)
     if asked is not None and ORIGIN in known:
         preflighted = context.live_routes.table.match(asked.decode("latin-1"), request.segments)
-        if isinstance(preflighted, Match) and all(b.route.preflight for b in preflighted.entry.bindings.values()):
+        if isinstance(preflighted, Match) and preflighted.route.policy.preflight:
             request.match = preflighted
-            request.record.route, request.record.service = preflighted.entry.template, preflighted.entry.service
+            request.record.route, request.record.service = preflighted.route.template, preflighted.route.service
             return None
     if not isinstance(match, NotAllowed):
         raise _unmatched(request, context)
@@ -250,8 +250,8 @@ def _unmatched(request: GatewayRequest, context: CheckContext) -> MeshError:
     if not context.watcher.synchronised.is_set():
         return Starting("the gateway is still learning who is there")
     if isinstance(match, Gone):
-        record.route, record.service = match.entry.template, match.entry.service
-        return NoInstances(f"no live instance of {match.entry.service} serves this route")
+        record.route, record.service = match.route.template, match.route.service
+        return NoInstances(f"no live instance of {match.route.service} serves this route")
     record.path = request.path[:128].decode("latin-1")
     if isinstance(match, NotAllowed):
         allow = ", ".join(_tokens(match.allow))
