@@ -15,7 +15,7 @@ from gateway.body_streams import ClientGone, Receive, Send, Upload, read_body, s
 from gateway.gateway_request import GatewayRequest, Scope, gone
 from gateway.header_translation import Rendered, read_head
 from gateway.known_headers import CONTENT_LENGTH, TRANSFER_ENCODING
-from gateway.request_checks import RouteCall
+from gateway.request_checks import LimitKey, RouteCall
 from gateway.request_lifecycle import RequestLifecycle
 from gateway.responses import Outcome, Response
 from gateway.websocket_relay import Accepted, Relay
@@ -138,26 +138,59 @@ class AsgiLane:
         try:
             try:
                 outcome: Outcome | None = await self._serve_websocket(scope, request, send)
-            except OSError:
+            except (OSError, ClientGone):
                 raise
             except Exception as error:
                 outcome = error
             if outcome is not None:
                 await _deny(responses.of(request, outcome), send)
-        except OSError:  # what uvicorn raises if the client is not there any more
+        except (OSError, ClientGone):  # uvicorn raises the former if the client is not there any more
             responses.client_gone(request)
         finally:
             self._finish(request)
 
     async def _serve_websocket(self, scope: Scope, request: GatewayRequest, send: Send) -> Outcome | None:
         """Open a WebSocket and carry its messages until it ends; or the outcome that refuses its handshake."""
-        lifecycle, record, responses = self.lifecycle, request.record, self._responses
+        lifecycle = self.lifecycle
         checked = await lifecycle.check(request)
         if isinstance(checked, Rendered):
             return checked
         timeout, began = checked.timeout, perf_counter()
+        if not lifecycle.limits.try_enter(checked.limit_key):
+            await self._wait_for_turn(request, checked.limit_key, timeout)
+            timeout -= perf_counter() - began
+        try:
+            return await self._open_websocket(scope, request, checked, timeout, send)
+        finally:
+            lifecycle.limits.leave(checked.limit_key)
+
+    async def _wait_for_turn(self, request: GatewayRequest, limit_key: LimitKey, timeout: float) -> None:
+        """Wait until a handshake may be in flight. Raises `ClientGone` if its client does not wait as long."""
+        limits = self.lifecycle.limits
+        turn = asyncio.ensure_future(limits.wait(limit_key, timeout))
+        gone = asyncio.ensure_future(request.receive())  # nothing else comes before the handshake is answered
+        try:
+            await asyncio.wait((turn, gone), return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                raise ClientGone
+            turn.result()
+        except (ClientGone, asyncio.CancelledError):
+            turn.cancel()
+            (outcome,) = await asyncio.gather(turn, return_exceptions=True)
+            if outcome is None:  # its turn had come in the same moment
+                limits.leave(limit_key)
+            raise
+        finally:
+            gone.cancel()
+
+    async def _open_websocket(
+        self, scope: Scope, request: GatewayRequest, route_call: RouteCall, timeout: float, send: Send
+    ) -> Outcome | None:
+        """See `_serve_websocket`, for a WebSocket that may be in flight."""
+        lifecycle, record, responses = self.lifecycle, request.record, self._responses
+        began = perf_counter()
         conversation = await lifecycle.caller.open(
-            checked.destination, checked.head, timeout, kind=b"websocket", policy=checked.retries
+            route_call.destination, route_call.head, timeout, kind=b"websocket", policy=route_call.retries
         )
         relay = Relay(
             *(conversation, request.receive, send),

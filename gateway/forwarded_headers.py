@@ -8,9 +8,11 @@ over bytes; nothing here raises.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
+
+from gateway.known_headers import FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, KnownHeaders
 
 MOST_HOPS = 32
 """Proxies of a chain that are looked at; no real one is as long."""
@@ -41,13 +43,11 @@ class Hop(NamedTuple):
     host: bytes = b""
 
 
-def hops(header: str, known: Mapping[bytes, bytes]) -> Iterator[Hop]:
+def hops(header: str, known: KnownHeaders) -> Iterator[Hop]:
     """What the headers say, the nearest proxy first. ``header``: ``forwarded``, else ``x-forwarded``."""
     if header == "forwarded":
-        return _forwarded(known.get(b"forwarded", b""))
-    return _x_forwarded(
-        *(known.get(name, b"") for name in (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"))
-    )
+        return _forwarded(known.get(FORWARDED, b""))
+    return _x_forwarded(*(known.get(name, b"") for name in (X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST)))
 
 
 def client_of(chain: Iterable[Hop], trusts: Callable[[str], bool]) -> tuple[Hop, bool]:

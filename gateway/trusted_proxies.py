@@ -16,6 +16,7 @@ from gateway.known_headers import (
     X_FORWARDED_FOR,
     X_FORWARDED_HOST,
     X_FORWARDED_PROTO,
+    KnownHeader,
     KnownHeaders,
 )
 from mesh import headers
@@ -59,8 +60,8 @@ class TrustedProxies:
         read = self._remembered if sum(len(value) for _, value in given) <= _SHORT else self._sender
         return read(peer, scheme, given)
 
-    def _sender(self, peer: str, scheme: str, given: tuple[tuple[bytes, bytes], ...]) -> Sender:
-        known = dict(given)
+    def _sender(self, peer: str, scheme: str, given: tuple[tuple[KnownHeader, bytes], ...]) -> Sender:
+        known: KnownHeaders = dict(given)
         client, is_client = client_of(hops(self._header, known), self._trusts)
         host = client.host or known.get(HOST, b"")
         if client.scheme:

@@ -113,7 +113,7 @@ async def nothing_left(mesh):
     assert not gateway.bus.requests._streams
     assert not instance.dispatcher._running
     assert not instance.dispatcher._by_reply
-    assert not gateway.lifecycle.limits._taken
+    assert not gateway.lifecycle.limits._inflight
     assert len(gateway.streams) == len(instance.streams) == 0
     assert gateway.metrics.inflight() == 0
     assert [peer.inflight for peer in gateway.caller.peers("busy")] == [0]

@@ -197,6 +197,6 @@ def fault(stream, received):
 def taken(mesh):
     """What must be as it was when everything is over."""
     core, state = mesh.gateway.lifecycle, mesh.gateway._listeners[0].server_state
-    waiting = core.limits.waiting + sum(core.limits._taken.values())
+    waiting = core.limits.waiting + sum(core.limits._inflight.values())
     held = core.inflight, core.bodies.held, waiting, len(state.connections), len(state.tasks)
     return *held, len(asyncio.all_tasks()), len(os.listdir("/dev/fd"))

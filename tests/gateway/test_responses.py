@@ -155,7 +155,7 @@ async def test_every_end_has_all_that_a_response_has(mesh, lane, log, monkeypatc
     assert f'mesh_gateway_requests_total{{method="{method}",route="{route}",status="{status}"}} 1' in metrics
     if reason is not None:
         assert f'mesh_gateway_errors_total{{reason="{reason}"}} 1' in metrics
-    assert not mesh.gateway.lifecycle.limits._taken
+    assert not mesh.gateway.lifecycle.limits._inflight
     await eventually(lambda: len(mesh.gateway.streams) == 0)
 
 
