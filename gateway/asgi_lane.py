@@ -18,7 +18,7 @@ from gateway.known_headers import CONTENT_LENGTH, TRANSFER_ENCODING
 from gateway.request_checks import LimitKey, RouteCall
 from gateway.request_lifecycle import RequestLifecycle
 from gateway.responses import Outcome, Response
-from gateway.websocket_relay import Accepted, Relay
+from gateway.websocket_relay import Accepted, WebSocketRelay
 from mesh.client import Answer
 from mesh.streams import Stream
 
@@ -34,7 +34,7 @@ class AsgiLane:
         self._responses = lifecycle.responses
         self._loop = asyncio.get_running_loop()
         self._requests: set[GatewayRequest] = set()
-        self._relays: set[Relay] = set()
+        self._relays: set[WebSocketRelay] = set()
         self._watching: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,7 +86,7 @@ class AsgiLane:
             client[0] if client else "",
             scope["scheme"],
         )
-        request.held = scope.get("held")
+        request.share = scope.get("share")
         self._enter(request, receive)
         return request
 
@@ -192,11 +192,11 @@ class AsgiLane:
         conversation = await lifecycle.caller.open(
             route_call.destination, route_call.head, timeout, kind=b"websocket", policy=route_call.retries
         )
-        relay = Relay(
+        relay = WebSocketRelay(
             *(conversation, request.receive, send),
             subprotocols=scope["subprotocols"],
             total_s=lifecycle.settings.stream_total_s,
-            held=lifecycle.bodies.body(lambda error: None),
+            share=lifecycle.body_memory.share(lambda error: None),
         )
         self._relays.add(relay)
         try:
@@ -281,8 +281,8 @@ class AsgiLane:
 
     async def _call(self, request: GatewayRequest, route_call: RouteCall, body: bytes, whole: bool) -> Answer:
         lifecycle, timeout = self.lifecycle, route_call.timeout
-        if request.held is not None:
-            request.held.settle()
+        if request.share is not None:
+            request.share.keep()
         limit_key = route_call.limit_key
         began = perf_counter()
         request.task = asyncio.current_task() if whole else None  # the body's reader sees a client that goes
@@ -314,14 +314,14 @@ class AsgiLane:
         if size is not None:  # uvicorn holds the client to it
             head += b"content-length: %d\r\n" % size
         settings, limit = self.lifecycle.settings, self.lifecycle.settings.max_request_body
-        if request.held is not None:
-            request.held.passed_on = True
+        if request.share is not None:
+            request.share.passed_on = True
         conversation = await self.lifecycle.caller.open(route_call.destination, head, timeout)
         upload = Upload(
             *(request.receive, begun, conversation.stream),
             idle_s=settings.body_idle_s,
             limit=limit,
-            gone=request.held.give if request.held is not None else None,
+            gone=request.share.give if request.share is not None else None,
         )
         try:
             await upload.until_answered(conversation)

@@ -9,7 +9,7 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.body_memory import Body
+from gateway.body_memory import BodyShare
 from mesh.errors import MeshError
 
 
@@ -41,11 +41,11 @@ class AsgiResponse(RequestResponseCycle):
     """Without a length, a response to HTTP/1.0 ends with its connection: there were no chunks then (RFC 9112
     section 6.1). uvicorn sends them all the same.
 
-    ``held`` is the memory that its body takes, ``sent`` the number of messages of its response.
+    ``share`` is the memory that its body takes, ``sent`` the number of messages of its response.
     """
 
     until_close = False
-    held: Body | None = None
+    share: BodyShare | None = None
     sent = 0
 
     @property

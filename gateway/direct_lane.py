@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from gateway.asgi_lane import AsgiLane
-from gateway.body_memory import Body
+from gateway.body_memory import BodyShare
 from gateway.body_streams import join_pieces
 from gateway.gateway_request import GatewayRequest
 from gateway.header_translation import Head, Rendered
@@ -59,7 +59,7 @@ _QUEUED, _CHECKED, _UNMATCHED, _PUBLISHED, _ENDED = State  # members of an enum 
 class DirectRequest:
     """One request on the direct lane.
 
-    ``more_body`` is true until its body is complete, ``held`` is the memory that the body takes, and ``keep_alive``
+    ``more_body`` is true until its body is complete, ``share`` is the memory that the body takes, and ``keep_alive``
     says that its connection stays open after the response.
     """
 
@@ -75,10 +75,10 @@ class DirectRequest:
         "_request",
         "_route_call",
         "_state",
-        "held",
         "keep_alive",
         "method",
         "more_body",
+        "share",
     )
 
     is_full = False
@@ -100,7 +100,7 @@ class DirectRequest:
         self.method = method
         self.keep_alive = keep_alive
         self.more_body = True
-        self.held: Body | None = None
+        self.share: BodyShare | None = None
         self._lifecycle = lifecycle
         self._connection = connection
         self._path = path

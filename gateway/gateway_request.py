@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.access_log import AccessRecord
-from gateway.body_memory import Body
+from gateway.body_memory import BodyShare
 from gateway.body_streams import ClientGone, Upload
 from gateway.framing import length_of
 from gateway.header_translation import Head
@@ -50,7 +50,7 @@ class GatewayRequest(Struct, eq=False, kw_only=True):
     # On the ASGI lane only:
     receive: Any = None
     """A `Receive`, then."""
-    held: Body | None = None
+    share: BodyShare | None = None
     """The memory that its body takes."""
     upload: Upload | None = None
     """The request's body, while the response is a stream already."""

@@ -194,8 +194,8 @@ class Connection(RequestReader):
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
         current, self._current = self._current, None
-        if current is not None and current.held is not None:
-            current.held.release()
+        if current is not None and current.share is not None:
+            current.share.release()
         if self.transport.is_closing():
             return
         self._since = self.loop.time()
@@ -270,7 +270,7 @@ class Connection(RequestReader):
         request = self._cycle(self._scope(direct.method, "1.1", []), False, direct.keep_alive)
         request.more_body = False
         request.message_event.set()
-        request.held = direct.held
+        request.share = direct.share
         if self.cycle is direct:
             self.cycle = request
         self._current = request
@@ -306,7 +306,7 @@ class Connection(RequestReader):
         if incoming is not None:
             # It is this request that is broken.
             _release(incoming)
-            if incoming.held is not None and incoming.held.passed_on:
+            if incoming.share is not None and incoming.share.passed_on:
                 error.executed = "unknown"
             if incoming.response_complete or (isinstance(incoming, AsgiResponse) and incoming.response_started):
                 self.transport.close()  # it has its answer, or a part of it
@@ -387,5 +387,5 @@ class Connection(RequestReader):
 
 def _release(request: OngoingRequest | None) -> None:
     """Give back the memory of a request's body."""
-    if request is not None and request.held is not None:
-        request.held.release()
+    if request is not None and request.share is not None:
+        request.share.release()

@@ -50,8 +50,8 @@ class RequestLifecycle:
         self.cors = Cors(settings.cors_origins)
         self.metrics = metrics
         self.limits = RouteLimits(settings.route_inflight, settings.route_queue)
-        self.bodies = BodyMemory(settings.body_memory, monotonic)
-        metrics.body_bytes = lambda: self.bodies.held
+        self.body_memory = BodyMemory(settings.body_memory, monotonic)
+        metrics.body_bytes = lambda: self.body_memory.used
         self.requests: set[GatewayRequest] = set()
         metrics.inflight = self.requests.__len__
         caller.recovery.on_repeat = metrics.repeated

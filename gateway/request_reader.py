@@ -179,7 +179,7 @@ class RequestReader(HttpToolsProtocol):
         keep_alive = version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade()
         request = self._cycle(scope, expects, keep_alive)
         if CONTENT_LENGTH in head.known or TRANSFER_ENCODING in head.known:
-            request.held = scope["held"] = self._lifecycle.bodies.body(self._refuse_later, self._left)
+            request.share = scope["share"] = self._lifecycle.body_memory.share(self._refuse_later, self._left)
         self._enqueue(request, self.app)
 
     def on_body(self, body: bytes) -> None:
@@ -190,9 +190,9 @@ class RequestReader(HttpToolsProtocol):
         request = self._incoming
         if request is None or request.response_complete:
             return
-        if request.held is None:
-            request.held = self._lifecycle.bodies.body(self._refuse_later, max(0, self._left + len(body)))
-        request.held.take(len(body))
+        if request.share is None:
+            request.share = self._lifecycle.body_memory.share(self._refuse_later, max(0, self._left + len(body)))
+        request.share.take(len(body))
         request.take(body)
 
     def on_message_complete(self) -> None:
@@ -205,8 +205,8 @@ class RequestReader(HttpToolsProtocol):
                 self._stage, request.keep_alive = LAST, False
                 if request.response_complete:
                     self.transport.close()
-            if request.held is not None:
-                request.held.settle()
+            if request.share is not None:
+                request.share.keep()
             request.complete()
 
     def _too_large(self) -> MeshError:

@@ -134,7 +134,7 @@ class Gateway:
         public = public_protocol(self.lifecycle, self.asgi_lane, self.settings)
         self.metrics.connections = lambda: len(self._listeners[0].server_state.connections)
         *clients, operator = self._sockets
-        websockets = websocket_protocol(self.lifecycle.bodies)
+        websockets = websocket_protocol(self.lifecycle.body_memory)
         grace_s, failed = self.settings.drain_s, self._listener_failed
         self._listeners = [
             Listener(self.asgi_lane, clients, grace_s, http=public, websockets=websockets, failed=failed),

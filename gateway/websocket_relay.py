@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from gateway.body_memory import Body
+from gateway.body_memory import BodyShare
 from gateway.body_streams import Receive, Send
 from gateway.header_translation import Pairs, crossing
 from gateway.problems import public_detail
@@ -39,10 +39,10 @@ class Accepted(NamedTuple):
     headers: Pairs
 
 
-class Relay:
+class WebSocketRelay:
     """One connection, from the handshake on. `close` it whatever happens; ``total_s`` 0 lets it last.
 
-    ``subprotocols`` are those that the client offers; ``held`` counts the memory of messages for it.
+    ``subprotocols`` are those that the client offers; ``share`` counts the memory of messages for it.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Relay:
         *,
         subprotocols: Collection[str],
         total_s: float,
-        held: Body,
+        share: BodyShare,
     ) -> None:
         self.bytes_in = 0
         self.bytes_out = 0
@@ -62,8 +62,8 @@ class Relay:
         self._receive = receive
         self._send = send
         self._subprotocols = subprotocols
-        self._held = held
-        held.settle()  # a message of the service makes no room for others
+        self._share = share
+        share.keep()  # a message of the service makes no room for others
         self._total_s = total_s
         self._leaving = asyncio.Event()
 
@@ -72,7 +72,7 @@ class Relay:
         self._leaving.set()
 
     def close(self) -> None:
-        self._held.release()
+        self._share.release()
         self._conversation.close()
 
     async def handshake(self, timeout: float) -> Accepted | Reply:
@@ -159,7 +159,7 @@ class Relay:
                 return ""
             size += len(frame.payload)
             try:
-                self._held.take(len(frame.payload))
+                self._share.take(len(frame.payload))
             except MeshError as error:
                 self._stream.end(frames.CLOSE, close_payload(TRY_AGAIN_LATER))
                 await self._close(TRY_AGAIN_LATER, error.detail)
@@ -180,7 +180,7 @@ class Relay:
             else:
                 message["bytes"] = whole
             await self._send(message)
-            self._held.give(len(whole))
+            self._share.give(len(whole))
 
     async def _close(self, code: int, reason: str) -> None:
         await self._send(

@@ -115,13 +115,13 @@ async def test_all_of_a_long_pipeline_is_answered_in_order(mesh):
 
 async def test_behind_an_answer_that_ends_the_connection_nothing_is_begun(mesh):
     """Its client could not be answered any more."""
-    core = mesh.gateway.lifecycle
+    lifecycle = mesh.gateway.lifecycle
     client = Client(mesh)
-    core.responses.draining = True  # every answer is the last one
+    lifecycle.responses.draining = True  # every answer is the last one
     try:
         assert [status for status, _ in await client.ask(get("/nowhere") + get("/echo/a") * 3, answers=4)] == [404]
         assert client.wire.closed
-        assert core.inflight == 0
+        assert lifecycle.inflight == 0
     finally:
-        core.responses.draining = False
+        lifecycle.responses.draining = False
         client.close()

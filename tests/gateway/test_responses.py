@@ -211,7 +211,7 @@ async def test_a_crash_in_the_middle_of_a_response_cuts_it_off(mesh, log, monkey
 
 @pytest.mark.parametrize("lane", ["websocket"], indirect=True)
 async def test_a_crash_of_an_open_websocket_closes_it(mesh, log, monkeypatch):
-    monkeypatch.setattr("gateway.websocket_relay.Relay.run", crash)
+    monkeypatch.setattr("gateway.websocket_relay.WebSocketRelay.run", crash)
     data = await ask(mesh, get("/socket", *HANDSHAKE))
     assert data.startswith(b"HTTP/1.1 101 ")
     assert data.partition(b"\r\n\r\n")[2][:4] == b"\x88" + bytes([data.partition(b"\r\n\r\n")[2][1]]) + b"\x03\xf3"

@@ -292,25 +292,25 @@ async def small(request, nats_url, prefix):
 
 
 async def test_messages_take_memory_of_all_clients_and_give_it_back(small):
-    bodies = small.gateway.lifecycle.bodies
+    bodies = small.gateway.lifecycle.body_memory
     readers, writers = zip(*[await dial(small) for _ in range(3)], strict=True)
     for writer in writers[:2]:  # a message in fragments, a frame that is not complete
         for number in range(6):
             writer.write(frame(CONT if number else BINARY, bytes(60_000), fin=False))
-    await eventually(lambda: bodies.held == 2 * 6 * 60_000)
+    await eventually(lambda: bodies.used == 2 * 6 * 60_000)
     length = struct.pack("!BBQ", 0x82, 128 | 127, 900_000) + bytes(4)
     writers[2].write(length + bytes(400_000))
     kind, payload = await read_frame(readers[2])
     assert (kind, payload[:2]) == (CLOSE, (1013).to_bytes(2))
-    await eventually(lambda: bodies.held == 2 * 6 * 60_000)
+    await eventually(lambda: bodies.used == 2 * 6 * 60_000)
     # The others go on, and what is echoed is given back.
     writers[0].write(frame(CONT, b"end"))
     async with asyncio.timeout(20):
         await readers[0].readexactly(100_000)
-    await eventually(lambda: bodies.held < 6 * 60_000 + 360_003)
+    await eventually(lambda: bodies.used < 6 * 60_000 + 360_003)
     for writer in writers:
         writer.transport.abort()
-    await eventually(lambda: bodies.held == 0)
+    await eventually(lambda: bodies.used == 0)
 
 
 async def test_nothing_is_compressed(mesh):
