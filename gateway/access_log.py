@@ -1,6 +1,6 @@
 """The access log: one line a request, written in batches, never a value that the client sent but its method.
 
-JSON lines, or text for people. The path is the route's template; only where no route matched is it the path itself,
+JSON lines, or text for people. The path is the route's template; only if no route matched is it the path itself,
 shortened and without its query.
 """
 
@@ -49,7 +49,7 @@ _encode = msgspec.json.Encoder().encode
 class AccessLog:
     """Collects lines and writes them a few times a second, so that a request never waits for a terminal or a pipe.
 
-    Lines for people are not held back: they are read beside those of other processes.
+    Lines for people are written at once: they are read together with those of other processes.
     """
 
     FLUSH_S = 0.1
@@ -101,7 +101,7 @@ class AccessLog:
             try:
                 self._stream.write(b"\n".join(lines) + b"\n")
                 self._stream.flush()
-            except (OSError, ValueError):  # nobody reads the log any more: serving goes on
+            except (OSError, ValueError):  # the log's reader is gone: serving goes on
                 self.enabled = False
 
 

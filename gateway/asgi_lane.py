@@ -1,7 +1,7 @@
-"""The proxied path as an ASGI application: whatever waits, streams, upgrades or is the gateway's own.
+"""The ASGI lane: requests that wait, stream or upgrade, answered by an ASGI application.
 
-A raw ASGI callable: no framework stands between uvicorn and the bus. Requests that are one message each way need none
-of it: the connection's protocol answers them (`gateway.direct_lane`), unless ``MESH_HTTP_LANE=asgi`` says otherwise.
+It is a plain ASGI callable: there is no framework between uvicorn and the bus. Requests that are one message each way
+need none of it: they are answered in their connection (`gateway.direct_lane`), unless ``MESH_HTTP_LANE=asgi`` is set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mesh.client import Answer
 from mesh.streams import Stream
 
 WATCH_S = 0.05
-"""A request older than this is watched for its client's going away; most end sooner and save the cost."""
+"""Seconds after which a request's client is watched, in case it goes away. Most requests end sooner."""
 
 
 class AsgiLane:
@@ -241,7 +241,7 @@ class AsgiLane:
                 record.bytes_in = upload.size
 
     async def _abandon(self, request: GatewayRequest) -> None:
-        """End a response that had begun on the bus: the client gets another one."""
+        """End a response whose body was to be a stream: the client gets another one, or none."""
         stream, request.stream = request.stream, None
         if stream is not None:
             stream.close()
@@ -249,7 +249,7 @@ class AsgiLane:
             await request.upload.end()
 
     def _uploaded(self, request: GatewayRequest, upload: Upload) -> None:
-        """The request's body has gone while the response is being sent; until now its reader saw a client that goes."""
+        """The body has gone while the response is being sent. Until now its reader noticed if the client went."""
         if request.task is None:
             return
         if upload.done:
@@ -362,7 +362,7 @@ class AsgiLane:
         self._watching = self._loop.call_later(WATCH_S, self._watch) if self._requests else None
         before = perf_counter() - WATCH_S
         for request in self._requests:
-            # What still reads the body sees a client that goes, and nobody else may read from it.
+            # A body that is still being read shows a client that goes, and may have one reader only.
             if request.task is not None and request.upload is None and request.began < before:
                 self._watch_client(request)
 
@@ -389,7 +389,7 @@ async def _deny(response: Response, send: Send) -> None:
 
 
 def _after_the_end(receive: Receive) -> Receive:
-    """For who reads on in a body that is complete: its end once more, then whatever comes."""
+    """For the next reader of a body that is complete: its end once more, then what ``receive`` gives."""
     told = False
 
     async def again() -> Any:

@@ -1,9 +1,11 @@
 """Memory for what clients send: bodies of requests and messages of WebSockets, of all clients together, in bytes.
 
 A body that fits into one message is collected before it is sent, and kept until its request is answered. A body that
-is passed on as it comes is only counted until it has gone, and so is a message of a WebSocket. When the memory is full,
-room is made by what is still coming: by what has been coming for longer than `SLOW_BODY_S`, else by the largest, where
-that is larger than what needs the room. So a client that fills the memory is the one that is refused.
+is passed on as it comes is only counted until it has gone, and so is a message of a WebSocket.
+
+When the memory is full, one of the bodies that are still coming is refused: the oldest if it has been coming for
+longer than `SLOW_BODY_S`, else the largest if it is larger than the one that needs room. So the client that fills the
+memory is the one that is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ Refuse = Callable[[MeshError], None]
 
 
 class BodyMemory:
-    """The memory: ``limit`` bytes, of which ``held`` are taken. ``clock`` gives seconds."""
+    """The memory: ``limit`` bytes, of which ``used`` are taken. ``clock`` gives seconds."""
 
     __slots__ = ("_clock", "_coming", "_sizes", "limit", "used")
 
@@ -32,10 +34,10 @@ class BodyMemory:
         self._sizes: dict[int, dict[BodyShare, None]] = {}
 
     def share(self, refuse: Refuse, expected: int = 0) -> BodyShare:
-        """A share for one request or WebSocket, empty; ``expected`` are the bytes that are announced to come.
+        """A new share for one request or WebSocket; ``expected`` are the bytes that are announced to come.
 
-        ``refuse`` is called where it has to make room for others; it must give the bytes back, and may be called in any
-        callback but those of the share's own connection.
+        ``refuse`` is called if it has to make room for others. It must give the bytes back, and may be called in any
+        callback except those of the share's own connection.
         """
         return BodyShare(self, refuse, expected)
 
@@ -63,7 +65,7 @@ class BodyMemory:
         self._file_by_size(share)
 
     def _who_gives_way(self, share: BodyShare, size: int) -> BodyShare | None:
-        """For one that has, or will have, ``size`` bytes; None where nobody has to."""
+        """The share that makes room for one that has, or will have, ``size`` bytes; None if none has to."""
         oldest = next(iter(self._coming), None)
         if oldest is not None and oldest is not share and self._clock() - oldest.since >= SLOW_BODY_S:
             return oldest
@@ -71,7 +73,7 @@ class BodyMemory:
         return next(iter(self._sizes[most])) if most > size.bit_length() else None
 
     def _file_by_size(self, share: BodyShare) -> None:
-        """Keep it where its size belongs; what is complete or empty makes no room."""
+        """Put it among those of its size. One that is kept or empty makes no room, so it is in none of them."""
         bits = 0 if share.kept else share.size.bit_length()
         if bits == share.bits:
             return
@@ -94,10 +96,10 @@ class BodyMemory:
 
 
 class BodyShare:
-    """What one request's body, or the messages of one WebSocket, take.
+    """The memory that one request's body, or the messages of one WebSocket, take.
 
-    ``since`` is when its first byte came; ``settled`` whether it makes no room for others any more, and ``passed_on``
-    whether a service may have got a part of it. ``bits`` is the bookkeeping of `BodyMemory`.
+    ``since`` is when its first byte came. ``kept`` is true if it makes no room for others any more, ``passed_on`` if a
+    service may have got a part of it. ``bits`` is the bookkeeping of `BodyMemory`.
     """
 
     __slots__ = ("_memory", "_refuse", "bits", "expected", "kept", "passed_on", "since", "size")
@@ -111,11 +113,11 @@ class BodyShare:
         self._refuse = refuse
 
     def take(self, size: int) -> None:
-        """Count bytes that have come. Raises `Overloaded` where there is no room for them."""
+        """Count bytes that have come. Raises `Overloaded` if there is no room for them."""
         self._memory.take(self, size)
 
     def give(self, size: int) -> None:
-        """Bytes that have gone on and are not held any more."""
+        """Bytes that have been passed on, and take no memory any more."""
         self._memory.give(self, size)
 
     def keep(self) -> None:

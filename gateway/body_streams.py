@@ -80,12 +80,12 @@ class Upload:
 
     @property
     def done(self) -> bool:
-        """Whether the whole body has gone."""
+        """True if the whole body has gone."""
         return self._task.done() and not self._task.cancelled() and self._task.exception() is None
 
     @property
     def client_gone(self) -> bool:
-        """Whether the client went away before its body had gone."""
+        """True if the client went away before its body had gone."""
         return self._task.done() and not self._task.cancelled() and isinstance(self._task.exception(), ClientGone)
 
     def then(self, callback: Callable[[], None]) -> None:
@@ -95,7 +95,7 @@ class Upload:
     async def until_answered(self, conversation: Conversation) -> None:
         """Return when the body has gone, or, earlier, when there is an answer.
 
-        Raises `ClientGone`, `TooLong` where the client sends nothing for too long, or what broke the stream.
+        Raises `ClientGone`, `TooLong` if the client sends nothing for too long, or what broke the stream.
         """
         answer = asyncio.ensure_future(conversation.when_answered())
         try:
@@ -143,7 +143,7 @@ async def send_stream(stream: Stream, send: Send, *, idle_s: float, total_s: flo
     """Give the client what comes on ``stream``, and the end; the bytes that it was.
 
     Raises what broke the stream, `TooLong` after ``idle_s`` seconds without a piece or ``total_s`` in all (0: never).
-    The response then has no end: whoever serves the connection closes it, and the client sees that it is cut off.
+    The response then has no end: uvicorn closes the connection, and the client sees that it is cut off.
     """
     size = 0
     try:

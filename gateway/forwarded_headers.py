@@ -1,7 +1,7 @@
-"""What proxies say of the requests that they pass on: ``Forwarded`` (RFC 7239) and the ``X-Forwarded-*`` family.
+"""The headers in which proxies describe their clients: ``Forwarded`` (RFC 7239) and the ``X-Forwarded-*`` family.
 
 Both are lists to which each proxy appends, so they are read from the right: the last entry is of the proxy that is
-connected here, and whoever stands before the first one that is not trusted can have written anything. Pure functions
+connected here, and what stands before the first one that is not trusted can have been written by anyone. Pure functions
 over bytes; nothing here raises.
 """
 
@@ -25,7 +25,7 @@ _VALUE = rb'(?:"(?:[^"\\]|\\.)*+"|[!#$%&\'*+\-.^_`|~0-9A-Za-z:\[\]]*+)'
 _ELEMENT = re.compile(rb"(?:[ \t]*+(?:%b=%b)?[ \t]*+(?:;|\Z))*+" % (_TOKEN, _VALUE), re.DOTALL)
 _PAIR = re.compile(rb"(%b)=(%b)" % (_TOKEN, _VALUE), re.DOTALL)
 
-# Address and port, the former in brackets where it is IPv6 (RFC 7239 section 6); without port it may also stand bare.
+# Address and port, the former in brackets if it is IPv6 (RFC 7239 section 6); without port it may also stand bare.
 _PORT = r"(?::(?:\d{1,5}|_[A-Za-z0-9._\-]+))?"
 _NODE = re.compile(rf"\[([0-9A-Fa-f:.]+)\]{_PORT}|([0-9.]+){_PORT}|([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
@@ -35,7 +35,7 @@ _SCHEMES = {b"http": "http", b"https": "https", b"ws": "http", b"wss": "https"}
 class Hop(NamedTuple):
     """What one proxy says of a request that it got: its sender's address, scheme (http, https) and host.
 
-    Empty for what it does not say, or says in a form that is none.
+    Each is empty if the proxy does not say it, or says it in a form that is not valid.
     """
 
     address: str = ""
@@ -44,16 +44,16 @@ class Hop(NamedTuple):
 
 
 def hops(header: str, known: KnownHeaders) -> Iterator[Hop]:
-    """What the headers say, the nearest proxy first. ``header``: ``forwarded``, else ``x-forwarded``."""
+    """The hops that the headers name, the nearest proxy first. ``header``: ``forwarded``, else ``x-forwarded``."""
     if header == "forwarded":
         return _forwarded(known.get(FORWARDED, b""))
     return _x_forwarded(*(known.get(name, b"") for name in (X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST)))
 
 
 def client_of(chain: Iterable[Hop], trusts: Callable[[str], bool]) -> tuple[Hop, bool]:
-    """The client: the first sender, seen from here, that is no trusted proxy; the farthest where all are.
+    """The client: the first sender, seen from here, that is no trusted proxy; the farthest if all are.
 
-    Where a proxy does not know or hides its sender (``unknown``, ``_hidden``), that proxy is the farthest that is
+    If a proxy does not know or hides its sender (``unknown``, ``_hidden``), that proxy is the farthest that is
     known. False then: it is not the client.
     """
     client = Hop()

@@ -1,4 +1,4 @@
-"""One request while the gateway has it: what was asked, where it goes, and what the access log will say of it."""
+"""One HTTP request at the gateway: what was asked, where it goes, and what the access log will say of it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class GatewayRequest(Struct, eq=False, kw_only=True):
 
     @property
     def local(self) -> bool:
-        """Whether the client runs on this machine, as far as can be known."""
+        """True if the client runs on this machine, as far as can be known."""
         return is_local(self.client, self.head.known) if self.sender is None else self.sender.local
 
     @property
@@ -72,7 +72,7 @@ class GatewayRequest(Struct, eq=False, kw_only=True):
 
 
 def gone(request: GatewayRequest) -> BaseException:
-    """What a cancelled task raises: `ClientGone` where that was the reason."""
+    """The exception that a cancelled task raises: `ClientGone` if that was the reason."""
     seen = request.watch is not None and request.watch.done() and not request.watch.cancelled()
     if seen or (request.upload is not None and request.upload.client_gone):
         task = asyncio.current_task()

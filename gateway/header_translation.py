@@ -1,4 +1,4 @@
-"""HTTP headers to bus headers and back: what crosses, and in which form."""
+"""HTTP headers to bus headers and back: which ones cross, and in which form."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _KNOWN_MAX = 4096
 _LONGEST_LENGTH = 18
 """Digits of a body's length: a number of more is no length, and more than a machine's word."""
 NO_BODY = frozenset({204, 304})
-# Written anew from what the gateway knows.
+# The gateway writes these itself.
 _REPLACED = frozenset({b"x-request-id", b"traceparent", b"tracestate", b"content-length", b"expect"})
-# The handshake of a WebSocket is the gateway's, but for the subprotocol.
+# The handshake of a WebSocket is the gateway's, except for the subprotocol.
 _HANDSHAKE = frozenset({b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"})
 
 # Lists, which may come in several lines (RFC 9110 section 5.3).
@@ -36,7 +36,7 @@ _ONE_HOP = (b"keep-alive", b"close", b"upgrade")
 
 
 _Kind = tuple[bytes, bytes]
-"""What is done with a request header: how its line on the bus begins (empty where it does not cross), and its
+"""How a request header is treated: how its line on the bus begins (empty if it does not cross), and its
 lower-case name if the gateway reads or counts it (else empty)."""
 
 _kinds: dict[bytes, _Kind] = {}
@@ -46,7 +46,7 @@ def _kind(given: bytes) -> _Kind:
     """The kind of a name as a client spells it; remembered, as the same names come with every request."""
     name = given.lower()
     crosses = headers.crosses(name) and name not in _REPLACED and name not in _HANDSHAKE
-    # Who is in front of this gateway is not for a client to say; CGI, and so WSGI, reads `_` in a name as `-`.
+    # A client may not say which proxies are in front of this gateway; CGI, and so WSGI, reads `_` in a name as `-`.
     crosses = crosses and b"_" not in name and not headers.tells_of_client(name)
     kind = (name + b": " if crosses else b"", name if name in known_headers.declared or not crosses else b"")
     if len(given) <= 64:  # a client can send any name: bounded
@@ -69,7 +69,7 @@ class Head(NamedTuple):
 
 
 def read_head(pairs: Pairs) -> Head:
-    """What a client's headers come to, names in any case; lines end in CRLF.
+    """Read a client's headers, whose names are in any case; lines end in CRLF.
 
     ``known`` has the names that do not cross, too, and the first value of each; lists of several lines are joined.
     """
@@ -105,7 +105,7 @@ def read_head(pairs: Pairs) -> Head:
 
 
 def _take_in(known: dict[bytes, bytes], again: Pairs) -> None:
-    """What lines mean whose name was there before."""
+    """Add the lines whose name was there before."""
     for name in {name for name, _ in again}:
         if name in _LISTS:
             known[name] = b",".join([known[name], *(value for other, value in again if other == name)])
@@ -114,7 +114,7 @@ def _take_in(known: dict[bytes, bytes], again: Pairs) -> None:
 
 
 def _lines_but(pairs: Pairs, named: frozenset[bytes]) -> bytes:
-    """The lines where some are not ASCII, or a ``Connection`` header keeps some of them back."""
+    """The lines, if some are not ASCII, or a ``Connection`` header keeps some of them back."""
     lines = []
     for given, value in pairs:
         start, _ = _kind(given)
@@ -134,7 +134,7 @@ class Rendered(NamedTuple):
 def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bool = False) -> Rendered:
     """The client's response to a reply. ``streamed``: the body follows, as long as the service says, if it does.
 
-    ``request_id`` is for the problem document of a foreign service's error. Raises `BadReply` where the reply has no
+    ``request_id`` is for the problem document of a foreign service's error. Raises `BadReply` if the reply has no
     valid status, or a header that would break the response's framing.
     """
     block, body = reply.block, reply.payload
@@ -145,7 +145,7 @@ def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bo
     out = crossing(pairs)
     length = headers.find(pairs, b"content-length") if streamed or method == "HEAD" else None
     if length is not None and not (length.isdigit() and len(length) <= _LONGEST_LENGTH):
-        if streamed:  # nobody here could count along
+        if streamed:  # its length is not counted here
             raise BadReply(f"the service replied with the content-length {length[:80]!r}")
         length = None
     if status >= 400 and not body and not streamed and headers.find(pairs, headers.STATUS) is None:
@@ -214,7 +214,7 @@ class ResponseHeads:
             return known[0], b"%bcontent-length: %d\r\n" % (known[1], len(body)), body
         status, out, body = response(reply, method, request_id)
         length = (b"content-length", b"%d" % len(body))
-        # Not where the body is made here, of what the headers say.
+        # Not if the body is made here, from the headers.
         if out and out[-1] == length and len(block) <= self.LONGEST and body and body is reply.payload:
             if len(self._known) >= self.MOST:
                 self._known.clear()

@@ -21,7 +21,7 @@ RESERVED = tuple(path for own in OWN for path in (own, own + "/"))
 
 
 def is_own(path: str) -> bool:
-    """Whether the gateway answers ``path`` itself."""
+    """True if the gateway answers ``path`` itself."""
     return path.startswith(("/health", "/livez", "/readyz", "/v1/metadata")) and (
         path in OWN or path.startswith(tuple(own + "/" for own in OWN))
     )
@@ -33,7 +33,7 @@ def own_label(path: str) -> str:
 
 
 class Health:
-    """What is known of the mesh and of each service. ``facts`` describe this gateway (name, version, ...)."""
+    """The state of the mesh and of each service. ``facts`` describe this gateway (name, version, ...)."""
 
     def __init__(self, bus: Bus, watcher: Watcher, directory: LiveRoutes, facts: Mapping[str, Any]) -> None:
         self.draining = False
@@ -125,7 +125,7 @@ class Health:
 
 
 def describe(instance: Instance) -> dict[str, Any]:
-    """What is known of one instance, JSON-ready."""
+    """One instance as the registry knows it, JSON-ready."""
     return {
         "id": instance.id,
         "version": instance.content.version,

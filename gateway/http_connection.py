@@ -1,7 +1,7 @@
 """One HTTP connection: uvicorn's protocol, with the guards that it lacks, and the direct lane for proxied requests.
 
-Framing (what is one request, where it ends) is llhttp's; chunked responses, upgrades, the set of connections and the
-end of the server are uvicorn's. Added here, for both lanes: what a request must be beyond that (`gateway.framing`),
+Requests are read by `gateway.request_reader`; chunked responses, upgrades, the set of connections and the end of the
+server are uvicorn's. Added here, for both lanes: what a request must be beyond that (`gateway.framing`),
 deadlines, bounds on what a client may have in memory, errors of framing as problem documents that never overtake the
 answer to an earlier request, and pipelined requests that wait without growing.
 
@@ -66,7 +66,7 @@ class DateLine:
 
 
 class Connection(RequestReader):
-    """A client's connection. ``check`` must be called now and then: it is where deadlines are kept."""
+    """A client's connection. ``check`` must be called regularly: it keeps the deadlines."""
 
     cycle: Any  # the request that was begun last; uvicorn's name for it
     pipeline: Any  # requests that wait for the responses before theirs, and their ASGI applications, the last first
@@ -86,10 +86,10 @@ class Connection(RequestReader):
         self._date = date
         self._head_s = settings.head_s or float("inf")
         self._body_s = settings.body_idle_s or float("inf")
-        self._unread: bytes | memoryview = b""  # came, and has no place yet
+        self._unread: bytes | memoryview = b""  # came, and waits to be parsed
         self._waits = False  # for its next turn
 
-        # What is answered
+        # Responses
         self._current: Any = None  # the request that is being answered
         self._last: Callable[[], None] | None = None  # to do when everything is answered: a refusal, or an upgrade
         self._going_on = False
@@ -115,7 +115,7 @@ class Connection(RequestReader):
                 self._go_on()
 
     def _feed(self, data: bytes | memoryview) -> None:
-        if self._stage is LAST:  # nobody reads what follows it, however much that is
+        if self._stage is LAST:  # what follows it is not read, however much that is
             self._stage, self._unread = OVER, b""
             self.flow.pause_reading()
         if self._stage is OVER or self._stage is LINGER:
@@ -132,11 +132,11 @@ class Connection(RequestReader):
                 self._refuse_later(self._too_large())
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client has closed its half, or all: the connection stays for the answers to requests that are whole."""
+        """The client has closed its half, or all: the connection stays for the responses to complete requests."""
         incoming, self._incoming = self._incoming, None
         if incoming is not None and incoming is not self._current and self.pipeline:
             _release(incoming)
-            self.pipeline.popleft()  # it will never be whole
+            self.pipeline.popleft()  # it will never be complete
             incoming = None
         last = self.pipeline[0][0] if self.pipeline else self._current
         if incoming is not None or last is None:
@@ -178,7 +178,7 @@ class Connection(RequestReader):
             self.flow.pause_reading()
 
     def _begin(self, request: OngoingRequest, app: Any) -> None:
-        """It is this request's turn, unless its client does not even read the answers to earlier ones."""
+        """It is this request's turn, unless its client does not even read the responses to earlier ones."""
         if self.flow.write_paused:
             self.pipeline.append((request, app))
             self.flow.pause_reading()
@@ -203,7 +203,7 @@ class Connection(RequestReader):
             self._go_on()
 
     def _may_read(self) -> bool:
-        """Whether what the client sends next has a place."""
+        """True if the client's next bytes may be read: they belong to the current request, or to one that is next."""
         if self._stage is LINGER:
             return True
         if self._stage is OVER or self.pipeline or self._waits:
@@ -249,7 +249,7 @@ class Connection(RequestReader):
             self._waits, self._work = False, 0
             self._go_on()
 
-    # -- answers of the direct lane
+    # -- responses of the direct lane
 
     def write(self, status: int, lines: bytes, body: bytes, *, close: bool) -> None:
         """A whole response; ``lines`` are its headers, each ending in CRLF. ``close`` tells the client that it is the
@@ -295,12 +295,12 @@ class Connection(RequestReader):
             self._last = self.handle_websocket_upgrade
             self.flow.pause_reading()
 
-    # -- what is no request
+    # -- refused framing
 
     def _refuse_later(self, error: MeshError) -> None:
         """Answer with an error and close: after the answers to requests that came before."""
         incoming, self._incoming = self._incoming, None
-        # Headers that came may say who asks, however unusable the rest is.
+        # Its request id and origin count, if the headers with them came.
         head = read_head(self.headers if self._stage is HEAD or self._stage is BODY else [])
         self._stage, self._unread = OVER, b""
         if incoming is not None:
@@ -341,7 +341,7 @@ class Connection(RequestReader):
 
     def check(self, now: float) -> None:
         """Keep the deadlines: of headers, of a body, of a client that does not read or has gone, and of a connection
-        that nobody uses. ``now`` is a moment of the event loop's clock."""
+        that is not used. ``now`` is a moment of the event loop's clock."""
         if self._outgoing.stalls(self.transport, now):
             self.transport.abort()
         elif not self.transport.is_closing():
@@ -362,7 +362,7 @@ class Connection(RequestReader):
                 self.transport.close()
         elif (
             current is self._incoming
-            and waited > self._body_s + 1  # where the body is read as a stream, that has noticed it before
+            and waited > self._body_s + 1  # a body that is read as a stream has its own, earlier deadline
             and not (isinstance(current, AsgiResponse) and current.response_started)
         ):
             self._refuse_later(refuse(408, "request_timeout", f"nothing of the body came for {self._body_s:g} s"))

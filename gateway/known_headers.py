@@ -2,9 +2,9 @@
 
 A request's headers are read once, and mostly become lines for the bus. Only the values of declared names are kept for
 the gateway, in `gateway.header_translation.Head.known`. A `KnownHeader` is the only key that mypy lets one ask for, and
-`known_header` is the only way to get one: a check cannot ask for a header that nobody kept.
+`known_header` is the only way to get one: a check cannot ask for a header that was not kept.
 
-    AUTHORIZATION = known_header(b"authorization")  # beside the check that reads it
+    AUTHORIZATION = known_header(b"authorization")  # next to the check that reads it
 
     def check_credentials(request, context):
         given = request.head.known.get(AUTHORIZATION)
@@ -32,7 +32,7 @@ def known_header(name: bytes) -> KnownHeader:
 
 class KnownHeaders(Protocol):
     """The values of the declared headers that a request has; a plain dict. The first value of each name, unless the
-    header is a list. It also has the names that do not cross the bus, for who asks which there are."""
+    header is a list. It also has the names that do not cross the bus, for those who iterate over it."""
 
     @overload
     def get(self, name: KnownHeader, /) -> bytes | None: ...

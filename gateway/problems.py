@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents: the one place where the gateway turns an error into a response."""
+"""Errors as RFC 9457 problem documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mesh.errors import BY_STATUS, MeshError
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _TITLES = {414: "Target too long", 431: "Headers too large", **{status: cls.title for status, cls in BY_STATUS.items()}}
-# What these say is for operators: of servers and their addresses, and of what a service has sent.
+# The details of these are for operators: addresses of servers, and what a service has sent.
 _NEUTRAL = {
     "bus_unavailable": "the gateway has no connection to the services",
     "bad_reply": "what the service replied cannot be passed on",
@@ -31,7 +31,7 @@ def refuse(status: int, reason: str, detail: str, out: dict[str, str] | None = N
 
 
 def public_detail(error: MeshError) -> str:
-    """What a client is told of an error: its detail, but for what only concerns who runs all this."""
+    """The detail of an error that a client may see; details that only concern operators are replaced."""
     neutral = _NEUTRAL.get(error.reason)
     if neutral is not None:
         return neutral

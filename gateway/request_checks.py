@@ -39,7 +39,7 @@ OwnPath = Callable[[str, bytes, bool], tuple[int, Any]]
 """Answers one of the gateway's own paths: of path, query and whether routes may be shown, status and document."""
 
 LimitKey = tuple[str, str]
-"""What requests are counted by for route limits: method and template."""
+"""The key by which route limits count requests: method and template."""
 
 _OWN = tuple(own.encode() for own in OWN)
 
@@ -49,7 +49,7 @@ class TableBehind(Exception):
 
 
 class CheckContext(Struct, frozen=True, eq=False):
-    """What checks look at besides the request. ``requests`` are all that are in flight, ``own`` has the own paths."""
+    """The parts of the gateway that checks use. ``requests`` are all that are in flight, ``own`` answers own paths."""
 
     bus: Bus
     watcher: Watcher
@@ -64,7 +64,7 @@ Check = Callable[[GatewayRequest, CheckContext], Rendered | None]
 
 
 class RouteCall(Struct, frozen=True, eq=False):
-    """What a request that has passed all checks becomes: a call.
+    """The call that a request becomes when it has passed all checks.
 
     ``head``: header lines for every attempt. ``timeout``: seconds for the whole. ``retries``: which attempts may be
     followed by another one.
@@ -85,7 +85,7 @@ class RequestChecks:
         self.for_handshakes: list[Check] = [check_origin, *CHECKS]
         self._context = context
         self._ids = ids
-        # What follows from a route's policy and the method of a request, for the routes of one table.
+        # Limit key, timeout and retries by route and method, for the routes of one table.
         self._policies: dict[tuple[ServedRoute, str], tuple[LimitKey, float, RetryPolicy]] = {}
         self._policies_of: RouteTable | None = None
 
@@ -177,8 +177,8 @@ def match_route(request: GatewayRequest, context: CheckContext) -> None:
 
 
 def answer_preflight(request: GatewayRequest, context: CheckContext) -> Rendered | None:
-    """OPTIONS for a path whose service has no route for it: a preflight that the service answers all the same, as it
-    says in its announcement, or the gateway's own response."""
+    """OPTIONS for a path whose service has no route for it: the service answers preflights itself, as its
+    announcement says, or the response is the gateway's own."""
     match = request.match
     if isinstance(match, Match):
         return None
@@ -232,7 +232,7 @@ CHECKS: tuple[Check, ...] = (
     check_inflight,
     check_body,
 )
-"""What a request passes, in this order. `check_origin` comes before them for the handshake of a WebSocket."""
+"""The checks that a request passes, in this order. For the handshake of a WebSocket `check_origin` comes first."""
 
 
 def _shows_routes(request: GatewayRequest, context: CheckContext) -> bool:
@@ -243,7 +243,7 @@ def _shows_routes(request: GatewayRequest, context: CheckContext) -> bool:
 
 
 def _unmatched(request: GatewayRequest, context: CheckContext) -> MeshError:
-    """Why no service is there for a request."""
+    """The error that says why no service serves a request."""
     record, match = request.record, request.match
     if not context.bus.connected and not context.watcher.synchronised.is_set():
         return BusUnavailable(context.bus.last_error)

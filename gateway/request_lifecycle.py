@@ -1,4 +1,4 @@
-"""What all requests of one gateway share: their beginning, the checks, limits, the gateway's own paths, their end.
+"""The life of requests at one gateway: they begin here, are checked, counted against limits, and end in `Responses`.
 
 `AsgiLane` answers by ASGI calls, `DirectRequest` in the connection's protocol. Neither decides anything by itself.
 """
@@ -69,7 +69,7 @@ class RequestLifecycle:
         return len(self.requests)
 
     def begin(self, method: str, path: bytes, query: bytes, head: Head, peer: str, scheme: str) -> GatewayRequest:
-        """A request whose headers are there, over a connection with ``peer``. `Responses.finish` must follow."""
+        """Begin a request whose headers have come, over a connection with ``peer``. `Responses.finish` must follow."""
         request_id = self._ids.request_id(head.known.get(X_REQUEST_ID))
         client, host, sender = peer, head.known.get(HOST, b""), None
         if self._proxies is not None and self._proxies.trusts(peer):

@@ -174,7 +174,7 @@ class RequestReader(HttpToolsProtocol):
             self._is_handshake = True
             return
         scope["path"], scope["raw_path"], scope["query_string"], scope["head"] = _text(path), path, query, head
-        # HTTP/1.0 knows no interim response (RFC 9110 section 10.1.1). What follows an upgrade is not read as HTTP.
+        # HTTP/1.0 knows no interim response (RFC 9110 section 10.1.1). Bytes after an upgrade are not read as HTTP.
         expects = version == "1.1" and head.known.get(EXPECT, b"").lower() == b"100-continue"
         keep_alive = version == "1.1" and parser.should_keep_alive() and not parser.should_upgrade()
         request = self._cycle(scope, expects, keep_alive)
@@ -254,7 +254,7 @@ def _text(path: bytes) -> str:
 
 
 def refusal_of(error: httptools.HttpParserError) -> MeshError:
-    """What the parser, or one of our callbacks, says about what came."""
+    """The error that the parser, or one of our callbacks, raised about bytes that came."""
     if not isinstance(error, httptools.HttpParserCallbackError):
         return bad_request(f"this is not HTTP/1.1: {str(error)[:200] or type(error).__name__}")
     cause = error.__context__

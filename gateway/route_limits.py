@@ -20,7 +20,7 @@ class RouteLimits:
 
     Args:
         most: requests of one route that may be in flight.
-        queue: requests of one route that may wait besides, as long as their deadlines allow.
+        queue: requests of one route that may wait in addition, as long as their deadlines allow.
     """
 
     __slots__ = ("_inflight", "_most", "_queue", "_waiting")

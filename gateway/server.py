@@ -40,7 +40,7 @@ class Gateway:
     """The whole gateway; ``async with`` starts and drains it. ``port`` and ``ops_port`` are the real ones.
 
     ``sockets``: listening ones that another process owns too, for clients, the last for the operator's plane. Then
-    this is one in a row of gateways behind them: it begins to accept when it knows who is there, and not before.
+    this is one of several gateways behind them: it begins to accept when it knows the live instances, and not before.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Gateway:
         self.metrics = RequestMetrics()
         self.stop_requested = asyncio.Event()
         self.failed = False
-        """Whether the stop was asked for because a listener failed: then the process ends with an exit code."""
+        """True if the stop was asked for because a listener failed: then the process ends with an exit code."""
         started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         facts = {"name": "gateway", "id": self.id, "version": VERSION, "started": started}
         self.health = health.Health(self.bus, self.watcher, self.live_routes, facts)

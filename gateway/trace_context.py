@@ -1,7 +1,7 @@
 """Request ids and W3C trace context.
 
 The gateway exports no spans of its own. So a client's context goes on as it came: with the gateway as parent, the
-service's span would hang from one that nobody ever sees.
+service's span would hang from one that is never exported.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Ids:
         self._traces: list[bytes] = []
 
     def request_id(self, given: bytes | None) -> bytes:
-        """A client's request id where it is well formed, else a new one of 24 characters."""
+        """A client's request id if it is well formed, else a new one of 24 characters."""
         if given is not None and headers.is_request_id(given):
             return given
         if not self._requests:
@@ -45,9 +45,9 @@ class Ids:
         return self._requests.pop()
 
     def trace(self, known: KnownHeaders) -> bytes:
-        """What the next hop gets: the value of ``traceparent`` and, where it has one, the line of ``tracestate``.
+        """The trace for the next hop: the value of ``traceparent`` and, if it has one, the line of ``tracestate``.
 
-        The client's own where that is valid, else a new trace without state. The first 55 bytes are the former.
+        The client's own if that is valid, else a new trace without state. The first 55 bytes are the former.
         """
         given = known.get(TRACEPARENT)
         own = _own(given) if given is not None else b""
@@ -60,7 +60,7 @@ class Ids:
 
 
 def _own(given: bytes) -> bytes:
-    """The client's ``traceparent`` for the next hop; empty where it is invalid."""
+    """The client's ``traceparent`` for the next hop; empty if it is invalid."""
     given = given.strip(b" \t")
     if _TRACEPARENT.fullmatch(given):
         return given
@@ -70,7 +70,7 @@ def _own(given: bytes) -> bytes:
 
 
 def _state_line(state: bytes) -> bytes:
-    """The line of ``tracestate``, after the end of the one before; empty where it is none, or too much."""
+    """The line of ``tracestate``, after the end of the one before; empty if it is invalid or too long."""
     members = [member.strip(b" \t") for member in state.split(b",", 4 * MOST_MEMBERS)]
     members = [member for member in members if member]
     line = b",".join(members)

@@ -1,4 +1,4 @@
-"""Whose request it is: the connection's other end, or whom a trusted proxy names."""
+"""The client of a request: the connection's other end, or the address that a trusted proxy names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TrustedProxies:
         self._remembered = lru_cache(_CACHED)(self._sender)
 
     def _trusts(self, address: str) -> bool:
-        """Whether a proxy at that address is believed."""
+        """True if a proxy at that address is believed."""
         parsed = _parsed(address)
         return parsed is not None and any(parsed in network for network in self._networks)
 
@@ -72,9 +72,9 @@ class TrustedProxies:
 
 
 def is_local(peer: str, known: KnownHeaders) -> bool:
-    """Whether the client of a request, of which no trusted proxy tells, runs on this machine.
+    """True if the client of a request, of which no trusted proxy tells, runs on this machine.
 
-    It does not where anything says that somebody else is behind the connection's other end, and not where it names
+    It does not if any header says that the connection's other end is a proxy, and not if it names
     another host than this machine: that is a page in a browser which has its name lead here (DNS rebinding).
     """
     if peer and not is_loopback(peer):
@@ -91,12 +91,12 @@ def is_loopback(address: str) -> bool:
 
 
 def names_this_machine(host: bytes) -> bool:
-    """Whether a ``Host`` header names this machine as only itself can: ``localhost`` or a loopback address."""
+    """True if a ``Host`` header names this machine as only itself can: ``localhost`` or a loopback address."""
     return _LOCAL_NAME.fullmatch(host) is not None
 
 
 def _parsed(address: str) -> IPv4Address | IPv6Address | None:
-    """An address as it is compared: without zone, and IPv4 where it is only mapped to IPv6."""
+    """An address as it is compared: without zone, and IPv4 if it is only mapped to IPv6."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:

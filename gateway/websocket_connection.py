@@ -2,7 +2,7 @@
 
 uvicorn reads whatever comes and answers each ping at once. So a client that sends pings and reads nothing fills the
 memory with pongs, and one that sends frames which carry nothing keeps the event loop busy. Here frames are read in
-slices, and only while there is a place for what follows from them (`_may_read`).
+slices, and only while the application and the client take what follows from them (`_may_read`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._share = body_memory.share(self._no_room)
         self._waiting: deque[int] = deque()  # sizes of the messages that the application has not dealt with
-        self._unread = b""  # came, and has no place yet
+        self._unread = b""  # came, and waits to be read as frames
         self._idle_frames = 0  # since the client was last let rest
         self._resting: asyncio.TimerHandle | None = None
         self._size = 0  # of the message that is coming; a fragment counts `FRAGMENT_COST` at least
@@ -80,14 +80,14 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def check(self, now: float) -> None:
-        """End the connection where its client takes nothing. ``now`` is a moment of the event loop's clock."""
+        """End the connection if its client takes nothing. ``now`` is a moment of the event loop's clock."""
         if self._outgoing.stalls(self.transport, now):
             self.transport.abort()
 
-    # -- reading, as far as there is a place
+    # -- reading, as far as it may go on
 
     def _may_read(self) -> bool:
-        """Whether nothing waits: no message for the application, nothing for the client, and it need not rest."""
+        """True if nothing waits: no message for the application, nothing for the client, and it need not rest."""
         return not self.read_paused and self.writable.is_set() and self._resting is None
 
     def _go_on(self) -> None:

@@ -93,7 +93,7 @@ class WebSocketRelay:
         return Accepted(chosen or None, crossed)
 
     async def run(self) -> str:
-        """Carry messages until one side closes; why it ended, for the log: empty where a side closed it."""
+        """Carry messages until one side closes. The reason for the log, empty if a side closed it."""
         up = asyncio.create_task(self._up(), name="websocket up")
         down = asyncio.create_task(self._down(), name="websocket down")
         leaving = asyncio.create_task(self._leaving.wait(), name="websocket leaving")
