@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from gateway.body_streams import ClientGone, Receive, Send, Upload, read_body, send_stream
-from gateway.gateway_request import GatewayRequest, Scope, gone
+from gateway.gateway_request import GatewayRequest, Scope, cancellation
 from gateway.header_translation import Rendered, read_head
 from gateway.known_headers import CONTENT_LENGTH, TRANSFER_ENCODING
 from gateway.request_checks import LimitKey, RouteCall
@@ -232,7 +232,7 @@ class AsgiLane:
                 stream, send, idle_s=settings.stream_idle_s, total_s=settings.stream_total_s
             )
         except asyncio.CancelledError:
-            raise gone(request) from None
+            raise cancellation(request) from None
         finally:
             request.task = None  # a client that goes has its response, and nothing is to be cancelled any more
             stream.close()
@@ -301,7 +301,7 @@ class AsgiLane:
             finally:
                 lifecycle.limits.leave(limit_key)
         except asyncio.CancelledError:
-            raise gone(request) from None
+            raise cancellation(request) from None
         finally:
             request.task = None
             request.upstream = perf_counter() - began

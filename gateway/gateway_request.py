@@ -71,7 +71,7 @@ class GatewayRequest(Struct, eq=False, kw_only=True):
         return length_of(declared) if declared is not None else None
 
 
-def gone(request: GatewayRequest) -> BaseException:
+def cancellation(request: GatewayRequest) -> BaseException:
     """The exception that a cancelled task raises: `ClientGone` if that was the reason."""
     seen = request.watch is not None and request.watch.done() and not request.watch.cancelled()
     if seen or (request.upload is not None and request.upload.client_gone):

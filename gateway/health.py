@@ -35,11 +35,11 @@ def own_label(path: str) -> str:
 class Health:
     """The state of the mesh and of each service. ``facts`` describe this gateway (name, version, ...)."""
 
-    def __init__(self, bus: Bus, watcher: Watcher, directory: LiveRoutes, facts: Mapping[str, Any]) -> None:
+    def __init__(self, bus: Bus, watcher: Watcher, live_routes: LiveRoutes, facts: Mapping[str, Any]) -> None:
         self.draining = False
         self._bus = bus
         self._watcher = watcher
-        self._directory = directory
+        self._live_routes = live_routes
         self._facts = dict(facts)
 
     def answer(self, path: str, query: bytes, show_routes: bool) -> tuple[int, Any]:
@@ -91,13 +91,13 @@ class Health:
         document: dict[str, Any] = {
             "status": self.status(),
             "services": {name: self._summary(name) for name in names},
-            "conflicts": len(self._directory.conflicts),
+            "conflicts": len(self._live_routes.conflicts),
         }
         if wanted and show_routes:
-            self._directory.settle()
+            self._live_routes.settle()
             document["routes"] = [
                 {"method": route.method, "path": route.template, "service": route.service}
-                for route in self._directory.table.routes()
+                for route in self._live_routes.table.routes()
                 if not service or route.service == service
             ]
         return 200, document
