@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from gateway.http_connection import REMEMBERED
+from gateway.request_reader import REMEMBERED
 from mesh import Request, Service
 from mesh.testing import Mesh
 from tests.gateway.memory import Client
