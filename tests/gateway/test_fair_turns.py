@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gateway import http_connection
+from gateway import request_reader
 from gateway.fair_turns import ANSWER, TURN, Turns
 from gateway.http_connection import SLICE
 from mesh.testing import Mesh
@@ -36,7 +36,7 @@ async def mesh(nats_url, prefix, request):
 def no_rest(monkeypatch):
     """Nobody rests: a machine that is busy elsewhere for some milliseconds must not look like a client that sends
     nothing. (uvloop's clock stands still within a turn; the clock of asyncio's own loop, which tests use, goes on.)"""
-    monkeypatch.setattr(http_connection, "RESTED_S", math.inf)
+    monkeypatch.setattr(request_reader, "RESTED_S", math.inf)
 
 
 def answered(client):
