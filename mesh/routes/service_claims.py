@@ -158,11 +158,11 @@ class Rules:
 
 
 class ParsedRoute(NamedTuple):
-    """One route of a revision, and its place among the revision's routes."""
+    """One route of a revision, and its position among the revision's routes."""
 
     template: Template
     route: RevisionRoute
-    place: int
+    position: int
 
 
 class ParsedRevision:
@@ -182,8 +182,8 @@ def parse_revision(service: str, routes: tuple[Route, ...]) -> Steps[ParsedRevis
     """Parse the routes of one revision."""
     parsed: dict[RouteKey, ParsedRoute] = {}
     rejected = []
-    for place, route in enumerate(routes):
-        if place % ROUTES == ROUTES - 1:
+    for position, route in enumerate(routes):
+        if position % ROUTES == ROUTES - 1:
             yield
         try:
             template = parse_template(route.path)
@@ -195,7 +195,7 @@ def parse_revision(service: str, routes: tuple[Route, ...]) -> Steps[ParsedRevis
             why = f"the same route as {parsed[key].template.text!r}, announced before it"
             rejected.append(Rejected(service, route.method, route.path, why))
             continue
-        parsed[key] = ParsedRoute(template, RevisionRoute(route, route.endpoint, template.names), place)
+        parsed[key] = ParsedRoute(template, RevisionRoute(route, route.endpoint, template.names), position)
     return ParsedRevision(routes, parsed, rejected)
 
 
@@ -250,10 +250,10 @@ def merge_revisions(
         revisions[revision] = parsed
         claimed = content.claimed
         for_all = claimed[0] if len(claimed) == 1 else None if claimed else NEVER
-        for key, (template, route, place) in parsed.parsed.items():
+        for key, (template, route, position) in parsed.parsed.items():
             text, routes, since = merged.get(key) or (template.text, {}, NEVER)
             routes[revision] = route
-            own_since = claimed[place] if for_all is None else for_all
+            own_since = claimed[position] if for_all is None else for_all
             merged[key] = _Merged(min(text, template.text), routes, min(since, own_since))
         yield
     claims: dict[RouteKey, RouteClaim] = {}
