@@ -19,7 +19,7 @@ from gateway.request_checks import LimitKey, RouteCall
 from gateway.request_lifecycle import RequestLifecycle
 from gateway.responses import Outcome, Response
 from gateway.websocket_relay import Accepted, WebSocketRelay
-from mesh.client import Answer
+from mesh.client import Answer, CallSpec
 from mesh.streams import Stream
 
 WATCH_S = 0.05
@@ -189,9 +189,13 @@ class AsgiLane:
         """See `_serve_websocket`, for a WebSocket that may be in flight."""
         lifecycle, record, responses = self.lifecycle, request.record, self._responses
         began = perf_counter()
-        conversation = await lifecycle.caller.open(
-            route_call.destination, route_call.head, timeout, kind=b"websocket", policy=route_call.retries
+        spec = CallSpec(
+            destination=route_call.destination,
+            lines=route_call.head,
+            deadline=lifecycle.bus.now() + timeout,
+            policy=route_call.retries,
         )
+        conversation = await lifecycle.caller.open(spec, kind=b"websocket")
         relay = WebSocketRelay(
             *(conversation, request.receive, send),
             subprotocols=scope["subprotocols"],
@@ -293,9 +297,13 @@ class AsgiLane:
             try:
                 if whole:
                     request.record.bytes_in = len(body)
-                    answer = await lifecycle.caller.call(
-                        route_call.destination, route_call.head, body, timeout, route_call.retries
+                    spec = CallSpec(
+                        destination=route_call.destination,
+                        lines=route_call.head,
+                        deadline=lifecycle.bus.now() + timeout,
+                        policy=route_call.retries,
                     )
+                    answer = await lifecycle.caller.call(spec, body)
                 else:
                     answer = await self._upload(request, body, route_call, timeout)
             finally:
@@ -316,7 +324,9 @@ class AsgiLane:
         settings, limit = self.lifecycle.settings, self.lifecycle.settings.max_request_body
         if request.share is not None:
             request.share.passed_on = True
-        conversation = await self.lifecycle.caller.open(route_call.destination, head, timeout)
+        deadline = self.lifecycle.bus.now() + timeout
+        spec = CallSpec(destination=route_call.destination, lines=head, deadline=deadline)  # an upload is not retried
+        conversation = await self.lifecycle.caller.open(spec)
         upload = Upload(
             *(request.receive, begun, conversation.stream),
             idle_s=settings.body_idle_s,

@@ -21,7 +21,7 @@ from gateway.header_translation import Head, Rendered
 from gateway.request_checks import RouteCall, TableBehind
 from gateway.request_lifecycle import RequestLifecycle
 from gateway.responses import Outcome
-from mesh.client import Answer, Call
+from mesh.client import Answer, Call, CallSpec
 from mesh.errors import MeshError
 
 
@@ -188,14 +188,13 @@ class DirectRequest:
         self._state = _PUBLISHED
         self._began = perf_counter()
         try:
-            self._call = lifecycle.caller.start(
-                route_call.destination,
-                route_call.head,
-                body,
-                lifecycle.bus.now() + route_call.timeout,
-                route_call.retries,
-                self._done,
+            spec = CallSpec(
+                destination=route_call.destination,
+                lines=route_call.head,
+                deadline=lifecycle.bus.now() + route_call.timeout,
+                policy=route_call.retries,
             )
+            self._call = lifecycle.caller.start(spec, body, self._done)
         except Exception as error:
             self._done(error)
 

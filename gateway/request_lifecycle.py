@@ -54,7 +54,6 @@ class RequestLifecycle:
         metrics.body_bytes = lambda: self.body_memory.used
         self.requests: set[GatewayRequest] = set()
         metrics.inflight = self.requests.__len__
-        caller.recovery.on_repeat = metrics.repeated
         self.responses = Responses(self.cors, metrics, access, self.requests)
         self._ids = Ids()
         self.checks = RequestChecks(

@@ -12,7 +12,7 @@ from gateway.header_translation import Pairs, crossing
 from gateway.problems import public_detail
 from mesh import headers
 from mesh.bus import Reply
-from mesh.client import Conversation
+from mesh.client import StreamingCall
 from mesh.defaults import WEBSOCKET_MESSAGE
 from mesh.errors import BadReply, MeshError
 from mesh.streams import frames
@@ -47,7 +47,7 @@ class WebSocketRelay:
 
     def __init__(
         self,
-        conversation: Conversation,
+        conversation: StreamingCall,
         receive: Receive,
         send: Send,
         *,

@@ -12,7 +12,7 @@ from gateway.problems import refuse
 from gateway.request_checks import CHECKS
 from gateway.wire_request import request_head
 from mesh import Service, headers
-from mesh.client.attempts import block_of
+from mesh.client.attempt_messages import request_block
 from mesh.settings import GatewaySettings
 from mesh.testing import Mesh
 from tests.gateway.test_framing import answers, ask, get
@@ -135,7 +135,7 @@ async def test_services_read_the_head_at_one_glance(mesh):
     lifecycle.responses.finish(request)
     trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     for lines, params in ((b"", None), (b"Mesh-Params: name=a\r\n", b"name=a")):
-        block = block_of(1.5, lines, request_head(request, trace))
+        block = request_block(1.5, lines, request_head(request, trace))
         deadline, sent, *rest = headers.open_envelope(block)
         assert deadline == b"1500"
         assert sent is not None
