@@ -144,37 +144,12 @@ class DirectRequest:
         self._body = join_pieces(self._body, piece)
 
     def complete(self) -> None:
-        """The body is complete: go on, if its turn has come and it has not been answered."""
+        """The body is complete: publish the request, if its turn has come and it has not been answered."""
         self.more_body = False
-        if self._state is _CHECKED:
-            self._publish()
-        elif self._state is _UNMATCHED:
+        if self._state is _UNMATCHED:
             self._hand_over(self._connection.asgi_lane.begin_later, self._request, bytes(self._body))
-
-    def gone(self) -> None:
-        """The client closed its connection."""
-        self._abandon(499, "client_gone", "client")
-
-    def broken(self, error: MeshError) -> None:
-        """The rest of the request is unusable; the connection answers the client."""
-        self._abandon(error.status, error.reason, "gateway")
-
-    def _abandon(self, status: int, reason: str, origin: str) -> None:
-        state, self._state = self._state, _ENDED
-        if state is _QUEUED or state is _ENDED:
+        if self._state is not _CHECKED:
             return
-        request, responses = self._request, self._lifecycle.responses
-        call, self._call = self._call, None
-        if call is not None:
-            call.cancel()
-            self._lifecycle.limits.leave(self._route_call.limit_key)
-            request.upstream = perf_counter() - self._began
-        responses.unanswered(request, status, reason, origin)
-        responses.finish(request)
-
-    # -- the call
-
-    def _publish(self) -> None:
         lifecycle, request, route_call = self._lifecycle, self._request, self._route_call
         body, self._body = bytes(self._body), b""
         request.record.bytes_in = len(body)
@@ -197,6 +172,27 @@ class DirectRequest:
             self._call = lifecycle.caller.start(spec, body, self._done)
         except Exception as error:
             self._done(error)
+
+    def gone(self) -> None:
+        """The client closed its connection."""
+        self._abandon(499, "client_gone", "client")
+
+    def broken(self, error: MeshError) -> None:
+        """The rest of the request is unusable; the connection answers the client."""
+        self._abandon(error.status, error.reason, "gateway")
+
+    def _abandon(self, status: int, reason: str, origin: str) -> None:
+        state, self._state = self._state, _ENDED
+        if state is _QUEUED or state is _ENDED:
+            return
+        request, responses = self._request, self._lifecycle.responses
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
+            self._lifecycle.limits.leave(self._route_call.limit_key)
+            request.upstream = perf_counter() - self._began
+        responses.unanswered(request, status, reason, origin)
+        responses.finish(request)
 
     def _done(self, outcome: Answer | Exception) -> None:
         """The call has ended."""

@@ -109,6 +109,8 @@ class Responses:
         """`of` for a response that is one message, with its headers as lines. Most replies take this short cut."""
         if not isinstance(outcome, Answer) or request.method == "OPTIONS":
             return self.of(request, outcome).with_lines()
+        record = request.record
+        record.instance, record.attempts = outcome.instance, outcome.attempts
         try:
             status, lines, body = self._heads.render(outcome.reply, request.method, request.request_id)
         except Exception as error:
@@ -116,8 +118,6 @@ class Responses:
         lines = b"%bx-request-id: %b\r\n" % (lines, request.request_id)
         if self._cors.origins:
             lines = self._cors.add_to_lines(lines, request.head.known.get(ORIGIN))
-        record = request.record
-        record.instance, record.attempts = outcome.instance, outcome.attempts
         if status >= 500:
             record.origin, record.reason = "service", "service_error"
         record.status, record.bytes_out = status, len(body)

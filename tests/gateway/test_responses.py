@@ -196,6 +196,7 @@ async def test_a_reply_that_cannot_be_translated_is_abandoned(mesh, log, monkeyp
     await eventually(lambda: len(mesh.gateway.streams) == 0 == len(mesh.instances[0].streams))
     (line,) = log()
     assert (line["status"], line["reason"], line["route"]) == (500, "internal", path)
+    assert (line["instance"], line["attempts"]) == (mesh.instances[0].id, 1)
 
 
 @pytest.mark.parametrize("lane", ["asgi"], indirect=True)
