@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import mesh as package
-from gateway.access_log import Entry
+from gateway.access_log import AccessRecord
 from gateway.health import OWN
 from mesh.cli.main import COMMANDS
 from mesh.settings import documentation
@@ -162,7 +162,7 @@ async def test_every_path_of_the_gateway_is_documented(mesh):
 
 
 def test_every_field_of_the_access_log_is_documented():
-    for field in Entry.__struct_fields__:
+    for field in AccessRecord.__struct_fields__:
         assert f"`{field}`" in OPERATIONS.read_text(), field
 
 
