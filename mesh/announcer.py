@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from mesh import messages
+from mesh import logs, messages
 from mesh.bus import Bus, Subscription
 from mesh.claim_times import Claims, now_ms
 from mesh.errors import MeshError
@@ -216,7 +216,7 @@ class Announcer:
             return
         self.contradicted += 1
         count = self.contradicted
-        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: never a flood
+        if logs.is_due(count):
             _log.warning(
                 "somebody else speaks for this instance (%d messages so far): state %s, seq %d, while it is %s at %d."
                 " Is it a copy of this process, or an attack? NATS permissions can forbid the latter",

@@ -79,6 +79,11 @@ class TextFormatter(logging.Formatter):
         return f"{text}\n    {clean_lines(self.formatException(record.exc_info))}" if record.exc_info else text
 
 
+def is_due(count: int) -> bool:
+    """True for the 1st, 2nd, 4th, 8th ... of a kind of event: what others can cause gives few lines, and always one."""
+    return count & (count - 1) == 0
+
+
 def handler(format: str = "auto") -> logging.Handler:
     """Writes records to standard error. ``format``: ``json``, ``text``, or ``auto`` (text on a terminal)."""
     made = logging.StreamHandler(sys.stderr)

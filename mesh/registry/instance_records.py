@@ -20,6 +20,9 @@ class Content(Struct, frozen=True):
     service: str
     version: str
     revision: str
+    """Tells it apart from all other contents of its service: the announced one, or, if that is another content's
+    already, one that the receiver made."""
+    announced_revision: str
     endpoints: tuple[Endpoint, ...]
     routes: tuple[Route, ...]
 
@@ -145,7 +148,7 @@ class Instance:
 
     @property
     def revision(self) -> str:
-        """The revision of the last announcement."""
+        """The revision of the last announcement, as the receiver tells contents apart; see `Content`."""
         return self.content.revision
 
     @property

@@ -85,11 +85,16 @@ class Registry(Table):
             "leaps": self._leaps,
             "after_stopped": self._final,
             "lived_after_stopped": self._contradicted,
-            "revision_clashes": self._contents.clashes,
+            "revision_clashes": self.revision_clashes,
             "asks": self._asks,
             "asks_refused": self._refused,
             "tombstones_evicted": self._tombstones.evicted,
         }
+
+    @property
+    def revision_clashes(self) -> int:
+        """How often an instance announced a known revision with other endpoints or routes."""
+        return self._contents.clashes
 
     def next_due(self) -> float | None:
         """No call of `expire` before this time has anything to say; None while nothing is waited for."""
@@ -319,7 +324,7 @@ class Registry(Table):
     def _compare(self, instance: Instance, now: float, outcome: Outcome) -> None:
         """Ask while the newest message speaks of another revision than the last announcement."""
         question = instance.question
-        if instance.told == instance.content.revision:
+        if instance.told == instance.content.announced_revision:
             if question is not None:
                 question.open = False
                 instance.question = None

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from mesh import Service
-from mesh.messages import MAX_COUNT, Announcement, Heartbeat, encode
+from mesh.messages import MAX_COUNT, Announcement, Heartbeat, Route, encode
 from mesh.testing import Mesh
 from tests.conditions import eventually
 
@@ -154,6 +154,44 @@ async def test_two_processes_with_one_id_do_not_answer_each_other_for_ever(nats_
             assert twin.announcer.contradicted >= 2
             assert len(heard) <= 4  # their claims differ, which each corrects once; all else is the same
             assert (await mesh.http.get("/now")).json() == "now"
+
+
+@pytest.mark.parametrize("routes", [(), (("GET", "clear"),), (("GET", "read"), ("POST", "clear"))])
+async def test_nobody_rewrites_the_routes_of_others_with_their_revision(nats_url, prefix, caplog, routes):
+    """An instance that is never picked announces their revision with other routes."""
+    service, cleared = Service("notes"), []
+
+    @service.get("/notes")
+    async def read() -> str:
+        return "read"
+
+    @service.post("/notes")
+    async def clear() -> str:
+        cleared.append(1)
+        await asyncio.sleep(0.2)
+        return "cleared"
+
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh, mesh.client("thief") as bus:
+        truth = mesh.instances[0].announcer._current()
+        false = msgspec.structs.replace(
+            truth,
+            id="evil",
+            state="unready",
+            routes=tuple(
+                Route(method=method, path="/notes", endpoint=endpoint, idempotent=True, try_timeout_ms=50)
+                for method, endpoint in routes
+            ),
+            claimed=(),
+        )
+        bus.publish(bus.address(bus.subjects.announce("notes", "evil")), encode(false))
+        await eventually(lambda: mesh.gateway.watcher.registry.get("notes", "evil") is not None)
+        mesh.gateway.directory.settle()
+        assert [(await mesh.http.get("/notes")).json() for _ in range(5)] == ["read"] * 5
+        assert (await mesh.http.post("/notes")).json() == "cleared"
+        assert len(cleared) == 1
+        async with mesh.ops() as ops:
+            assert "\nmesh_revision_clashes_total 1\n" in (await ops.get("/metrics")).text
+    assert "notes.evil announces a revision that another instance has with other routes" in caplog.text
 
 
 async def test_a_forged_seq_does_not_end_the_numbers(mesh, forge):

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.messages import MAX_COUNT, MAX_LEAP, Control
+from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, Control
 from mesh.registry import Ask, Change, Registry
-from tests.registry.builders import announcement, heartbeat, kinds
+from mesh.routes import Match, RouteTable
+from tests.registry.builders import announcement, content, heartbeat, kinds
 
 STATES = ("starting", "ready", "unready", "draining", "stopped")
 
@@ -94,6 +95,32 @@ def test_everybody_who_knew_an_instance_knows_it_again(told: list[tuple[Control,
         assert ([route.path for route in instance.routes], instance.state, instance.seq) == (["/true"], "ready", 42)
         assert outcome == []
         rng.shuffle(told)
+
+
+# -- one revision, several contents
+
+
+def clashing(path: str, id: str) -> Announcement:
+    """An announcement of other routes under the revision of ``/users``."""
+    return announcement(1, path, id=id, revision=content("/users")["revision"])
+
+
+@given(
+    st.permutations([announcement(1, id="a"), clashing("/users", "b"), clashing("/evil", "e"), clashing("/two", "f")])
+)
+def test_the_routes_of_one_instance_never_become_those_of_another(heard: list[Announcement]) -> None:
+    """Whoever is heard first: each instance is called by the routes that it announced itself."""
+    registry = Registry(rng=random.Random(1))
+    for message in heard:
+        registry.apply(message, 0.0)
+    table = RouteTable().replace("users", registry.announced("users"), 0.0)
+    for path, ids in (("users", {"a", "b"}), ("evil", {"e"}), ("two", {"f"})):
+        match = table.match("GET", (path,))
+        assert isinstance(match, Match)
+        assert {i.id for i in registry if i.revision in match.entry.bindings} == ids
+        assert {binding.route.path for binding in match.entry.bindings.values()} == {f"/{path}"}
+    assert registry.revision_clashes == 2
+    assert [item for message in heard for item in registry.apply(heartbeat(2, id=message.id), 0.1)] == []
 
 
 # -- foreign services under a name of the mesh
