@@ -191,15 +191,21 @@ class Announcer:
             _log.debug("not announced: %s", error)
 
     def _asked(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
-        if self._answer is not None or self.state == "stopped":
-            return
+        if self.state != "stopped":
+            self._respond_within(messages.decode_discover(payload).window_ms / 1000)
+
+    def _respond_within(self, window: float) -> None:
+        """Announce in the next ``window`` seconds, though not sooner than `ANSWER_GAP_S` after the last time.
+
+        An announcement that is due in that time already is kept: many who ask at once do not bring it forward.
+        """
         loop = asyncio.get_running_loop()
-        window = messages.decode_discover(payload).window_ms / 1000
-        delay = max(random.uniform(0, window), self._answered + ANSWER_GAP_S - loop.time())
-        if delay <= 0:
-            self._respond()
-        else:
-            self._answer = loop.call_later(delay, self._respond)
+        now, earliest = loop.time(), self._answered + ANSWER_GAP_S
+        if self._answer is not None:
+            if self._answer.when() <= max(now + window, earliest):
+                return
+            self._answer.cancel()
+        self._answer = loop.call_at(max(now + random.uniform(0, window), earliest), self._respond)
 
     def _respond(self) -> None:
         self._answer = None
@@ -230,7 +236,7 @@ class Announcer:
             self._seq = max(self._seq, message.seq)
         truth = self._current()
         if contradicts(message, truth) or self._claims_falsely(message, truth):
-            self._correct()
+            self._respond_within(0)  # the truth, not more often than whoever asks could have it
 
     def _claims_falsely(self, message: Control, truth: Announcement) -> bool:
         """Whether the message has other claims than ours, and no others were the last that were corrected."""
@@ -238,14 +244,6 @@ class Announcer:
             return False
         self._false_claims = message.claimed
         return True
-
-    def _correct(self) -> None:
-        """Announce soon, though not more often than anybody who asks could have it."""
-        if self._answer is not None:
-            self._answer.cancel()
-        loop = asyncio.get_running_loop()
-        delay = self._answered + ANSWER_GAP_S - loop.time()
-        self._answer = loop.call_later(max(0.0, delay), self._respond)
 
     def _reconnected(self, connected: bool) -> None:
         if connected and self._beating is not None:
