@@ -16,7 +16,7 @@ from mesh import logs, messages
 from mesh.bus import Bus, Subscription
 from mesh.claim_times import Claims, now_ms
 from mesh.errors import MeshError
-from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Control, Endpoint, Heartbeat, Route, State
+from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Endpoint, Heartbeat, Route, State
 from mesh.own_announcements import OwnMessages, contradicts
 from mesh.tasks import keep
 
@@ -24,6 +24,9 @@ JITTER = 0.2
 """Part of the heartbeat interval by which it varies, so that instances started together drift apart."""
 ANSWER_GAP_S = 0.1
 """Least time between two answers to discover messages, whoever asks how often."""
+SAME_AGAIN_S = 5.0
+"""Least time between our last announcement and the next one if somebody says a second time what we corrected already.
+It concerns only what two copies of one process differ in: else they would answer each other without end."""
 
 TOO_LARGE = (
     "Give it fewer routes, or shorter summaries and metadata, make several services of it, or raise max_payload of"
@@ -81,6 +84,7 @@ class Announcer:
         self._beating: asyncio.Task[None] | None = None
         self._answer: asyncio.TimerHandle | None = None
         self._answered = -ANSWER_GAP_S
+        self._announced = 0.0
         self._own = OwnMessages()
         self._false_claims: tuple[int, ...] | None = None
         self.contradicted = 0
@@ -141,6 +145,7 @@ class Announcer:
                 _log.error("this instance cannot be announced, so it gets no requests: %s. %s", error, TOO_LARGE)
             return
         self.problem = ""
+        self._announced = asyncio.get_running_loop().time()
         self._publish(self._announce_to, data)
 
     def _current(self) -> Announcement:
@@ -194,13 +199,14 @@ class Announcer:
         if self.state != "stopped":
             self._respond_within(messages.decode_discover(payload).window_ms / 1000)
 
-    def _respond_within(self, window: float) -> None:
-        """Announce in the next ``window`` seconds, though not sooner than `ANSWER_GAP_S` after the last time.
+    def _respond_within(self, window: float, earliest: float = 0.0) -> None:
+        """Announce in the next ``window`` seconds, though not before ``earliest`` (in the event loop's seconds), and not
+        sooner than `ANSWER_GAP_S` after the last time.
 
         An announcement that is due in that time already is kept: many who ask at once do not bring it forward.
         """
         loop = asyncio.get_running_loop()
-        now, earliest = loop.time(), self._answered + ANSWER_GAP_S
+        now, earliest = loop.time(), max(earliest, self._answered + ANSWER_GAP_S)
         if self._answer is not None:
             if self._answer.when() <= max(now + window, earliest):
                 return
@@ -235,15 +241,12 @@ class Announcer:
         if message.seq - self._seq <= MAX_LEAP:  # a greater leap is believed by nobody who knows us
             self._seq = max(self._seq, message.seq)
         truth = self._current()
-        if contradicts(message, truth) or self._claims_falsely(message, truth):
+        if contradicts(message, truth):
             self._respond_within(0)  # the truth, not more often than whoever asks could have it
-
-    def _claims_falsely(self, message: Control, truth: Announcement) -> bool:
-        """Whether the message has other claims than ours, and no others were the last that were corrected."""
-        if not isinstance(message, Announcement) or message.claimed in (truth.claimed, self._false_claims):
-            return False
-        self._false_claims = message.claimed
-        return True
+        elif isinstance(message, Announcement) and message.claimed != truth.claimed:
+            same = message.claimed == self._false_claims
+            self._false_claims = message.claimed
+            self._respond_within(0, self._announced + SAME_AGAIN_S if same else 0.0)
 
     def _reconnected(self, connected: bool) -> None:
         if connected and self._beating is not None:

@@ -111,6 +111,24 @@ async def test_what_no_revision_covers_is_put_right_too(mesh, facts):
     assert (known(mesh).claimed, known(mesh).connection) == truth
 
 
+async def test_the_same_false_claim_is_put_right_each_time(mesh, monkeypatch):
+    monkeypatch.setattr("mesh.announcer.SAME_AGAIN_S", 0.3)
+    instance, loop = mesh.instances[0], asyncio.get_running_loop()
+    truth, heard = known(mesh).claimed, []
+    async with mesh.client("thief") as bus:
+        await bus.subscribe(bus.subjects.announce("patient", instance.id), lambda *message: heard.append(message))
+        await bus.flush()
+        began = loop.time()
+        for number in range(6):
+            said = msgspec.structs.replace(instance.announcer._current(), seq=known(mesh).seq + 1, claimed=(0,))
+            bus.publish(bus.address(bus.subjects.announce("patient", instance.id)), encode(said))
+            await eventually(lambda said=said: known(mesh).seq > said.seq)
+            assert known(mesh).claimed == truth
+            # The first time at once, and no more often than two copies of one process may say it to each other.
+            assert loop.time() - began >= 0.28 * number
+        assert len(heard) <= 2 * 6 + 1
+
+
 async def test_under_a_flood_it_says_so_ten_times_a_second_at_most(mesh, forge):
     instance, heard = mesh.instances[0], []
     async with mesh.client() as bus:
