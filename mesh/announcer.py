@@ -17,7 +17,7 @@ from mesh.bus import Bus, Subscription
 from mesh.claim_times import Claims, now_ms
 from mesh.errors import MeshError
 from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Endpoint, Heartbeat, Route, State
-from mesh.own_announcements import OwnMessages, contradicts
+from mesh.own_announcements import OwnMessages, contradicts, details
 from mesh.tasks import keep
 
 JITTER = 0.2
@@ -86,7 +86,7 @@ class Announcer:
         self._answered = -ANSWER_GAP_S
         self._announced = 0.0
         self._own = OwnMessages()
-        self._false_claims: tuple[int, ...] | None = None
+        self._false_details: tuple[object, ...] = ()
         self.contradicted = 0
         """Messages that somebody else published in the name of this instance."""
         self.problem = ""
@@ -200,7 +200,7 @@ class Announcer:
             self._respond_within(messages.decode_discover(payload).window_ms / 1000)
 
     def _respond_within(self, window: float, earliest: float = 0.0) -> None:
-        """Announce in the next ``window`` seconds, though not before ``earliest`` (in the event loop's seconds), and not
+        """Announce in the next ``window`` seconds, though not before ``earliest`` on the event loop's clock, and not
         sooner than `ANSWER_GAP_S` after the last time.
 
         An announcement that is due in that time already is kept: many who ask at once do not bring it forward.
@@ -243,9 +243,9 @@ class Announcer:
         truth = self._current()
         if contradicts(message, truth):
             self._respond_within(0)  # the truth, not more often than whoever asks could have it
-        elif isinstance(message, Announcement) and message.claimed != truth.claimed:
-            same = message.claimed == self._false_claims
-            self._false_claims = message.claimed
+        elif isinstance(message, Announcement) and (said := details(message)) != details(truth):
+            same = said == self._false_details
+            self._false_details = said
             self._respond_within(0, self._announced + SAME_AGAIN_S if same else 0.0)
 
     def _reconnected(self, connected: bool) -> None:

@@ -18,6 +18,10 @@ CALM_S: Final = 60.0
 MAX_SETS: Final = 1024
 """Sets of revisions for which candidate lists are kept."""
 
+MAX_NEW_CONNECTIONS: Final = 1000
+"""By how much the number of an instance's connection may grow at once: after one forged number without bounds no true
+one would ever be higher."""
+
 _NEVER: Final = float("inf")
 _ANSWERED: Final = Outcome.ANSWERED  # the outcome of nearly every call: looking it up in the enum takes longer
 
@@ -92,8 +96,8 @@ class Balancer:
     def heard(self, id: str, connection: int = 0) -> Peer | None:
         """A heartbeat or announcement of that instance arrived, so somebody may listen again.
 
-        ``connection``: which of its connections it spoke of last, 0 where it does not tell. Gives the peer where that
-        is a new one: what was on its way over the one before may be lost.
+        ``connection``: which of its connections it spoke of last, 0 where it does not tell. Gives the peer if the
+        number is higher than ever before: what was on its way over the connection before may be lost.
         """
         peer = self._peers.get(id)
         if peer is None:
@@ -101,9 +105,11 @@ class Balancer:
         if peer.skipped:
             peer.skipped = False
             self._changed()
-        if connection in (0, peer.connection):
+        known = peer.connection
+        # Two copies of one process, with one id, have a number each: a sign once, and not whenever they take turns.
+        if connection <= known or (known and connection - known > MAX_NEW_CONNECTIONS):
             return None
-        known, peer.connection = peer.connection, connection
+        peer.connection = connection
         return peer if known else None
 
     def _address(self, instance: Candidate) -> bytes:

@@ -172,6 +172,14 @@ async def test_two_processes_with_one_id_do_not_answer_each_other_for_ever(nats_
             assert twin.announcer.contradicted >= 2
             assert len(heard) <= 4  # their claims differ, which each corrects once; all else is the same
             assert (await mesh.http.get("/now")).json() == "now"
+            # One of them has its second connection now, and the other one its first.
+            connections = twin.bus.connections
+            twin.bus._lane._transport.abort()
+            await eventually(lambda: twin.bus.connected and twin.bus.connections > connections, 5)
+            await asyncio.sleep(0.3)
+            heard.clear()
+            await asyncio.sleep(1)
+            assert len(heard) <= 4
 
 
 @pytest.mark.parametrize("routes", [(), (("GET", "clear"),), (("GET", "read"), ("POST", "clear"))])
