@@ -37,10 +37,20 @@ def contradicts(message: Control, truth: Announcement) -> bool:
         return True
     if not isinstance(message, Announcement):
         return False
-    said = (message.version, message.routes, message.endpoints, message.bundles)
-    return said != (truth.version, truth.routes, truth.endpoints, truth.bundles)
+    said = (message.version, message.routes, message.endpoints)
+    return said != (truth.version, truth.routes, truth.endpoints)
 
 
 def details(message: Announcement) -> tuple[object, ...]:
-    """What two copies of one process differ in. They would correct each other without end if it were done at once."""
-    return message.claimed, message.connection
+    """What two copies of one process may differ in, so that they would correct each other without end.
+
+    They always differ in ``started``, which decides nothing and is put right by the next announcement.
+    """
+    return (
+        message.claimed,
+        message.connection,
+        message.heartbeat_ms,
+        message.bundles,
+        message.description,
+        message.metadata or {},
+    )

@@ -73,8 +73,10 @@ class Balancer:
             address = self._address(instance)
             peer = Peer(self.service, instance.id, address, foreign=instance.foreign, bundles=instance.bundles)
             self._peers[peer.id] = peer
-        elif peer.ready == ready and peer.suspect == instance.suspect and peer.revision == instance.revision:
-            return
+        else:
+            peer.place = peer.address if instance.bundles else b""
+            if peer.ready == ready and peer.suspect == instance.suspect and peer.revision == instance.revision:
+                return
         peer.ready, peer.suspect, peer.revision = ready, instance.suspect, instance.revision
         if not ready:
             # It is out anyway, and when it declares itself ready again that is news worth a try.

@@ -98,17 +98,35 @@ async def test_gateways_know_the_truth_again_at_once(mesh, forge, released, capl
     assert "somebody else speaks for this instance" in caplog.text
 
 
-@pytest.mark.parametrize("facts", [{"claimed": (0,)}, {"connection": MAX_COUNT}])
-async def test_what_no_revision_covers_is_put_right_too(mesh, facts):
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"claimed": (0,)},
+        {"connection": MAX_COUNT},
+        {"description": "forged"},
+        {"metadata": {"forged": "yes"}},
+        {"heartbeat_ms": 250},
+        {"bundles": False},
+    ],
+)
+@pytest.mark.parametrize("stopped", [True, False])
+async def test_what_no_revision_covers_is_put_right_too(mesh, facts, stopped):
     """Where the forged message says all else as it is, heartbeats contradict it in nothing."""
     instance = mesh.instances[0]
     before = known(mesh)
-    truth = (before.claimed, before.connection)
+    (name,) = facts
+    truth = getattr(before, name)
     said = msgspec.structs.replace(instance.announcer._current(), seq=before.seq + 1000, **facts)
     async with mesh.client("thief") as bus:
+        if stopped:
+            stop = msgspec.structs.replace(said, seq=said.seq - 1, state="stopped")
+            bus.publish(bus.address(bus.subjects.announce("patient", instance.id)), encode(stop))
         bus.publish(bus.address(bus.subjects.announce("patient", instance.id)), encode(said))
-        await eventually(lambda: known(mesh).seq > said.seq)
-    assert (known(mesh).claimed, known(mesh).connection) == truth
+        await eventually(lambda: known(mesh) is not None and known(mesh).announced > said.seq)
+    assert getattr(known(mesh), name) == truth
+    (peer,) = mesh.gateway.caller._balancers["patient"].peers()
+    assert peer.place
+    assert (await mesh.http.get("/now")).json() == "now"
 
 
 async def test_the_same_false_claim_is_put_right_each_time(mesh, monkeypatch):

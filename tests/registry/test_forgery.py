@@ -161,3 +161,39 @@ def test_heartbeats_and_stopped_do_not_touch_foreign_services(registry: Registry
     registry.apply(heartbeat(8, id="f", state="stopped"), 0.0)
     (instance,) = registry.instances()
     assert (instance.state, instance.seq, instance.live) == ("ready", 0, True)
+
+
+# -- what an instance says once
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_all_that_an_announcement_says_is_that_of_the_newest(registry: Registry, stopped: bool) -> None:
+    """Whoever speaks first for an instance, or says that it stopped and joins in its name, plants nothing for good."""
+    truth = {"description": "true", "metadata": {"a": "b"}, "heartbeat_ms": 2000, "bundles": False}
+    false = {"description": "false", "metadata": {}, "heartbeat_ms": 30_000, "bundles": True, "started": "never"}
+    if stopped:
+        registry.apply(announcement(1, **truth), 0.0)
+        registry.apply(heartbeat(2, state="stopped"), 0.0)
+    registry.apply(announcement(3, **false), 0.0)
+    outcome = registry.apply(announcement(4, **truth), 1.0)
+    assert kinds(outcome) == ["changed", "claimed"]  # without `claimed` the routes are claimed since `started`
+    assert outcome[0].reason == "bundles, description, heartbeat_ms, metadata, started"  # type: ignore[union-attr]
+    (instance,) = registry.instances()
+    assert {name: getattr(instance, name) for name in truth} == truth
+    assert instance.started == announcement(1).started
+    assert registry.apply(announcement(5, **truth), 1.0) == []
+    assert kinds(registry.expire(3.9)) == []
+    assert kinds(registry.expire(4.1)) == ["suspect"]
+    registry.apply(announcement(6, **false), 4.2)  # a longer interval counts at once, too
+    assert kinds(registry.expire(40.0)) == []
+    registry.apply(announcement(7, **truth), 40.0)
+    assert kinds(registry.expire(43.5)) == ["suspect"]
+    assert kinds(registry.expire(48.5)) == ["lost"]
+
+
+def test_a_late_announcement_of_a_suspect_instance_brings_its_shorter_interval(registry: Registry) -> None:
+    registry.apply(announcement(1, heartbeat_ms=30_000), 0.0)
+    registry.apply(heartbeat(9), 0.0)
+    assert kinds(registry.expire(46.0)) == ["suspect"]
+    registry.apply(announcement(8), 46.0)
+    assert kinds(registry.expire(46.1)) == ["lost"]
