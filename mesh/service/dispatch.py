@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
-from mesh import headers
+from mesh import headers, logs
 from mesh.boot_clock import boot_ms
 from mesh.bus import Bus
 from mesh.bus.bundles import APART, MARK, BadBundle, unpack
@@ -72,6 +72,8 @@ class Dispatcher:
         self._sockets: set[WebSocket] = set()
         self._logs_requests = request_log.is_wanted()
         self._ages = Ages()
+        self.dropped = 0
+        """Requests and bundles that broke the protocol, and have no answer."""
         self.stall = PauseWatch()
 
     @property
@@ -97,7 +99,7 @@ class Dispatcher:
     def _receive_bundle(self, place: bytes, reply: bytes, bundle: bytes) -> None:
         subjects = self._bus.subjects
         if not subjects.may_reply(reply):
-            _log.warning("dropped a bundle that asks for its answers on %r", reply[:80])
+            self._dropped(f"a bundle that asks for its answers on {reply[:80]!r}")
             return
         if not subjects.is_inbox(reply):
             self._replies.send(reply, APART, b"")
@@ -115,7 +117,13 @@ class Dispatcher:
                 except Exception:
                     _log.exception("a request of a bundle failed")  # the others are still served
         except BadBundle as error:
-            _log.warning("dropped the rest of a bundle: %s", error)
+            self._dropped(f"the rest of a bundle: {error}")
+
+    def _dropped(self, what: str) -> None:
+        """Say that a message breaks the protocol, in few lines however many there are."""
+        self.dropped += 1
+        if logs.is_due(self.dropped):
+            _log.warning("dropped %s (%d so far)", what, self.dropped)
 
     def receiver(self, endpoint: str) -> Callable[[bytes, bytes, bytes, bytes], None]:
         """What to call with the messages of a subject that belongs to one endpoint, whatever the subject."""
@@ -123,7 +131,7 @@ class Dispatcher:
 
     def _receive(self, declared: Declared | None, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         if reply and not self._bus.subjects.may_reply(reply):
-            _log.warning("dropped a request that asks for its answer on %r", reply[:80])
+            self._dropped(f"a request that asks for its answer on {reply[:80]!r}")
             return
         self._bus.expect_answers()
         sender = reply[: reply.rindex(b".")] if self._bus.subjects.is_inbox(reply) else b""
