@@ -135,7 +135,9 @@ class Requests:
         self.broken = 0
         """Bundles of replies that could not be read to their end."""
         self.ignored = 0
+        """Messages to a waiting request that are no replies: they have no ``Mesh-Status``."""
         self.late = 0
+        """Messages to the inbox for which nothing waits, replies after their deadline mostly."""
 
     def __len__(self) -> int:
         return len(self._pending)

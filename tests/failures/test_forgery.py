@@ -124,8 +124,8 @@ async def test_what_no_revision_covers_is_put_right_too(mesh, facts, stopped):
         bus.publish(bus.address(bus.subjects.announce("patient", instance.id)), encode(said))
         await eventually(lambda: known(mesh) is not None and known(mesh).announced > said.seq)
     assert getattr(known(mesh), name) == truth
-    (peer,) = mesh.gateway.caller._balancers["patient"].peers()
-    assert peer.place
+    (peer,) = mesh.gateway.caller.peers("patient")
+    assert peer.bundle_address
     assert (await mesh.http.get("/now")).json() == "now"
 
 
