@@ -103,7 +103,7 @@ class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mes
     """Which of its connections to NATS this is, from 1: when it grows, what was on its way may be lost; 0: not told."""
 
 
-class Conflict(Struct, frozen=True):
+class Conflict(Struct, frozen=True, omit_defaults=True):
     """A route that others than its winner announce; ``losers`` do not get it.
 
     ``why``: the winner has the ``earlier`` claim, the prefix has an ``owner`` (who need not claim the path), or the
@@ -115,6 +115,8 @@ class Conflict(Struct, frozen=True):
     winner: Name
     losers: Annotated[tuple[Name, ...], Meta(max_length=1000)]
     why: Why
+    more: Count = 0
+    """How many losers are there besides those that are named."""
 
 
 class Conflicts(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.conflicts"):
