@@ -91,7 +91,7 @@ def test_the_oldest_remembered_routes_go_first_when_there_are_too_many(monkeypat
     table = table.replace("e", [content(*(f"GET /e/{i}" for i in range(6)))], 8.0).replace("e", [], 8.0)
     assert dump(table) == dump(table_of({"live": ["GET /live"]}))
     assert not table._remembered
-    assert table._holdings.keys() == {"live"}
+    assert table._claims_of.keys() == {"live"}
 
 
 def test_a_live_revision_that_lacks_a_remembered_route_ends_it() -> None:
