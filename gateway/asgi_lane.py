@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -109,13 +110,14 @@ class AsgiLane:
                 await send({"type": "http.response.body", "body": body})
             else:
                 await self._send_stream(exchange, exchange.stream, send)
-        except ClientGone:
-            entry.status, entry.reason, entry.origin = 499, "client_gone", "client"
+        except ClientGone as client:
+            self._unanswered(exchange, client.refusal)
         except Exception:
             status, out, body = core.failed(exchange)
             entry.status = status
-            await send({"type": "http.response.start", "status": status, "headers": out})
-            await send({"type": "http.response.body", "body": body})
+            with suppress(ClientGone):
+                await send({"type": "http.response.start", "status": status, "headers": out})
+                await send({"type": "http.response.body", "body": body})
         finally:
             self._finish(exchange)
 
@@ -180,6 +182,15 @@ class AsgiLane:
             if upload is not None:
                 await upload.end()
                 entry.bytes_in = upload.size
+
+    @staticmethod
+    def _unanswered(exchange: GatewayRequest, refusal: MeshError | None) -> None:
+        """Note what became of a request that cannot be answered: its client has gone, or was refused already."""
+        entry = exchange.entry
+        if refusal is None:
+            entry.status, entry.reason, entry.origin = 499, "client_gone", "client"
+        else:
+            entry.status, entry.reason, entry.origin = refusal.status, refusal.reason, "gateway"
 
     async def _abandon(self, exchange: GatewayRequest) -> None:
         """End a response that had begun on the bus: the client gets another one."""

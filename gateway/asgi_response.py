@@ -4,12 +4,14 @@ HTTP/1.0 can read."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.body_memory import Body
+from gateway.body_streams import ClientGone
 from mesh.errors import MeshError
 
 
@@ -41,9 +43,11 @@ class AsgiResponse(RequestResponseCycle):
     """Without a length, a response to HTTP/1.0 ends with its connection: there were no chunks then (RFC 9112
     section 6.1). uvicorn sends them all the same.
 
-    ``held`` is the memory that its body takes, ``sent`` the number of messages of its response.
+    ``held`` is the memory that its body takes, ``sent`` the number of messages of its response, ``refusal`` the error
+    of a request that its client broke.
     """
 
+    refusal: MeshError | None = None
     until_close = False
     held: Body | None = None
     sent = 0
@@ -68,10 +72,19 @@ class AsgiResponse(RequestResponseCycle):
 
     def broken(self, error: MeshError) -> None:
         """The rest of the request is unusable; who says so to the client has been told already."""
+        self.refusal = error
         self.disconnected = True
         self.message_event.set()
 
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if self.refusal is not None:
+            return {**message, "refusal": self.refusal}
+        return message
+
     async def send(self, message: Any) -> None:
+        """Send a message of the response. Raises `ClientGone` if its first one finds no client; uvicorn says nothing
+        then, and fails at the next message."""
         self.sent += 1
         if not self.response_started:
             if b"date" in dict(message["headers"]):
@@ -80,6 +93,8 @@ class AsgiResponse(RequestResponseCycle):
                 self.until_close = True
                 self.chunked_encoding = False
             await super().send(message)
+            if not self.response_started:
+                raise ClientGone(self.refusal)
         elif self.until_close and not self.response_complete:
             if self.flow.write_paused and not self.disconnected:
                 await self.flow.drain()
@@ -87,6 +102,10 @@ class AsgiResponse(RequestResponseCycle):
                 self._write(message.get("body", b""), last=not message.get("more_body", False))
         else:
             await super().send(message)
+
+    async def send_500_response(self) -> None:
+        with suppress(ClientGone):
+            await super().send_500_response()
 
     def _write(self, body: bytes, *, last: bool) -> None:
         if body and self.scope["method"] != "HEAD":
