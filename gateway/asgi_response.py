@@ -73,6 +73,7 @@ class AsgiResponse(RequestResponseCycle):
     def broken(self, error: MeshError) -> None:
         """The rest of the request is unusable; who says so to the client has been told already."""
         self.refusal = error
+        self.waiting_for_100_continue = False
         self.disconnected = True
         self.message_event.set()
 

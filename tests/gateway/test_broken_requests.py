@@ -89,7 +89,7 @@ async def ask(mesh, data):
         writer.close()
 
 
-@pytest.mark.parametrize("expect", [()], ids=[""])
+@pytest.mark.parametrize("expect", [(), (EXPECT,)], ids=["", "expects"])
 @pytest.mark.parametrize("path", ["/nope", "/echo", "/wait", "/livez"])
 async def test_a_request_broken_in_its_first_segment_is_a_400_and_nothing_else(mesh, counted, path, expect):
     said = await ask(mesh, post(path, *expect, CHUNKED) + NO_CHUNK)
