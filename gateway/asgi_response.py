@@ -59,6 +59,7 @@ class AsgiResponse(RequestResponseCycle):
 
     def take(self, piece: bytes) -> None:
         """A piece of the body."""
+        self.waiting_for_100_continue = False  # it does not wait for us (RFC 9110 section 10.1.1)
         self.body += piece
         if self.is_full:
             self.flow.pause_reading()
@@ -66,6 +67,7 @@ class AsgiResponse(RequestResponseCycle):
 
     def complete(self) -> None:
         """The whole request is here."""
+        self.waiting_for_100_continue = False
         if not self.response_complete:
             self.more_body = False
             self.message_event.set()

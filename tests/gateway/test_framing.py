@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncIterator
 
 import h11
 import pytest
@@ -64,6 +65,10 @@ def frames(hung):
             await asyncio.Event().wait()
         finally:
             service.silent -= 1
+
+    @service.post("/size")
+    async def size(body: AsyncIterator[bytes]) -> int:
+        return sum([len(piece) async for piece in body])
 
     @service.get("/lines")
     async def lines():
@@ -562,6 +567,29 @@ async def test_continue_is_sent_for_a_body_that_is_wanted_only(mesh):
     writer.close()
     found = answers(await ask(mesh, head.replace(b"/echo/a", b"/nowhere"), b"body"), "POST")
     assert [status for status, _, _ in found] == [404]
+
+
+@pytest.mark.parametrize("waits", [0, 1])
+@pytest.mark.parametrize(
+    ("length", "body"),
+    [
+        ("Content-Length: 4", b"body"),
+        ("Content-Length: 3000000", bytes(3_000_000)),
+        ("Transfer-Encoding: chunked", b"3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked", b"0\r\n\r\n"),
+    ],
+    ids=["whole", "stream", "chunks", "no chunks"],
+)
+async def test_who_sends_its_body_at_once_is_not_told_to_go_on(mesh, length, body, waits):
+    """RFC 9110 section 10.1.1. HAProxy 2.6 cuts an answer off that comes in one piece with an interim response."""
+    path = "/size" if len(body) > 100 else "/echo/a"
+    head = get(path, "Expect: 100-continue", length, "Connection: close", method="POST")
+    if waits:  # as one of a pipeline does
+        methods, head = ["GET", "POST"], get("/echo/first") + head
+    else:
+        methods = ["POST"]
+    found = answers(await ask(mesh, head + body), *methods)
+    assert [status for status, _, _ in found] == [200] * len(methods)
 
 
 async def test_a_client_of_http_1_0_is_told_nothing_before_its_answer(mesh):
