@@ -242,7 +242,10 @@ class Connection(HttpToolsProtocol):
         if known.keys() & _NOT_DIRECT or path[:1] != b"/" or parser.should_upgrade():  # CONNECT has no such header
             return False
         keep_alive = parser.should_keep_alive()
-        if (b"connection" in known or not keep_alive) and parser.get_http_version() != "1.1":
+        # Of another version, llhttp keeps the connection only where one of these headers asks for it.
+        if (
+            b"connection" in known or b"proxy-connection" in known or not keep_alive
+        ) and parser.get_http_version() != "1.1":
             return False
         if self._left >= self._core.bus.max_payload:
             return False

@@ -124,7 +124,7 @@ async def test_a_client_that_resets_its_connection_is_499(mesh, handler, counted
     """Also where the answer comes before anybody has looked whether the client is there."""
     if answers:
         monkeypatch.setattr("gateway.asgi_lane.WATCH_S", 60)
-    reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
     writer.write(request_)
     async with asyncio.timeout(20):
         if request_ != BODIES["half"]:

@@ -237,6 +237,11 @@ REFUSED = {
     "no name": get("/echo/a", ": b"),
     "NUL in a value": get("/echo/a", "X-A: b\0c"),
     "a carriage return in a value": get("/echo/a", "X-A: b\rc"),
+    **{
+        f"HTTP/{version} that asks for the connection to stay": get("/echo/a", f"{name}: keep-alive", version=version)
+        for version in ("0.9", "2.0")
+        for name in ("Connection", "Proxy-Connection")
+    },
     "no host": get("/echo/a", host=b""),
     "two hosts": get("/echo/a", "Host: other.test"),
     "two lengths that differ": get("/echo/a", "Content-Length: 4", "Content-Length: 5", method="POST") + b"abcde",
@@ -611,6 +616,19 @@ async def test_a_stream_for_a_client_of_http_1_0_ends_with_the_connection(mesh):
     assert b"transfer-encoding" not in head.lower()
     assert b"connection: close" in head.lower()
     assert body == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("name", ["Connection", "Proxy-Connection"])
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+async def test_a_client_of_http_1_0_may_not_keep_its_connection(mesh, method, name):
+    """llhttp obeys both headers; neither makes it a client that reads chunks."""
+    for path in ("/echo/a", "/lines", "/livez", "/nowhere"):
+        request = get(path, f"{name}: keep-alive", "Content-Length: 0", method=method, version="1.0")
+        data = await ask(mesh, request + LAST)
+        head, _, body = data.partition(b"\r\n\r\n")
+        assert b"\r\nconnection: close" in head
+        assert b"transfer-encoding" not in head
+        assert b"HTTP/1.1 " not in body  # nothing is read after it, as of a client of HTTP/1.0 without the header
 
 
 async def test_a_client_that_closes_its_half_gets_what_comes_at_once(mesh):
