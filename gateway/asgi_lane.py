@@ -119,6 +119,8 @@ class AsgiLane:
                 await send({"type": "http.response.start", "status": status, "headers": out})
                 await send({"type": "http.response.body", "body": body})
         finally:
+            if exchange.stream is not None:  # nobody reads it
+                await self._abandon(exchange)
             self._finish(exchange)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -177,7 +179,7 @@ class AsgiLane:
             # No end is sent: uvicorn closes the connection, and the client sees that the body is cut off.
             entry.origin, entry.reason = "mesh", error.reason
         finally:
-            exchange.task = None  # a client that goes has its response, and nothing is to be cancelled any more
+            exchange.task = exchange.stream = None  # who goes now has its response: nothing is to be cancelled any more
             stream.close()
             if upload is not None:
                 await upload.end()

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import socket
 import struct
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -22,6 +23,7 @@ class Handler:
 
     def __init__(self):
         self.started, self.go_on = asyncio.Event(), asyncio.Event()
+        self.streams = 0
 
 
 def waits(handler):
@@ -32,6 +34,17 @@ def waits(handler):
         handler.started.set()
         await handler.go_on.wait()
         return "done"
+
+    @service.route("*", "/stream")
+    async def stream() -> AsyncIterator[bytes]:
+        handler.streams += 1
+        handler.started.set()
+        try:
+            await handler.go_on.wait()
+            yield b"first"
+            await asyncio.Event().wait()
+        finally:
+            handler.streams -= 1
 
     @service.post("/echo")
     async def echo(body: bytes) -> bytes:
@@ -124,6 +137,7 @@ async def test_a_client_that_resets_its_connection_is_499(mesh, handler, counted
     """Also where the answer comes before anybody has looked whether the client is there."""
     if answers:
         monkeypatch.setattr("gateway.asgi_lane.WATCH_S", 60)
+    monkeypatch.setattr("mesh.service.replies.HEAD_S", 60)
     _, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
     writer.write(request_)
     async with asyncio.timeout(20):
@@ -140,3 +154,21 @@ async def test_a_client_that_resets_its_connection_is_499(mesh, handler, counted
     method = request_.split()[0].decode()
     assert await counted(1) == [f"{method} 499"]
     assert mesh.gateway.core.metrics._reasons == {"client_gone": 1}
+
+
+async def test_a_stream_that_begins_when_its_client_has_gone_is_closed(mesh, handler, counted, monkeypatch):
+    """The gateway is the one that reads it: left open, it would be kept alive for ever."""
+    monkeypatch.setattr("gateway.asgi_lane.WATCH_S", 60)
+    monkeypatch.setattr("mesh.service.replies.HEAD_S", 60)
+    _, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
+    # A body without a known length is for an ASGI call on both lanes, which looks for its client after the head alone.
+    writer.write(post("/stream", CHUNKED) + b"1\r\na\r\n0\r\n\r\n")
+    async with asyncio.timeout(20):
+        await handler.started.wait()
+    writer.transport.abort()
+    connections = mesh.gateway._listeners[0].server_state.connections
+    await eventually(lambda: not connections)
+    assert handler.streams == 1
+    handler.go_on.set()
+    assert await counted(1) == ["POST 499"]
+    await eventually(lambda: handler.streams == 0)
