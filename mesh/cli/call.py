@@ -140,7 +140,7 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
     import msgspec
 
     from mesh.cli.response_output import show
-    from mesh.client import Caller, NamedEndpoint
+    from mesh.client import Caller, CallSpec, NamedEndpoint
     from mesh.errors import NoInstances, NoResponders
     from mesh.streams import TAKES_STREAMS, Streams
     from mesh.watcher import Watcher
@@ -154,7 +154,8 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
         destination = NamedEndpoint(service, endpoint, bus.subjects.request(service, endpoint))
         common = _lines(options.headers) + TAKES_STREAMS
         try:
-            answer = await Caller(bus, watcher, streams).call(destination, common, payload, timeout)
+            spec = CallSpec(destination=destination, lines=common, deadline=bus.now() + timeout)
+            answer = await Caller(bus, watcher, streams).call(spec, payload)
         except (NoResponders, NoInstances):
             answer = await _elsewhere(bus, service, endpoint, payload, options, timeout)
         return await show(answer, head=False, include=options.include, as_json=options.as_json)
@@ -195,7 +196,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
 
     from mesh.cli.response_output import show
     from mesh.cli.routes import gateway_view
-    from mesh.client import Caller, RouteDestination
+    from mesh.client import Caller, CallSpec, RouteDestination
     from mesh.routes import Gone, Match, NotAllowed, Refusal, parse_target
     from mesh.streams import TAKES_STREAMS, Streams
     from mesh.subjects import new_id
@@ -226,7 +227,8 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
         timeout = options.timeout or entry.timeout_ms / 1000 or DEADLINE_S
         try:
             destination = RouteDestination(entry.service, entry.bindings, match.values)
-            answer = await caller.call(destination, common, body, timeout)
+            spec = CallSpec(destination=destination, lines=common, deadline=bus.now() + timeout)
+            answer = await caller.call(spec, body)
             return await show(answer, head=method == "HEAD", include=options.include, as_json=options.as_json)
         finally:
             await streams.aclose()
