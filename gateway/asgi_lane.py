@@ -111,13 +111,17 @@ class AsgiLane:
             if response.stream is None and request.stream is not None:
                 await self._abandon(request)
             await self._write(request, response, send)
-        except ClientGone:
-            responses.client_gone(request)
+        except ClientGone as client:
+            if client.refusal is None:
+                responses.client_gone(request)
+            else:  # the connection has refused the rest of the request
+                responses.unanswered(request, client.refusal.status, client.refusal.reason, "gateway")
         except Exception as error:
             # The response has no end: uvicorn closes the connection, and the client sees that it is cut off.
             responses.cut_off(request, error)
-            await self._abandon(request)
         finally:
+            if request.stream is not None:  # it has no reader
+                await self._abandon(request)
             self._finish(request)
 
     async def _write(self, request: GatewayRequest, response: Response, send: Send) -> None:
@@ -238,7 +242,7 @@ class AsgiLane:
         except asyncio.CancelledError:
             raise cancellation(request) from None
         finally:
-            request.task = None  # a client that goes has its response, and nothing is to be cancelled any more
+            request.task = request.stream = None  # the client has its response: nothing is cancelled from here on
             stream.close()
             if upload is not None:
                 await upload.end()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.body_memory import BodyShare
+from gateway.body_streams import ClientGone
 from mesh.errors import MeshError
 
 
@@ -40,9 +42,11 @@ class AsgiResponse(RequestResponseCycle):
     """A response without a length to HTTP/1.0 ends with its connection, as chunks are not known there (RFC 9112
     section 6.1). uvicorn would send chunks.
 
-    ``share`` is the memory that its body takes, ``sent`` the number of messages of its response.
+    ``share`` is the memory that its body takes, ``sent`` the number of messages of its response, ``refusal`` the error
+    of a request that its client broke.
     """
 
+    refusal: MeshError | None = None
     until_close = False
     share: BodyShare | None = None
     sent = 0
@@ -54,6 +58,7 @@ class AsgiResponse(RequestResponseCycle):
 
     def take(self, piece: bytes) -> None:
         """A piece of the body has come."""
+        self.waiting_for_100_continue = False  # the client does not wait for it (RFC 9110 section 10.1.1)
         self.body += piece
         if self.is_full:
             self.flow.pause_reading()
@@ -61,16 +66,27 @@ class AsgiResponse(RequestResponseCycle):
 
     def complete(self) -> None:
         """The body is complete."""
+        self.waiting_for_100_continue = False
         if not self.response_complete:
             self.more_body = False
             self.message_event.set()
 
     def broken(self, error: MeshError) -> None:
         """The rest of the request is unusable; the connection answers the client."""
+        self.refusal = error
+        self.waiting_for_100_continue = False
         self.disconnected = True
         self.message_event.set()
 
+    async def receive(self) -> Any:
+        message = await super().receive()
+        if self.refusal is not None:
+            return {**message, "refusal": self.refusal}
+        return message
+
     async def send(self, message: Any) -> None:
+        """Send a message of the response. Raises `ClientGone` if its first one finds no client; uvicorn says nothing
+        then, and fails at the next message."""
         self.sent += 1
         if not self.response_started:
             if b"date" in dict(message["headers"]):
@@ -79,6 +95,8 @@ class AsgiResponse(RequestResponseCycle):
                 self.until_close = True
                 self.chunked_encoding = False
             await super().send(message)
+            if not self.response_started:
+                raise ClientGone(self.refusal)
         elif self.until_close and not self.response_complete:
             if self.flow.write_paused and not self.disconnected:
                 await self.flow.drain()
@@ -86,6 +104,10 @@ class AsgiResponse(RequestResponseCycle):
                 self._write(message.get("body", b""), last=not message.get("more_body", False))
         else:
             await super().send(message)
+
+    async def send_500_response(self) -> None:
+        with suppress(ClientGone):
+            await super().send_500_response()
 
     def _write(self, body: bytes, *, last: bool) -> None:
         if body and self.scope["method"] != "HEAD":

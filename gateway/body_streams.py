@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from mesh.client import StreamingCall
-from mesh.errors import StreamBroken, TooLarge
+from mesh.errors import MeshError, StreamBroken, TooLarge
 from mesh.streams import Stream, frames
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -15,7 +15,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class ClientGone(Exception):
-    """The client closed its connection before there was an answer."""
+    """The client can get no response any more: it closed its connection, or broke its request and was told so.
+
+    ``refusal``: what it was told then.
+    """
+
+    def __init__(self, refusal: MeshError | None = None) -> None:
+        super().__init__()
+        self.refusal = refusal
 
 
 class TooLong(StreamBroken):
@@ -44,7 +51,7 @@ async def read_body(receive: Receive, limit: int) -> tuple[bytes, bool]:
         # `receive` is also what makes uvicorn send 100 Continue: not before route and limits have passed.
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientGone(message.get("refusal"))
         body = join_pieces(body, message.get("body", b""))
         if not message.get("more_body"):
             return bytes(body), True
@@ -124,7 +131,7 @@ class Upload:
                 error.status, error.title = 408, "Request timeout"
                 raise error from None
             if message["type"] == "http.disconnect":
-                raise ClientGone
+                raise ClientGone(message.get("refusal"))
             await self._write(message.get("body", b""))
             if not message.get("more_body"):
                 self._stream.end()

@@ -23,7 +23,15 @@ from gateway.direct_lane import DirectRequest
 from gateway.fair_turns import HEADERS, RESTED_S
 from gateway.framing import bad_request, check_handshake, check_head, check_trailer, length_of, read_target
 from gateway.header_translation import Head, Pairs, read_head
-from gateway.known_headers import CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE
+from gateway.known_headers import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    EXPECT,
+    HOST,
+    PROXY_CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+)
 from gateway.problems import refuse
 from gateway.request_lifecycle import RequestLifecycle
 from mesh.errors import MeshError
@@ -146,7 +154,9 @@ class RequestReader(HttpToolsProtocol):
         ):  # CONNECT has no such header
             return False
         keep_alive = parser.should_keep_alive()
-        if (CONNECTION in known or not keep_alive) and parser.get_http_version() != "1.1":
+        # With another version, llhttp keeps the connection only if one of these headers asks for it.
+        asks = CONNECTION in known or PROXY_CONNECTION in known
+        if (asks or not keep_alive) and parser.get_http_version() != "1.1":
             return False
         if self._left and self._left >= self._lifecycle.bus.max_payload:
             return False

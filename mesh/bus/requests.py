@@ -190,6 +190,7 @@ class Requests:
             pending.bucket.pop(pending.token, None)
             if pending.others is not None:
                 self._inherit(pending)
+        pending.settle, pending.stream, pending.doubted = _ended, None, None
         if isinstance(pending, Waiting) and not pending.future.done():
             pending.future.cancel()
 
@@ -345,6 +346,7 @@ class Requests:
             pending.settle(ending)
         except Exception:
             _log.exception("what waited for a reply failed")
+        pending.settle, pending.stream, pending.doubted = _ended, None, None  # see `_ended`
 
     def _sweep(self) -> None:
         now = int(self._loop.time() / SWEEP_S)
@@ -360,6 +362,11 @@ class Requests:
 def _is_unanswered(bundled: list[Pending]) -> bool:
     """Whether the receiver may have begun none of them: who has answered one does not refuse the bundle any more."""
     return not any(pending.answered for pending in bundled)
+
+
+def _ended(ending: Ending) -> None:
+    """What is called of a request that has ended. Others of its bundle may remember the request for long, but not what
+    waited for it: a client's connection, or the frames of a stream."""
 
 
 def _resolve(future: asyncio.Future[Reply], ending: Ending) -> None:

@@ -99,9 +99,11 @@ class StreamingCall:
             self.fail(BadReply(f"the stream would go to {peer[:80]!r}"))
             return
         if headers.find(pairs, headers.STATUS) is None:
-            if peer is not None and not self._accepted.done():
+            # The head may have come first: a handler that begins its answer before it reads accepts the body later.
+            if peer is not None and (not self._accepted.done() or peer == self.stream.peer):
                 self._connect(peer, pairs)
-                self._accepted.set_result(None)
+                if not self._accepted.done():
+                    self._accepted.set_result(None)
             return
         if self._head.done():
             return

@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -127,3 +129,34 @@ async def test_streams_get_every_reply_until_closed(requests):
     requests.close_stream(reply)
     requests.deliver(reply, b"", b"", b"3")
     assert got == [b"1", b"2"]
+
+
+class Waits:
+    """What waits for a reply: a client's connection, say."""
+
+    stream = None
+
+    def settle(self, ending):
+        pass
+
+
+@pytest.mark.parametrize("end", ["closed", "answered"])
+async def test_nothing_that_waited_outlives_its_request_in_what_is_remembered_of_a_bundle(requests, end):
+    """The first of a bundle ends unheard: the others are remembered until that happens again, which may be never."""
+    waits = [Waits() for _ in range(3)]
+    first, *others = [requests.expect(5, one.settle) for one in waits]
+    first.others = others
+    seen = [weakref.ref(one) for one in waits]
+    for pending in others:
+        pending.stream = waits[0]
+        pending.doubted = waits[0].settle
+    requests.close(first)
+    for pending in others:
+        if end == "closed":
+            requests.close(pending)
+        else:
+            requests.deliver(pending.reply, b"", OK, b"")
+    assert len(requests) == 0
+    del waits, first, others, pending
+    gc.collect()
+    assert [one() for one in seen] == [None] * 3

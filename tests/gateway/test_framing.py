@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncIterator
 
 import h11
 import pytest
@@ -64,6 +65,10 @@ def frames(hung):
             await asyncio.Event().wait()
         finally:
             service.silent -= 1
+
+    @service.post("/size")
+    async def size(body: AsyncIterator[bytes]) -> int:
+        return sum([len(piece) async for piece in body])
 
     @service.get("/lines")
     async def lines():
@@ -232,6 +237,11 @@ REFUSED = {
     "no name": get("/echo/a", ": b"),
     "NUL in a value": get("/echo/a", "X-A: b\0c"),
     "a carriage return in a value": get("/echo/a", "X-A: b\rc"),
+    **{
+        f"HTTP/{version} that asks for the connection to stay": get("/echo/a", f"{name}: keep-alive", version=version)
+        for version in ("0.9", "2.0")
+        for name in ("Connection", "Proxy-Connection")
+    },
     "no host": get("/echo/a", host=b""),
     "two hosts": get("/echo/a", "Host: other.test"),
     "two lengths that differ": get("/echo/a", "Content-Length: 4", "Content-Length: 5", method="POST") + b"abcde",
@@ -564,6 +574,29 @@ async def test_continue_is_sent_for_a_body_that_is_wanted_only(mesh):
     assert [status for status, _, _ in found] == [404]
 
 
+@pytest.mark.parametrize("waits", [0, 1])
+@pytest.mark.parametrize(
+    ("length", "body"),
+    [
+        ("Content-Length: 4", b"body"),
+        ("Content-Length: 3000000", bytes(3_000_000)),
+        ("Transfer-Encoding: chunked", b"3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked", b"0\r\n\r\n"),
+    ],
+    ids=["whole", "stream", "chunks", "no chunks"],
+)
+async def test_who_sends_its_body_at_once_is_not_told_to_go_on(mesh, length, body, waits):
+    """RFC 9110 section 10.1.1. HAProxy 2.6 cuts an answer off that comes in one piece with an interim response."""
+    path = "/size" if len(body) > 100 else "/echo/a"
+    head = get(path, "Expect: 100-continue", length, "Connection: close", method="POST")
+    if waits:  # as one of a pipeline does
+        methods, head = ["GET", "POST"], get("/echo/first") + head
+    else:
+        methods = ["POST"]
+    found = answers(await ask(mesh, head + body), *methods)
+    assert [status for status, _, _ in found] == [200] * len(methods)
+
+
 async def test_a_client_of_http_1_0_is_told_nothing_before_its_answer(mesh):
     """It takes an interim response for the answer (RFC 9110 section 15.2)."""
     head = get("/echo/a", "Expect: 100-continue", "Content-Length: 4", method="POST", version="1.0")
@@ -583,6 +616,19 @@ async def test_a_stream_for_a_client_of_http_1_0_ends_with_the_connection(mesh):
     assert b"transfer-encoding" not in head.lower()
     assert b"connection: close" in head.lower()
     assert body == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("name", ["Connection", "Proxy-Connection"])
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+async def test_a_client_of_http_1_0_may_not_keep_its_connection(mesh, method, name):
+    """llhttp obeys both headers; neither makes it a client that reads chunks."""
+    for path in ("/echo/a", "/lines", "/livez", "/nowhere"):
+        request = get(path, f"{name}: keep-alive", "Content-Length: 0", method=method, version="1.0")
+        data = await ask(mesh, request + LAST)
+        head, _, body = data.partition(b"\r\n\r\n")
+        assert b"\r\nconnection: close" in head
+        assert b"transfer-encoding" not in head
+        assert b"HTTP/1.1 " not in body  # nothing is read after it, as of a client of HTTP/1.0 without the header
 
 
 async def test_a_client_that_closes_its_half_gets_what_comes_at_once(mesh):

@@ -30,6 +30,7 @@ def make() -> Service:
     service = Service("files")
     service.running = 0
     service.seen = []
+    service.reads = asyncio.Event()
 
     @service.post("/hash")
     async def digest(body: AsyncIterator[bytes]) -> dict[str, object]:
@@ -45,6 +46,18 @@ def make() -> Service:
 
     @service.post("/echo")
     async def echo(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for piece in body:
+            yield piece
+
+    @service.post("/first")
+    async def first(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        yield b"first"
+        async for piece in body:
+            yield piece
+
+    @service.post("/later")
+    async def later(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        await service.reads.wait()
         async for piece in body:
             yield piece
 
@@ -224,6 +237,22 @@ async def test_a_body_that_goes_on_while_its_answer_comes_loses_nothing(mesh):
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize(("path", "begins"), [("/first", b"first"), ("/later", b"")])
+async def test_a_body_that_is_read_after_the_answer_has_begun_does_not_wait_for_the_clock(
+    mesh, service, monkeypatch, path, begins
+):
+    """The handler accepts the body after the head: with its first piece, or after `FIRST_PIECE_S` without one."""
+    monkeypatch.setattr("mesh.streams.multiplexer.PROBE_S", 600)  # or a credit would come every second
+    body = os.urandom(3 * MIB)
+    async with (
+        asyncio.timeout(20),
+        aiohttp.ClientSession() as session,
+        session.post(f"{mesh.url}{path}", data=chunked(body)) as response,
+    ):
+        service.reads.set()
+        assert await response.read() == begins + body
+
+
 async def test_64_mib_with_curl_both_ways(mesh, tmp_path):
     source, target = tmp_path / "up", tmp_path / "down"
     body = os.urandom(MIB) * 64
