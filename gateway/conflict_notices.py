@@ -1,4 +1,4 @@
-"""Tells services that they claim one route: whoever gets none of its requests sees that in its own log.
+"""Tells services that they claim one route: the one that gets no requests of it sees that in its own log.
 
 Anybody who announces routes can make conflicts, so what is told is bounded. A loser is told of itself alone, the winner
 of a few losers; each service at most once a second, of the conflicts as they are by then.

@@ -21,6 +21,7 @@ from mesh.bus import Bus
 from mesh.client import Caller
 from mesh.live_routes import LiveRoutes
 from mesh.printable import json_text
+from mesh.routes import ServedRoute
 from mesh.watcher import Watcher
 
 PATHS = (
@@ -118,14 +119,13 @@ def build(
         directory.settle()
         table = directory.table
         return {
-            "routes": [_route(entry) for entry in table.entries()],
-            "remembered": [_route(entry) for entry in table.remembered()],
+            "routes": [_route(route) for route in table.routes()],
+            "remembered": [_route(route) for route in table.remembered()],
         }
 
-    def _route(entry: Any) -> dict[str, Any]:
-        route = next(iter(entry.bindings.values())).route
-        shown = msgspec.to_builtins(route)
-        return {**shown, "path": entry.template, "service": entry.service, "revisions": sorted(entry.bindings)}
+    def _route(route: ServedRoute) -> dict[str, Any]:
+        shown = msgspec.to_builtins(route.policy)
+        return {**shown, "path": route.template, "service": route.service, "revisions": sorted(route.revisions)}
 
     @app.get("/api/conflicts")
     async def conflicts() -> list[Any]:

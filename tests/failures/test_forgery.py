@@ -229,7 +229,7 @@ async def test_nobody_rewrites_the_routes_of_others_with_their_revision(nats_url
         )
         bus.publish(bus.address(bus.subjects.announce("notes", "evil")), encode(false))
         await eventually(lambda: mesh.gateway.watcher.registry.get("notes", "evil") is not None)
-        mesh.gateway.directory.settle()
+        mesh.gateway.live_routes.settle()
         assert [(await mesh.http.get("/notes")).json() for _ in range(5)] == ["read"] * 5
         assert (await mesh.http.post("/notes")).json() == "cleared"
         assert len(cleared) == 1
