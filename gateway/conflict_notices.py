@@ -1,7 +1,7 @@
 """Tells services that they claim one route: the one that gets no requests of it sees that in its own log.
 
-Anybody who announces routes can make conflicts, so what is told is bounded. A loser is told of itself alone, the winner
-of a few losers; each service at most once a second, of the conflicts as they are by then.
+Every announcement can make conflicts, so the notices are bounded. A loser is told of itself alone, the winner of a few
+losers. Each service gets one notice a second at most, with the conflicts as they are by then.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class RouteTable:
         return table
 
     def _within_limit(self) -> Steps[RouteTable]:
-        """The table without the services that are remembered the longest, while there are too many routes of them."""
+        """The table without the services that are remembered longest, if too many routes are remembered."""
         table = self
         count = sum(len(self._claims_of[service].claims) for service in self._remembered)
         for service in self._remembered:  # the oldest first
