@@ -64,7 +64,7 @@ class Dispatcher:
         self._by_reply: dict[bytes, ReceivedRequest] = {}
         self._logs_requests = request_log.is_wanted()
         self.dropped = 0
-        """Requests and bundles that broke the protocol, and have no answer."""
+        """Requests and bundles that broke the protocol, and have no reply."""
 
     @property
     def inflight(self) -> int:

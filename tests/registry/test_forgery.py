@@ -117,8 +117,8 @@ def test_the_routes_of_one_instance_never_become_those_of_another(heard: list[An
     for path, ids in (("users", {"a", "b"}), ("evil", {"e"}), ("two", {"f"})):
         match = table.match("GET", (path,))
         assert isinstance(match, Match)
-        assert {i.id for i in registry if i.revision in match.route.bindings} == ids
-        assert {binding.route.path for binding in match.route.bindings.values()} == {f"/{path}"}
+        assert {i.id for i in registry if i.revision in match.route.revisions} == ids
+        assert {revision.announced.path for revision in match.route.revisions.values()} == {f"/{path}"}
     assert registry.revision_clashes == 2
     assert [item for message in heard for item in registry.apply(heartbeat(2, id=message.id), 0.1)] == []
 

@@ -81,12 +81,12 @@ def test_the_oldest_remembered_routes_go_first_when_there_are_too_many(monkeypat
     table = table_of({**services, "live": ["GET /live"]})
     for now, name in enumerate(("b", "a", "c")):
         table = table.replace(name, [], float(now))
-    assert sorted({entry.service for entry in table.remembered()}) == ["a", "c"]
+    assert sorted({route.service for route in table.remembered()}) == ["a", "c"]
     assert outcome(table, "GET /b/one") is None
     # One that was there again meanwhile is the newest.
     table = table.replace("a", [content(*services["a"])], 5.0).replace("a", [], 6.0)
     table = table.replace("d", [content("GET /d/one", "GET /d/two")], 7.0).replace("d", [], 7.0)
-    assert sorted({entry.service for entry in table.remembered()}) == ["a", "d"]
+    assert sorted({route.service for route in table.remembered()}) == ["a", "d"]
     # More than the limit by itself.
     table = table.replace("e", [content(*(f"GET /e/{i}" for i in range(6)))], 8.0).replace("e", [], 8.0)
     assert dump(table) == dump(table_of({"live": ["GET /live"]}))
