@@ -230,8 +230,7 @@ class Bus:
     @property
     def server(self) -> dict[str, Any]:
         """The connected server's INFO (``version``, ``server_name``, ``jetstream``, ...); empty when not connected."""
-        client = self._client
-        return dict(getattr(client, "_server_info", {})) if client is not None and self.connected else {}
+        return dict(self._link.server_info) if self.connected else {}
 
     @property
     def buffered(self) -> int:

@@ -12,7 +12,7 @@ import ipaddress
 import json
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import ParseResult, urlsplit
 
 from mesh.bus.connection_errors import Reason, Refusal, ServerSaid
@@ -40,6 +40,8 @@ class Guard:
         self.websocket = settings.servers[0].startswith(("ws://", "wss://"))
         self.uri: ParseResult | None = None
         self.encrypted = False
+        self.info: dict[str, Any] = {}
+        """The server's INFO, as JSON; empty until it came."""
         self.judges = False
         """Whether the server looks at our certificate."""
         self._settings = settings
@@ -68,7 +70,7 @@ class Guard:
 
     def begin(self, uri: ParseResult) -> None:
         """A connection to that server is made."""
-        self.uri, self.encrypted, self._greeted, self.judges = uri, False, False, False
+        self.uri, self.encrypted, self._greeted, self.judges, self.info = uri, False, False, False, {}
 
     def host(self, given: str | ParseResult | None = None) -> str:
         """The name that the certificate must have: ``given``, else the server's.
@@ -98,14 +100,19 @@ class Guard:
         if not data:
             raise self.ended()
         first, self._greeted = not self._greeted, True
-        if not first or self.websocket:
+        if not first:
             return data
         try:
             info = json.loads(data.partition(b" ")[2])
-            required, offered = bool(info.get("tls_required")), bool(info.get("tls_available"))
-            self.judges = required and bool(info.get("tls_verify"))
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, RecursionError):
+            info = None
+        if not isinstance(info, dict):
             return data  # nats-py says what is wrong with it, and `check_write` holds
+        self.info = info
+        if self.websocket:
+            return data
+        required, offered = bool(info.get("tls_required")), bool(info.get("tls_available"))
+        self.judges = required and bool(info.get("tls_verify"))
         if self.judges and not self._settings.tls_cert:
             reason = Reason("the server asks for a client certificate", "set NATS_CERT and NATS_KEY")
             raise Refusal(reason)

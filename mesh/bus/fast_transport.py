@@ -5,9 +5,9 @@ subscriptions, JetStream. Its regex parser, queue hop and header decoding cost m
 path of a request, and they lose repeated headers, so messages of registered subscriptions go from the socket
 to a callback in one step, and publishes from a list to the socket in one write per turn of the event loop.
 
-The seam is nats-py's own abstract class ``nats.aio.transport.Transport``; the only private names used are
-``Client._transport`` (set before connecting) and ``Subscription._id``. `check_contract` looks at both, and the
-link sends itself a message through the lane after connecting, before anything relies on it (ADR 1).
+The seam is nats-py's own abstract class ``nats.aio.transport.Transport``. `mesh.bus.nats_contract` lists and checks
+the private names of nats-py that this needs, and after connecting the bus sends itself a message through the lane,
+before anything relies on it (ADR 1).
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import ParseResult
 
-from nats.aio.client import Client
-from nats.aio.subscription import Subscription
 from nats.aio.transport import Transport
 
 from mesh.bus.bundles import FRAMING, LARGEST, MOST_BYTES, MOST_REQUESTS, Bundle
@@ -36,34 +34,6 @@ SILENCE_S = 1.5
 """Seconds without a byte that are more than the pause between two pings."""
 AFTERMATH_S = 1.0
 """Seconds after a silence in which what arrives may have been sent before or during it."""
-
-_TRANSPORT_METHODS = frozenset(
-    [
-        "connect",
-        "connect_tls",
-        "write",
-        "writelines",
-        "read",
-        "readline",
-        "drain",
-        "wait_closed",
-        "close",
-        "at_eof",
-        "__bool__",
-    ]
-)
-
-
-def check_contract() -> str:
-    """Why the lane cannot work with the installed nats-py; empty when it can."""
-    methods = set(getattr(Transport, "__abstractmethods__", ()))
-    if methods != _TRANSPORT_METHODS:
-        return f"nats.aio.transport.Transport has other methods: {sorted(methods ^ _TRANSPORT_METHODS)}"
-    if getattr(Client(), "_transport", Client) is not None:
-        return "nats.aio.client.Client has no _transport that starts as None"
-    if "_id" not in vars(Subscription(Client(), 7, "contract")):
-        return "nats.aio.subscription.Subscription has no _id"
-    return ""
 
 
 class FastTransport(Transport):

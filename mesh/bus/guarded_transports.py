@@ -14,6 +14,7 @@ from nats.aio.transport import TcpTransport, WebSocketTransport
 
 from mesh.bus.connection_errors import Reason, Refusal
 from mesh.bus.encryption_guard import JUDGED_S, Guard, drop, first_line
+from mesh.bus.nats_contract import Use, require
 
 
 class GuardedTcp(TcpTransport):
@@ -21,6 +22,7 @@ class GuardedTcp(TcpTransport):
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        require(Use.PLAIN_TCP)
         self.guard = guard
         self._is_in = False  # what comes is read by nats-py's task
         self._retired = False
@@ -61,8 +63,9 @@ class GuardedTcp(TcpTransport):
 
     def _last_words(self) -> None:
         """Raise what the server said before it closed the connection: asyncio's reader gives only the error then."""
-        held = bytes(getattr(self._io_reader, "_buffer", b""))
-        for line in [] if self._is_in else held.splitlines():
+        if self._is_in or self._io_reader is None:
+            return
+        for line in bytes(self._io_reader._buffer).splitlines():  # type: ignore[attr-defined]
             if line.startswith(b"-ERR"):
                 self.guard.line(line)
 
@@ -99,7 +102,8 @@ class GuardedWebSocket(WebSocketTransport):
     """WebSocket, with ``wss://`` encrypted; needs aiohttp."""
 
     def __init__(self, guard: Guard) -> None:
-        """Raises `Refusal` without aiohttp."""
+        """Raises `Refusal` without aiohttp, or if nats-py lacks a name of the contract."""
+        require(Use.WEBSOCKET)
         try:
             super().__init__()
         except ImportError:
@@ -165,9 +169,8 @@ class GuardedWebSocket(WebSocketTransport):
 
     async def _close_session(self) -> None:
         """aiohttp's; nats-py closes one with a connection, and none after an attempt that failed."""
-        session = getattr(self, "_client", None)
-        if session is not None and not session.closed:
-            await session.close()
+        if self._client is not None and not self._client.closed:
+            await self._client.close()
 
     def __bool__(self) -> bool:
         return True

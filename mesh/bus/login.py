@@ -20,6 +20,7 @@ from nats.aio.client import Client
 
 from mesh.bus.connection_errors import Reason, Refusal
 from mesh.bus.encryption_guard import Guard
+from mesh.bus.nats_contract import Use, require
 from mesh.bus.nkeys import BadSeed, UserKey
 from mesh.settings import BusSettings
 
@@ -72,7 +73,9 @@ class Login:
         """The two callbacks of nats-py, of which it calls the one that signs first.
 
         Its own way needs the package `nkeys`. For a bare key it has no callback: the public key is a private name.
+        Raises `Refusal` if nats-py lacks that name.
         """
+        require(Use.SIGNED_LOGIN)
         jwt = ""
 
         def sign(nonce: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The fallback: the bus on plain nats-py, by its public interface only.
+"""The fallback: messages in and out through plain nats-py, by its public interface.
 
 Slower, and repeated headers arrive as one: nats-py keeps headers in a dictionary. Everything else behaves alike,
 and one test table runs on both.

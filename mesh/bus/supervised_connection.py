@@ -23,9 +23,10 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from mesh.bus.connect_failures import Failures
 from mesh.bus.connection_errors import Reason, ServerSaid, reason_of
 from mesh.bus.encryption_guard import Guard
-from mesh.bus.fast_transport import FastTransport, check_contract
+from mesh.bus.fast_transport import FastTransport
 from mesh.bus.guarded_transports import GuardedTcp, GuardedWebSocket
 from mesh.bus.login import Login
+from mesh.bus.nats_contract import Use, check_contract, require
 from mesh.bus.nats_errors import explain, forbidden_subject
 from mesh.bus.without_aiohttp import provide
 from mesh.settings import BusSettings
@@ -76,10 +77,7 @@ class SupervisedConnection:
         self.last_error = ""
         self._login = Login(settings)
         self.failures = Failures(self._login.servers)
-        self.plain_because = "MESH_LANE is plain" if settings.lane == "plain" else check_contract()
-        if settings.servers[0].startswith(("ws://", "wss://")):
-            provide()
-            self.plain_because = self.plain_because or "NATS is reached over WebSocket"
+        self.plain_because = self._choose_plain(settings)
         self.restarts = 0
         self._settings = settings
         self._name = name
@@ -91,10 +89,28 @@ class SupervisedConnection:
         self._gone = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
+    @staticmethod
+    def _choose_plain(settings: BusSettings) -> str:
+        """Why the fast transport is not used; empty if it is."""
+        if settings.servers[0].startswith(("ws://", "wss://")):
+            provide()
+            return "NATS is reached over WebSocket"
+        if settings.lane == "plain":
+            return "MESH_LANE is plain"
+        why = check_contract(Use.FAST_TRANSPORT)
+        if why:
+            _log.error("%s: using plain nats-py", why)
+        return why
+
     @property
     def has_others(self) -> bool:
         """Whether another server is known: configured, or named by the one that was connected."""
         return self.client is not None and len(self.client.servers) > 1
+
+    @property
+    def server_info(self) -> dict[str, Any]:
+        """The INFO of the server; empty before it came."""
+        return self._guard.info if self._guard is not None else {}
 
     def start(self) -> None:
         """Begin connecting in the background; the owner hears ``up`` and ``down``."""
@@ -223,7 +239,8 @@ class SupervisedConnection:
         backoff.connected(client.connected_url)
 
     def _new(self) -> tuple[Client, FastTransport | None, Guard]:
-        """A client whose every connection is under a guard. Raises `Refusal` where it can have none."""
+        """A client whose every connection is under a guard. Raises `Refusal` if it can have none."""
+        require(Use.CONNECTION)
         client, lane, guard = Client(), None, Guard(self._settings, self._guard.name if self._guard is not None else "")
         if guard.websocket:
             client._transport = GuardedWebSocket(guard)
@@ -370,9 +387,8 @@ class Backoff:
 
 
 def gave_up(client: Client) -> bool:
-    """Whether nothing reads the connection any more: nats-py's own reader ends at a subject that is no UTF-8, and
-    says so to nobody."""
-    reader = getattr(client, "_reading_task", None)
+    """True if nothing reads the connection any more: nats-py's reader ends silently at a subject that is not UTF-8."""
+    reader = client._reading_task
     return reader is not None and reader.done()
 
 

@@ -59,14 +59,6 @@ async def test_a_bundle_that_is_not_permitted_is_the_last_one(caplog):
         assert await two() == [Reply, Reply]
 
 
-async def test_a_broken_contract_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
-    monkeypatch.setattr("mesh.bus.supervised_connection.check_contract", lambda: "nats-py is another one")
-    async with bus_on(nats_url) as bus:
-        assert not bus.lane
-        await echo(bus, f"{prefix}.echo")
-        assert (await bus.request(bus.address(f"{prefix}.echo"), b"x", timeout=5)).payload == b"x"
-
-
 async def test_a_lane_that_does_not_deliver_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
     """The check after connecting: here the lane mangles what it reads."""
     from mesh.bus import fast_transport as module
