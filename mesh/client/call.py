@@ -318,4 +318,4 @@ class Call:
 def _hold(balancer: Balancer, peer: Peer, stream: Stream, now: Callable[[], float]) -> None:
     """The instance has the call until the stream is over."""
     balancer.started(peer)
-    stream.on_over = lambda: balancer.finished(peer, Outcome.CANCELLED, now())
+    stream.add_done_callback(lambda: balancer.finished(peer, Outcome.CANCELLED, now()))

@@ -30,8 +30,7 @@ class Conversation:
         self._subjects = subjects
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._head: asyncio.Future[Reply] = loop.create_future()
-        stream.on_message = self._message
-        stream.on_broken = self._broken
+        stream.listen(message=self._message, broken=self._broken)
 
     async def accepted(self, timeout: float) -> None:
         """Return when the body may be sent, or when the answer is there already.
@@ -66,7 +65,6 @@ class Conversation:
 
     def close(self) -> None:
         """Be done with it, whatever state it is in; the instance is told where it has not ended."""
-        self.stream.on_message = None
         self.stream.close()
         for future in (self._accepted, self._head):
             if future.done():
@@ -103,10 +101,8 @@ class Conversation:
             self._accepted.set_result(None)
 
     def _meet(self, peer: bytes, pairs: headers.Pairs) -> None:
-        self.stream.peer = peer
         credit = headers.find(pairs, headers.CREDIT)
-        if credit and credit.isdigit() and len(credit) < 10:
-            self.stream.grant(int(credit))
+        self.stream.connect(peer, int(credit) if credit and credit.isdigit() and len(credit) < 10 else 0)
 
     def _broken(self, error: MeshError) -> None:
         for future in (self._accepted, self._head):

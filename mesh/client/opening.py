@@ -123,17 +123,17 @@ class Opening:
 
     async def _begin(self, balancer: Balancer, peer: Peer, common: bytes, timeout: float) -> Conversation:
         now = self._bus.now
-        stream = self._streams.call()
+        stream = self._streams.open()
         outcome = Outcome.CANCELLED
         balancer.started(peer)
-        stream.on_over = lambda: balancer.finished(peer, outcome, now())
+        stream.add_done_callback(lambda: balancer.finished(peer, outcome, now()))
         conversation = Conversation(stream, self._bus.subjects, peer.id)
         conversation.attempts = len(self._tried)
         name, lines = self._destination.endpoint(peer.revision)
         doubted = partial(self._doubted, conversation) if self._policy.after_loss else None
         self._recovery.opening(conversation, peer, doubted)
         try:
-            self._bus.publish(peer.address + name, b"", block_of(timeout, lines, common), stream.own)
+            self._bus.publish(peer.address + name, b"", block_of(timeout, lines, common), stream.own_subject)
             if self._cause is not None:
                 reason, why = self._cause
                 self._recovery.repeated(reason, peer.service, len(self._tried), why)
@@ -148,7 +148,7 @@ class Opening:
             elif isinstance(error, DeadlineExceeded) and timeout >= 1:
                 outcome = Outcome.TIMEOUT
             if not isinstance(error, MeshError) or isinstance(error, DeadlineExceeded | InstanceLost | BusUnavailable):
-                tell_cancelled(self._bus, peer.service, peer.id, stream.own)
+                tell_cancelled(self._bus, peer.service, peer.id, stream.own_subject)
             conversation.close()
             raise
         finally:

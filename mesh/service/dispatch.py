@@ -313,7 +313,7 @@ class Dispatcher:
             context.cancelled.set()
             task.cancel()
 
-        socket.stream.on_broken = broken
+        socket.stream.listen(broken=broken)
         self._sockets.add(socket)
         code, reason, result = NORMAL, "", None
         try:
@@ -331,7 +331,7 @@ class Dispatcher:
                 _log.exception("handler %s failed", declared.name, extra={"endpoint": declared.name})
         finally:
             self._sockets.discard(socket)
-            socket.stream.on_broken = None
+            socket.stream.stop_listening()
             socket.shut(code, reason)
             if not socket.accepted:  # after the answer
                 asyncio.get_running_loop().call_soon(socket.stream.close)

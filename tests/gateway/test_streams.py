@@ -339,8 +339,8 @@ async def test_a_slow_reader_slows_the_producer(mesh, service):
     await reader.readline()
     await eventually(lambda: len(mesh.instances[0].streams) == 1)
     (stream,) = mesh.instances[0].streams._open.values()
-    await eventually(lambda: stream.waits)
-    assert stream._out.spent < 32 * MIB  # of a gigabyte; what sockets hold in between is the kernel's choice
+    await eventually(lambda: stream.is_out_of_credit)
+    assert stream._outflow.spent < 32 * MIB  # of a gigabyte; what sockets hold in between is the kernel's choice
     writer.transport.abort()
     await eventually(lambda: service.running == 0)
 
