@@ -6,7 +6,7 @@ import_nats_without_it()
 
 from mesh.bus.bundles import MARK  # noqa: E402
 from mesh.bus.bus import FAILOVER_S, Bus  # noqa: E402
-from mesh.bus.requests import Ending, Pending, Reply  # noqa: E402
+from mesh.bus.pending import Ending, Pending, Reply  # noqa: E402
 from mesh.bus.subscription import Subscription  # noqa: E402
 
 __all__ = ["FAILOVER_S", "MARK", "Bus", "Ending", "Pending", "Reply", "Subscription"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Self
@@ -17,13 +17,15 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from mesh.bus import plain_client
-from mesh.bus.bundles import Takers
+from mesh.bus.bundles import REFUSAL, unpack
+from mesh.bus.bundling import BundlePeers
 from mesh.bus.connection_errors import NO_NATS, Reason
 from mesh.bus.fast_transport import FastTransport
 from mesh.bus.frames import Deliver
 from mesh.bus.held_replies import HeldReplies
 from mesh.bus.nats_errors import translate
-from mesh.bus.requests import Ending, Pending, Reply, Requests
+from mesh.bus.pending import Ending, Pending, Reply
+from mesh.bus.requests import Requests
 from mesh.bus.subscription import Subscription
 from mesh.bus.supervised_connection import SupervisedConnection
 from mesh.bus.transport_check import probe
@@ -37,8 +39,6 @@ BLINK_S = 0.045
 """How long after a loss a request waits for the next connection before it is refused."""
 FAILOVER_S = 0.25
 """The same where another server of the cluster is known: it may take a second attempt."""
-
-MOST_APART = 4096
 
 OFFLINE = "not connected to NATS"
 
@@ -79,11 +79,8 @@ class Bus:
         self._watchers: list[Callable[[bool], None]] = []
         self._is_up = asyncio.Event()
         self._max_payload = 1024 * 1024
-        self._bundles = settings.bundles
-        self.takers = Takers()
-        self._apart: set[bytes] = set()
-        """Places (subjects without their last token, ending in a dot) whose receivers cannot answer bundles."""
-        self._said_apart = False
+        self._sends_bundles = settings.bundles
+        self._bundle_peers = BundlePeers()
         self._lost_at = float("-inf")
         self._held = HeldReplies()
         self._echoes = 0.0
@@ -101,9 +98,9 @@ class Bus:
         assert not self._opened, "a bus is opened once"
         self._opened = True
         self.now = asyncio.get_running_loop().time
-        self.requests = Requests(self._inbox)
-        self.requests.adopt, self.requests.orphan = self._adopt, self._orphan
-        self.requests.apart = self._send_apart
+        self.requests = Requests(self._inbox, self._send_unbundled)
+        if self._adopt is not None and self._orphan is not None:
+            self.requests.on_stream(self._adopt, self._orphan)
         self._subscriptions.insert(0, Subscription(self._inbox + ".*", "", self.requests.deliver))
         self._link = SupervisedConnection(self.settings, f"{self.service}.{self.instance}", self._inbox + ".js", self)
         self._link.start()
@@ -185,7 +182,7 @@ class Bus:
         """Whom to give replies that begin a stream, and messages for streams that are over; see `Requests`."""
         self._adopt, self._orphan = adopt, orphan
         if self._opened:
-            self.requests.adopt, self.requests.orphan = adopt, orphan
+            self.requests.on_stream(adopt, orphan)
 
     # -- facts
 
@@ -249,7 +246,7 @@ class Bus:
         return {
             "in_msgs": lane.frames.in_msgs if lane else stats.get("in_msgs", 0),
             "in_bytes": lane.frames.in_bytes if lane else stats.get("in_bytes", 0),
-            "out_msgs": (lane.out_msgs if lane else 0) + stats.get("out_msgs", 0),
+            "out_msgs": (lane.messages_out if lane else 0) + stats.get("out_msgs", 0),
             "reconnects": stats.get("reconnects", 0) + (self._link.restarts if self._opened else 0),
             "dropped_frames": lane.frames.dropped if lane else 0,
             "dropped_replies": self._held.dropped,
@@ -301,12 +298,12 @@ class Bus:
         """
         if self.connected:
             cut = reply.rfind(b".") + 1
-            place, lane = reply[:cut], self._lane
+            inbox, lane = reply[:cut], self._lane
             if (
                 lane is None
-                or place not in self.takers
+                or inbox not in self._bundle_peers.inboxes
                 or not block
-                or not lane.bundle(place, reply[cut:], b"", block, payload, None)
+                or not lane.bundles.add(inbox, reply[cut:], b"", block, payload, None)
             ):
                 self.publish(reply, payload, block)
             return
@@ -388,36 +385,30 @@ class Bus:
         payload: bytes,
         block: bytes,
         timeout: float,
-        settle: Callable[[Ending], None],
+        on_end: Callable[[Ending], None],
         *,
         lenient: bool = False,
-        place: bytes = b"",
+        bundle_prefix: bytes = b"",
     ) -> Pending:
-        """Like `request`, for a caller who is called with what it ends with; ``Requests.close`` ends it before.
+        """Send a request, like `request`, and call ``on_end`` with its ending, unless ``Requests.close`` comes first.
 
-        ``place`` is the address without its last token, where its receiver takes bundles.
+        bundle_prefix: the address without its last token, ending in a dot, if its receiver takes bundles.
         """
-        pending = self.requests.expect(timeout, settle, lenient=lenient)
+        pending = self.requests.expect(timeout, on_end, lenient=lenient)
         lane = self._lane
-        if place and lane is not None and self.connected and place not in self._apart:
-            names = b"%b %b" % (address[len(place) :], pending.token)
-            if lane.bundle(place, names, pending.reply, block, payload, pending):
+        if bundle_prefix and lane is not None and self.connected and bundle_prefix not in self._bundle_peers.refusing:
+            names = b"%b %b" % (address[len(bundle_prefix) :], pending.token)
+            if lane.bundles.add(bundle_prefix, names, pending.reply, block, payload, pending):
                 pending.address = address
                 pending.message = (block, payload)
                 return pending
         self._post(pending, address, payload, block)
         return pending
 
-    def _send_apart(self, bundled: list[Pending]) -> None:
-        """Send requests again, each by itself, and those to that receiver from now on."""
-        place = bundled[0].address[: bundled[0].address.rindex(b".") + 1]
-        if len(self._apart) >= MOST_APART:
-            self._apart.clear()  # instances come and go
-        self._apart.add(place)
-        if not self._said_apart:
-            self._said_apart = True
-            receiver = place.decode("ascii", "replace").rstrip(".")
-            _log.info("no bundles to %s and its like: NATS maps replies there, as between accounts", receiver)
+    def _send_unbundled(self, bundled: list[Pending]) -> None:
+        """Send the requests of a refused bundle again, each by itself."""
+        prefix = bundled[0].address[: bundled[0].address.rindex(b".") + 1]
+        self._bundle_peers.refused(prefix)
         for pending in bundled:
             block, payload = pending.message
             try:
@@ -425,10 +416,24 @@ class Bus:
             except MeshError as error:
                 self.requests.fail(pending, error)
 
-    def expect_answers(self) -> None:
-        """Said while a message is received: its answer, and those of others, may follow in this turn already."""
+    def open_bundle(self, reply: bytes, payload: bytes) -> Iterator[tuple[list[bytes], bytes, bytes]] | None:
+        """Begin to unpack a bundle of requests; see `bundles.unpack` for what the iterator yields and raises.
+
+        reply: the bundle's reply subject, which must have passed `Subjects.may_reply`.
+
+        Returns None if its requests cannot be answered one by one: then it is refused as a whole.
+        """
+        if not self.subjects.is_inbox(reply):
+            self.reply(reply, b"", REFUSAL)
+            return None
+        self._bundle_peers.inboxes.remember(reply[: reply.rindex(b".") + 1])
+        self.expect_replies()
+        return unpack(payload, 2)
+
+    def expect_replies(self) -> None:
+        """While a message is received: have the replies to it, and to others, written at the end of this turn."""
         if self._lane is not None:
-            self._lane.answering = True
+            self._lane.expects_replies = True
 
     def _post(self, pending: Pending, address: bytes, payload: bytes, block: bytes) -> None:
         pending.address = address
@@ -442,12 +447,13 @@ class Bus:
     async def gather(self, address: bytes, payload: bytes, block: bytes = b"") -> AsyncIterator[asyncio.Queue[Reply]]:
         """Publish to many and collect their replies in a queue for as long as the context lasts."""
         replies: asyncio.Queue[Reply] = asyncio.Queue()
-        reply = self.requests.open_stream(lambda block, payload: replies.put_nowait(Reply(block, payload)))
+        reply = self.requests.new_reply()
+        self.requests.listen(reply, lambda block, payload: replies.put_nowait(Reply(block, payload)))
         try:
             self.publish(address, payload, block, reply)
             yield replies
         finally:
-            self.requests.close_stream(reply)
+            self.requests.stop_listening(reply)
 
     # -- what the link tells (Owner)
 
@@ -466,7 +472,10 @@ class Bus:
         assert self._client is not None
         self._max_payload = self._client.max_payload
         if self._lane is not None:
-            self._lane.bundle_up_to(self._max_payload if self._bundles else 0)
+            if self._sends_bundles:
+                self._lane.bundles.allow(self._max_payload, self.requests.bundle_sent)
+            else:
+                self._lane.bundles.forbid()
         self._heard()
         if not self.connected:
             self.connections += 1
@@ -504,8 +513,8 @@ class Bus:
         if verb == "publish":
             if subject.endswith(".+") and self._lane is not None:
                 _log.warning("bundles are off from now on: allow %s*, or set MESH_BUNDLES=off", subject[:-1])
-                self._bundles = False
-                self._lane.bundle_up_to(0)
+                self._sends_bundles = False
+                self._lane.bundles.forbid()
             self.requests.fail_address(
                 subject.encode(),
                 lambda: Forbidden(f"NATS permissions do not allow publishing to {subject}", reason="bus_permission"),

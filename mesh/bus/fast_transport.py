@@ -21,7 +21,7 @@ from urllib.parse import ParseResult
 
 from nats.aio.transport import Transport
 
-from mesh.bus.bundles import FRAMING, LARGEST, MOST_BYTES, MOST_REQUESTS, Bundle
+from mesh.bus.bundling import BundleWriter
 from mesh.bus.connection_errors import ServerSaid
 from mesh.bus.encryption_guard import JUDGED_S, Guard, drop, first_line
 from mesh.bus.frames import FrameReader
@@ -48,10 +48,8 @@ class FastTransport(Transport):
         self.frames = FrameReader(self._pass_on)
         self.last_bytes = 0.0
         self.silence = 0.0
-        self.out_msgs = 0
         self.out_bytes = 0
-        self._max_bundle = 0
-        self._max_bundled = -1  # bytes of a message that may share one; none may
+        self._sent = 0  # messages, without those in bundles
         self.complaint = b""
         """The last ``-ERR`` line of this connection's server; nats-py keeps to itself why it reconnects."""
         self.on_lost = on_lost
@@ -61,14 +59,15 @@ class FastTransport(Transport):
         self._cold: deque[bytes] = deque()  # bytes for nats-py's reader
         self._cold_ready = asyncio.Event()
         self._eof = True
-        self._out: list[bytes] = []
+        self._out: list[bytes] = []  # parts of commands to write; never another list
         self._out_size = 0
         self._will_write = False  # a turn of `_write_out` is on its way
-        self.answering = False
-        """What is being received makes tasks that may answer at once: write behind them, in the same turn.
+        self.expects_replies = False
+        """True if what is being received makes tasks that may reply at once: write after them, in the same turn.
 
-        Written when the first answer asks for it, it would be a turn later, with a poll of the sockets in between."""
-        self._bundles: dict[bytes, Bundle] = {}  # by place; behind everything that is in `_out`
+        If the first reply had to ask for it, the write would be a turn later, with a poll of the sockets in between."""
+        self.bundles = BundleWriter(self._out, self._begin_bundle, self._write_out)
+        self._open_bundles = self.bundles.open  # they come after everything that is in `_out`
         self._writable = asyncio.Event()
         self._closed = asyncio.Event()
         self._lost_by: BaseException | None = None
@@ -81,13 +80,13 @@ class FastTransport(Transport):
 
         Raises `Overloaded` when the server reads so slowly that `MAX_BUFFER` bytes wait.
         """
-        if self._bundles:
-            self._seal()
+        if self._open_bundles:
+            self.bundles.seal()
         if not self._will_write:
             self._will_write = True
             self._loop.call_soon(self._write_out)
         self._out += parts
-        self.out_msgs += 1
+        self._sent += 1
         if not self._writable.is_set():
             self._out_size += sum(map(len, parts))
             if self._out_size > MAX_BUFFER:
@@ -95,48 +94,24 @@ class FastTransport(Transport):
                 self._out_size -= sum(map(len, parts))
                 raise Overloaded("NATS reads slower than this process writes")
 
-    def bundle_up_to(self, max_payload: int) -> None:
-        """Bundle messages from now on, for a server that takes so many bytes in one; 0 for no bundles."""
-        self._max_bundle = min(MOST_BYTES, max_payload)
-        self._max_bundled = min(LARGEST, self._max_bundle // 4) or -1
-
-    def bundle(self, place: bytes, names: bytes, reply: bytes, block: bytes, payload: bytes, pending: Any) -> bool:
-        """Queue a message that may share one with others of this turn, see `Bundle.items`; it keeps its place in order.
-
-        False where it must be sent by itself: it is large, or the server reads slowly, which is for `send` to count.
-        """
-        size = len(block) + len(payload)
-        if size > self._max_bundled:
+    def _begin_bundle(self) -> bool:
+        """Have a bundle written at the end of this turn. False if the server reads slowly: `send` counts then."""
+        if not self._writable.is_set():
             return False
-        bundles = self._bundles
-        bundle = bundles.get(place)
-        if bundle is None:
-            if not self._writable.is_set():
-                return False
-            if not self._will_write:
-                self._will_write = True
-                self._loop.call_soon(self._write_out)
-            bundle = bundles[place] = Bundle()
-        size += len(names) + FRAMING
-        if bundle.size + size > self._max_bundle:
-            self._seal()
-            bundle = bundles[place] = Bundle()
-        bundle.size += size
-        bundle.items.append((names, reply, block, payload, pending))
-        if pending is not None and len(bundle.items) == MOST_REQUESTS:
-            self._write_out()
+        if not self._will_write:
+            self._will_write = True
+            self._loop.call_soon(self._write_out)
         return True
 
-    def _seal(self) -> None:
-        for place, bundle in self._bundles.items():
-            self._out += bundle.frames(place)
-            self.out_msgs += 1
-        self._bundles.clear()
+    @property
+    def messages_out(self) -> int:
+        """NATS messages that were sent; a bundle is one."""
+        return self._sent + self.bundles.messages_out
 
     def _write_out(self) -> None:
         self._will_write = False
-        if self._bundles:
-            self._seal()
+        if self._open_bundles:
+            self.bundles.seal()
         # Paused: the socket's buffer is above its high-water mark. Hold here, where it can be counted.
         if self._out and self._writable.is_set():
             data = b"".join(self._out)
@@ -155,7 +130,7 @@ class FastTransport(Transport):
 
     async def writable(self) -> None:
         """Return when the socket's buffer is below its high-water mark, or the connection is lost."""
-        if self._out or self._bundles:
+        if self._out or self._open_bundles:
             await asyncio.sleep(0)  # what was sent in this turn is written at its end
         await self._writable.wait()
 
@@ -174,8 +149,8 @@ class FastTransport(Transport):
             self._loop.call_later(AFTERMATH_S, self._forget_silence, self.silence)
         self.last_bytes = now
         self.frames.feed(data)
-        if self.answering:
-            self.answering = False
+        if self.expects_replies:
+            self.expects_replies = False
             if not self._will_write:
                 self._will_write = True
                 self._loop.call_soon(self._write_out)
@@ -204,7 +179,7 @@ class FastTransport(Transport):
 
     def _forget_unsent(self) -> None:
         self._out.clear()
-        self._bundles.clear()
+        self._open_bundles.clear()
         self._out_size = 0
 
     # -- nats-py's Transport
@@ -263,7 +238,7 @@ class FastTransport(Transport):
     def write(self, payload: bytes) -> None:
         self.guard.check_write()
         self.send(payload)
-        self.out_msgs -= 1  # what nats-py writes are not messages, mostly
+        self._sent -= 1  # what nats-py writes are not messages, mostly
 
     def writelines(self, payload: list[bytes]) -> None:
         self.write(b"".join(payload))

@@ -65,7 +65,8 @@ async def echo(requests: Requests, publish: Callable[[bytes, bytes], None], hear
 
     Until `publish` raises `BusUnavailable`.
     """
-    reply = requests.open_stream(lambda block, payload: heard())
+    reply = requests.new_reply()
+    requests.listen(reply, lambda block, payload: heard())
     try:
         while True:
             publish(reply, b"")
@@ -73,7 +74,7 @@ async def echo(requests: Requests, publish: Callable[[bytes, bytes], None], hear
     except BusUnavailable:
         pass
     finally:
-        requests.close_stream(reply)
+        requests.stop_listening(reply)
 
 
 def publish(

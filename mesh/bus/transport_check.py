@@ -20,7 +20,8 @@ async def probe(requests: Requests, client: Client, lane: FastTransport) -> str:
     the lane keeps. Raises TimeoutError where the connection itself was lost meanwhile.
     """
     answers: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
-    reply = requests.open_stream(lambda block, payload: answers.put_nowait((block, payload)))
+    reply = requests.new_reply()
+    requests.listen(reply, lambda block, payload: answers.put_nowait((block, payload)))
     try:
         async with asyncio.timeout(ANSWER_S):
             await client.publish(reply.decode(), b"", headers={"a": "1"})
@@ -34,5 +35,5 @@ async def probe(requests: Requests, client: Client, lane: FastTransport) -> str:
             raise
         return "a message sent to ourselves did not come back"
     finally:
-        requests.close_stream(reply)
+        requests.stop_listening(reply)
     return ""

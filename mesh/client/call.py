@@ -146,10 +146,10 @@ class Call:
         pending = self._pending = bus.send(
             *(peer.address + name, self._payload, block, self._patience, self._settle),
             lenient=peer.foreign,
-            place=peer.place,
+            bundle_prefix=peer.place,
         )
         if policy.after_loss:
-            pending.doubted = self._doubted
+            pending.on_suspected_loss = self._doubted
         self._peer = peer
         balancer.started(peer)
 
@@ -174,7 +174,6 @@ class Call:
         peer, self._peer = self._peer, None
         if pending is None:
             return
-        # Told first: that closes a bundle with it, and the others in it know by then whose fate they share.
         tell_cancelled(self._bus, self._destination.service, peer.id if peer is not None else "", pending.reply)
         self._bus.requests.close(pending)
         if peer is not None and self._balancer is not None:
@@ -200,7 +199,7 @@ class Call:
         assert peer is not None
         assert balancer is not None
         stream = pending.stream
-        if isinstance(ending, Reply) and (pending.plain or is_usable(ending.block, peer.foreign)):
+        if isinstance(ending, Reply) and (pending.has_known_block or is_usable(ending.block, peer.foreign)):
             balancer.finished(peer, _ANSWERED, now)
             if self._failed is not None and self._failed.executed != "no" and denies(ending):
                 self._end(self._failed)  # that one did not run it; one before may have

@@ -160,7 +160,7 @@ class Recovery:
     def _suspect(self, peer: Peer, make_error: Callable[[], MeshError]) -> None:
         if not peer.address:  # of a foreign service: NATS balances, and no instance is known to have a call
             return
-        requests = self._bus.requests.doubtful(peer.address)
+        requests = self._bus.requests.suspectable(peer.address)
         opening = [c for c, (other, doubted) in self._opening.items() if other is peer and doubted is not None]
         if requests or opening:
             asyncio.get_running_loop().call_later(SETTLE_S, self._doubt, requests, opening, make_error)
@@ -168,7 +168,7 @@ class Recovery:
     def _doubt(self, requests: list[Pending], opening: list[Conversation], make_error: Callable[[], MeshError]) -> None:
         if self._bus.closed:
             return
-        self._bus.requests.doubt(requests, make_error)
+        self._bus.requests.suspect_loss(requests, make_error)
         for conversation in opening:
             _, doubted = self._opening.get(conversation, (None, None))
             if doubted is not None:

@@ -18,7 +18,7 @@ from typing import Any
 from mesh import headers
 from mesh.boot_clock import boot_ms
 from mesh.bus import Bus
-from mesh.bus.bundles import APART, MARK, BadBundle, unpack
+from mesh.bus.bundles import MARK, BadBundle
 from mesh.client import Calls
 from mesh.defaults import DEADLINE_S
 from mesh.errors import DeadlineExceeded, Forbidden, MeshError, NotFound, Overloaded
@@ -94,24 +94,22 @@ class Dispatcher:
         else:
             self._receive(self._endpoints.get(name), subject, reply, block, payload)
 
-    def _receive_bundle(self, place: bytes, reply: bytes, bundle: bytes) -> None:
-        subjects = self._bus.subjects
-        if not subjects.may_reply(reply):
+    def _receive_bundle(self, prefix: bytes, reply: bytes, bundle: bytes) -> None:
+        """Each message of a bundle is a request of its own; see `mesh.bus.bundling`."""
+        if not self._bus.subjects.may_reply(reply):
             _log.warning("dropped a bundle that asks for its answers on %r", reply[:80])
             return
-        if not subjects.is_inbox(reply):
-            self._replies.send(reply, APART, b"")
+        messages = self._bus.open_bundle(reply, bundle)
+        if messages is None:
             return
         end = reply.rindex(b".")
         sender, inbox = reply[:end], reply[: end + 1]
-        self._bus.takers.remember(inbox)
-        self._bus.expect_answers()
         try:
-            for (name, token), block, payload in unpack(bundle, 2):
+            for (name, token), block, payload in messages:
                 if not token.isalnum():
                     raise BadBundle(f"{token[:80]!r} is no token")
                 try:
-                    self._accept(self._endpoints.get(name), place + name, inbox + token, sender, block, payload)
+                    self._accept(self._endpoints.get(name), prefix + name, inbox + token, sender, block, payload)
                 except Exception:
                     _log.exception("a request of a bundle failed")  # the others are still served
         except BadBundle as error:
@@ -125,7 +123,7 @@ class Dispatcher:
         if reply and not self._bus.subjects.may_reply(reply):
             _log.warning("dropped a request that asks for its answer on %r", reply[:80])
             return
-        self._bus.expect_answers()
+        self._bus.expect_replies()
         sender = reply[: reply.rindex(b".")] if self._bus.subjects.is_inbox(reply) else b""
         self._accept(declared, subject, reply, sender, block, payload)
 

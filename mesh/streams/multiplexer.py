@@ -97,7 +97,7 @@ class Streams:
             granted=FIRST_CREDIT,
             window=self._windows.take(),
         )
-        self._bus.requests.route(own_subject, stream.deliver)
+        self._bus.requests.listen(own_subject, stream.deliver)
         return self._register(stream)
 
     def adopt(self, own_subject: bytes, block: bytes) -> Stream | None:
@@ -151,7 +151,7 @@ class Streams:
         """Forget a stream that is over."""
         if self._open.pop(stream.own_subject, None) is not None:
             self._windows.give_back(stream.window)
-            self._bus.requests.close_stream(stream.own_subject)
+            self._bus.requests.stop_listening(stream.own_subject)
 
     def fail_process(self, stream: Stream) -> None:
         """Break all streams with the process of the stream's peer: NATS says that it does not listen any more."""

@@ -50,7 +50,7 @@ async def test_a_bundle_that_is_not_permitted_is_the_last_one(caplog):
             endings = []
             for _ in range(2):
                 place = b"mesh.to.users.I1."
-                bus.send(place + b"get", b"", OK, 5, endings.append, place=place)
+                bus.send(place + b"get", b"", OK, 5, endings.append, bundle_prefix=place)
             await eventually(lambda: len(endings) == 2)
             return [type(ending) for ending in endings]
 

@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from mesh.bus.requests import Reply, Requests
+from mesh.bus.pending import Reply
+from mesh.bus.requests import Requests
 from mesh.errors import BusUnavailable, DeadlineExceeded, InstanceLost, NoResponders
 
 OK = b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n"
@@ -119,11 +120,12 @@ async def test_a_hundred_thousand_end_without_a_trace(requests):
     assert sum(len(bucket) for bucket in requests._buckets.values()) == 0
 
 
-async def test_streams_get_every_reply_until_closed(requests):
+async def test_a_listener_gets_every_reply_until_it_stops(requests):
     got = []
-    reply = requests.open_stream(lambda block, payload: got.append(payload))
+    reply = requests.new_reply()
+    requests.listen(reply, lambda block, payload: got.append(payload))
     requests.deliver(reply, b"", b"", b"1")
     requests.deliver(reply, b"", OK, b"2")
-    requests.close_stream(reply)
+    requests.stop_listening(reply)
     requests.deliver(reply, b"", b"", b"3")
     assert got == [b"1", b"2"]

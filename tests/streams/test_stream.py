@@ -221,6 +221,6 @@ async def test_windows_shrink_while_many_are_open_and_nothing_stays(pair):
     for stream in streams:
         stream.close()
     assert len(hub) == 0
-    assert len(pair.buses[0].requests._streams) <= 1  # plain nats-py has a stream of its own to see the server live
+    assert len(pair.buses[0].requests._listeners) <= 1  # plain nats-py has a stream of its own to see the server live
     del streams, stream
     gc.collect()
