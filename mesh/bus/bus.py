@@ -232,12 +232,12 @@ class Bus:
     @property
     def buffered(self) -> int:
         """Bytes that wait to be written to NATS."""
-        return self._lane.buffered if self._lane is not None else 0
+        return self._lane.queue.buffered if self._lane is not None else 0
 
     async def writable(self) -> None:
         """Return when NATS has taken most of what was published."""
         if self._lane is not None:
-            await self._lane.writable()
+            await self._lane.queue.wait_writable()
 
     def statistics(self) -> dict[str, int]:
         """Counters of this process's connection since it was made."""
@@ -246,7 +246,7 @@ class Bus:
         return {
             "in_msgs": lane.frames.in_msgs if lane else stats.get("in_msgs", 0),
             "in_bytes": lane.frames.in_bytes if lane else stats.get("in_bytes", 0),
-            "out_msgs": (lane.messages_out if lane else 0) + stats.get("out_msgs", 0),
+            "out_msgs": (lane.queue.messages_out if lane else 0) + stats.get("out_msgs", 0),
             "reconnects": stats.get("reconnects", 0) + (self._link.restarts if self._opened else 0),
             "dropped_frames": lane.frames.dropped if lane else 0,
             "dropped_replies": self._held.dropped,
@@ -282,13 +282,13 @@ class Bus:
             plain_client.publish(self._client, self._background, address, payload, block, reply)
         elif block:
             if reply:
-                lane.send(b"HPUB %b %b %d %d\r\n" % (address, reply, len(block), size), block, payload, b"\r\n")
+                lane.queue.send(b"HPUB %b %b %d %d\r\n" % (address, reply, len(block), size), block, payload, b"\r\n")
             else:
-                lane.send(b"HPUB %b %d %d\r\n" % (address, len(block), size), block, payload, b"\r\n")
+                lane.queue.send(b"HPUB %b %d %d\r\n" % (address, len(block), size), block, payload, b"\r\n")
         elif reply:
-            lane.send(b"PUB %b %b %d\r\n" % (address, reply, size), payload, b"\r\n")
+            lane.queue.send(b"PUB %b %b %d\r\n" % (address, reply, size), payload, b"\r\n")
         else:
-            lane.send(b"PUB %b %d\r\n" % (address, size), payload, b"\r\n")
+            lane.queue.send(b"PUB %b %d\r\n" % (address, size), payload, b"\r\n")
 
     def reply(self, reply: bytes, payload: bytes, block: bytes) -> None:
         """Answer to a request's reply subject, which must have passed `Subjects.may_reply`.
@@ -303,7 +303,7 @@ class Bus:
                 lane is None
                 or inbox not in self._bundle_peers.inboxes
                 or not block
-                or not lane.bundles.add(inbox, reply[cut:], b"", block, payload, None)
+                or not lane.queue.add_to_bundle(inbox, reply[cut:], b"", block, payload, None)
             ):
                 self.publish(reply, payload, block)
             return
@@ -398,7 +398,7 @@ class Bus:
         lane = self._lane
         if bundle_prefix and lane is not None and self.connected and bundle_prefix not in self._bundle_peers.refusing:
             names = b"%b %b" % (address[len(bundle_prefix) :], pending.token)
-            if lane.bundles.add(bundle_prefix, names, pending.reply, block, payload, pending):
+            if lane.queue.add_to_bundle(bundle_prefix, names, pending.reply, block, payload, pending):
                 pending.address = address
                 pending.message = (block, payload)
                 return pending
@@ -433,7 +433,7 @@ class Bus:
     def expect_replies(self) -> None:
         """While a message is received: have the replies to it, and to others, written at the end of this turn."""
         if self._lane is not None:
-            self._lane.expects_replies = True
+            self._lane.queue.expects_replies = True
 
     def _post(self, pending: Pending, address: bytes, payload: bytes, block: bytes) -> None:
         pending.address = address
@@ -473,9 +473,9 @@ class Bus:
         self._max_payload = self._client.max_payload
         if self._lane is not None:
             if self._sends_bundles:
-                self._lane.bundles.allow(self._max_payload, self.requests.bundle_sent)
+                self._lane.queue.allow_bundles(self._max_payload, self.requests.bundle_sent)
             else:
-                self._lane.bundles.forbid()
+                self._lane.queue.forbid_bundles()
         self._heard()
         if not self.connected:
             self.connections += 1
@@ -514,7 +514,7 @@ class Bus:
             if subject.endswith(".+") and self._lane is not None:
                 _log.warning("bundles are off from now on: allow %s*, or set MESH_BUNDLES=off", subject[:-1])
                 self._sends_bundles = False
-                self._lane.bundles.forbid()
+                self._lane.queue.forbid_bundles()
             self.requests.fail_address(
                 subject.encode(),
                 lambda: Forbidden(f"NATS permissions do not allow publishing to {subject}", reason="bus_permission"),

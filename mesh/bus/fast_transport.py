@@ -21,14 +21,10 @@ from urllib.parse import ParseResult
 
 from nats.aio.transport import Transport
 
-from mesh.bus.bundling import BundleWriter
 from mesh.bus.connection_errors import ServerSaid
 from mesh.bus.encryption_guard import JUDGED_S, Guard, drop, first_line
 from mesh.bus.frames import FrameReader
-from mesh.errors import Overloaded
-
-MAX_BUFFER = 64 * 1024 * 1024
-"""Bytes that may wait for a slow NATS server before publishing is refused."""
+from mesh.bus.write_queue import WriteQueue
 
 SILENCE_S = 1.5
 """Seconds without a byte that are more than the pause between two pings."""
@@ -46,10 +42,9 @@ class FastTransport(Transport):
     def __init__(self, on_lost: Callable[[], None], guard: Guard) -> None:
         self.guard = guard
         self.frames = FrameReader(self._pass_on)
+        self.queue = WriteQueue()
         self.last_bytes = 0.0
         self.silence = 0.0
-        self.out_bytes = 0
-        self._sent = 0  # messages, without those in bundles
         self.complaint = b""
         """The last ``-ERR`` line of this connection's server; nats-py keeps to itself why it reconnects."""
         self.on_lost = on_lost
@@ -59,86 +54,9 @@ class FastTransport(Transport):
         self._cold: deque[bytes] = deque()  # bytes for nats-py's reader
         self._cold_ready = asyncio.Event()
         self._eof = True
-        self._out: list[bytes] = []  # parts of commands to write; never another list
-        self._out_size = 0
-        self._will_write = False  # a turn of `_write_out` is on its way
-        self.expects_replies = False
-        """True if what is being received makes tasks that may reply at once: write after them, in the same turn.
-
-        If the first reply had to ask for it, the write would be a turn later, with a poll of the sockets in between."""
-        self.bundles = BundleWriter(self._out, self._begin_bundle, self._write_out)
-        self._open_bundles = self.bundles.open  # they come after everything that is in `_out`
-        self._writable = asyncio.Event()
         self._closed = asyncio.Event()
         self._lost_by: BaseException | None = None
         self._retired = False
-
-    # -- towards the socket
-
-    def send(self, *parts: bytes) -> None:
-        """Queue a frame; everything queued in one turn of the event loop leaves in one write.
-
-        Raises `Overloaded` when the server reads so slowly that `MAX_BUFFER` bytes wait.
-        """
-        if self._open_bundles:
-            self.bundles.seal()
-        if not self._will_write:
-            self._will_write = True
-            self._loop.call_soon(self._write_out)
-        self._out += parts
-        self._sent += 1
-        if not self._writable.is_set():
-            self._out_size += sum(map(len, parts))
-            if self._out_size > MAX_BUFFER:
-                del self._out[-len(parts) :]
-                self._out_size -= sum(map(len, parts))
-                raise Overloaded("NATS reads slower than this process writes")
-
-    def _begin_bundle(self) -> bool:
-        """Have a bundle written at the end of this turn. False if the server reads slowly: `send` counts then."""
-        if not self._writable.is_set():
-            return False
-        if not self._will_write:
-            self._will_write = True
-            self._loop.call_soon(self._write_out)
-        return True
-
-    @property
-    def messages_out(self) -> int:
-        """NATS messages that were sent; a bundle is one."""
-        return self._sent + self.bundles.messages_out
-
-    def _write_out(self) -> None:
-        self._will_write = False
-        if self._open_bundles:
-            self.bundles.seal()
-        # Paused: the socket's buffer is above its high-water mark. Hold here, where it can be counted.
-        if self._out and self._writable.is_set():
-            data = b"".join(self._out)
-            self._out.clear()
-            self._out_size = 0
-            self.out_bytes += len(data)
-            if self._transport is not None and not self._transport.is_closing():
-                self._transport.write(data)
-
-    def pause(self) -> None:
-        self._writable.clear()
-
-    def resume(self) -> None:
-        self._writable.set()
-        self._write_out()
-
-    async def writable(self) -> None:
-        """Return when the socket's buffer is below its high-water mark, or the connection is lost."""
-        if self._out or self._open_bundles:
-            await asyncio.sleep(0)  # what was sent in this turn is written at its end
-        await self._writable.wait()
-
-    @property
-    def buffered(self) -> int:
-        """Bytes that wait to be written, here and in the event loop's transport."""
-        below = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return self._out_size + below
 
     # -- from the socket
 
@@ -149,11 +67,12 @@ class FastTransport(Transport):
             self._loop.call_later(AFTERMATH_S, self._forget_silence, self.silence)
         self.last_bytes = now
         self.frames.feed(data)
-        if self.expects_replies:
-            self.expects_replies = False
-            if not self._will_write:
-                self._will_write = True
-                self._loop.call_soon(self._write_out)
+        queue = self.queue
+        if queue.expects_replies:
+            queue.expects_replies = False
+            if not queue.is_scheduled:
+                queue.is_scheduled = True
+                self._loop.call_soon(queue.flush)
 
     def _forget_silence(self, silence: float) -> None:
         if self.silence == silence:
@@ -171,16 +90,10 @@ class FastTransport(Transport):
             return
         self._eof = True
         self._lost_by = error
-        self._forget_unsent()
+        self.queue.clear()
         self._cold_ready.set()
-        self._writable.set()
         self._closed.set()
         self.on_lost()
-
-    def _forget_unsent(self) -> None:
-        self._out.clear()
-        self._open_bundles.clear()
-        self._out_size = 0
 
     # -- nats-py's Transport
 
@@ -207,7 +120,7 @@ class FastTransport(Transport):
         self.guard.encrypted = True
         # start_tls need not call connection_made of the new protocol.
         if upgraded is not None:
-            self._transport = upgraded
+            self._attach(upgraded)
         if self.guard.judges:
             try:
                 async with asyncio.timeout(JUDGED_S):
@@ -221,31 +134,32 @@ class FastTransport(Transport):
         self.frames.reset()
         self._cold.clear()
         self._cold_ready.clear()
-        self._forget_unsent()
+        self.queue.clear()
         self.complaint = b""
         self._lost_by = None
         self._eof = False
         self._closed.clear()
-        self._writable.set()
         self.last_bytes = self._loop.time()
         return protocol
 
-    def made(self, transport: asyncio.Transport) -> None:
+    def _attach(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self.queue.attach(transport)
+
+    def made(self, transport: asyncio.Transport) -> None:
+        self._attach(transport)
         if self._retired:
             transport.abort()
 
     def write(self, payload: bytes) -> None:
         self.guard.check_write()
-        self.send(payload)
-        self._sent -= 1  # what nats-py writes are not messages, mostly
+        self.queue.send_bytes(payload)
 
     def writelines(self, payload: list[bytes]) -> None:
         self.write(b"".join(payload))
 
     async def drain(self) -> None:
-        self._write_out()
-        await self._writable.wait()
+        await self.queue.drain()
         if self._eof:
             raise self._end()
 
@@ -283,7 +197,7 @@ class FastTransport(Transport):
         return self._eof and not self._cold
 
     def close(self) -> None:
-        self._write_out()
+        self.queue.flush()
         if self._transport is not None:
             self._transport.close()
 
@@ -323,7 +237,7 @@ class _LaneProtocol(asyncio.Protocol):
         self._lane.lost(self, exc)
 
     def pause_writing(self) -> None:
-        self._lane.pause()
+        self._lane.queue.pause()
 
     def resume_writing(self) -> None:
-        self._lane.resume()
+        self._lane.queue.resume()

@@ -27,7 +27,7 @@ async def probe(requests: Requests, client: Client, lane: FastTransport) -> str:
             await client.publish(reply.decode(), b"", headers={"a": "1"})
             await answers.get()
             size = len(_BLOCK)
-            lane.send(b"HPUB %b %d %d\r\n" % (reply, size, size + 2), _BLOCK, b"ok", b"\r\n")
+            lane.queue.send(b"HPUB %b %d %d\r\n" % (reply, size, size + 2), _BLOCK, b"ok", b"\r\n")
             if await answers.get() != (_BLOCK, b"ok"):
                 return "a message changed on its way"
     except TimeoutError:

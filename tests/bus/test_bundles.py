@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from mesh.bus import Bus, bundles
 from mesh.bus.bundles import MAX_BUNDLE, MAX_MESSAGE, BadBundle, BundledMessage, encode, unpack
-from mesh.bus.bundling import REQUESTS_PER_WRITE, BoundedSet
+from mesh.bus.bundling import BoundedSet
 from mesh.bus.pending import Reply
 from mesh.bus.requests import Requests
+from mesh.bus.write_queue import REQUESTS_PER_WRITE
 from mesh.errors import DeadlineExceeded, Forbidden, NoResponders, TooLarge
 from mesh.settings import BusSettings
 from tests.bus.parts import OK, bus_on
@@ -143,7 +144,7 @@ async def test_nobody_listens_is_heard_though_the_first_was_cancelled_before_its
     caller, callee, _, place = pair
     endings = [[], [], []]
     pending = [send(caller, place, b"get", settle=ending.append) for ending in endings]
-    assert caller._lane.bundles.open
+    assert caller._lane.queue._bundles
     caller.requests.close(pending[0])
     await caller.flush()
     callee.publish(pending[0].reply, b"", NOBODY)
@@ -250,9 +251,9 @@ async def test_many_requests_are_written_before_the_turn_ends(pair):
     lane = caller._lane
     pending = []
     for number in range(2 * REQUESTS_PER_WRITE + 3):
-        written = lane.out_bytes
+        written = lane.queue.bytes_out
         pending.append(send(caller, place, b"get", b"%d" % number))
-        assert (lane.out_bytes > written) == ((number + 1) % REQUESTS_PER_WRITE == 0)
+        assert (lane.queue.bytes_out > written) == ((number + 1) % REQUESTS_PER_WRITE == 0)
     await eventually(lambda: len(listener.messages) == 3)
     bodies = [[body for _, _, body in unpack(payload, 2)] for _, _, _, payload in listener.messages]
     assert [len(of_one) for of_one in bodies] == [REQUESTS_PER_WRITE, REQUESTS_PER_WRITE, 3]
@@ -330,7 +331,7 @@ async def test_a_lost_connection_ends_what_was_not_sent_yet(nats, prefix):
         send(caller, place, b"get", b"", endings.append)
         caller._lane.abort()
         caller._lane.lost(caller._lane._protocol)
-        assert not caller._lane.bundles.open
+        assert not caller._lane.queue._bundles
         await eventually(lambda: len(endings) == 2)
         assert len(caller.requests) == 0
         await caller.wait_connected(10)
@@ -355,10 +356,10 @@ async def test_where_bundles_are_off_every_request_is_a_message(nats_url, prefix
 async def test_what_a_slow_server_does_not_take_is_sent_by_itself_and_counted(pair):
     caller, _callee, listener, place = pair
     lane = caller._lane
-    lane.pause()
+    lane.queue.pause()
     pending = [send(caller, place, b"get", b"1") for _ in range(3)]
     assert caller.buffered > 0
-    lane.resume()
+    lane.queue.resume()
     await eventually(lambda: len(listener.messages) == 3)
     for one in pending:
         caller.requests.close(one)
