@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from gateway.asgi_lane import WATCH_S
 from mesh import Context, Event, NotFound, Request, Service, StreamingResponse
+from mesh.defaults import LARGEST_CHUNK
 from mesh.testing import Mesh
 from tests.conditions import eventually
 
@@ -425,3 +426,11 @@ async def test_declarations_that_cannot_be():
         @service.get("/c")
         def generator():
             yield b""
+
+
+async def test_bodies_in_larger_frames_pass_through_the_gateway(mesh, monkeypatch):
+    """As a later version may send them: up to `LARGEST_CHUNK`, which receivers take today."""
+    monkeypatch.setattr("mesh.streams.flow_control.CHUNK", LARGEST_CHUNK)
+    body = os.urandom(3 * MIB)
+    response = await mesh.http.post("/echo", content=body)
+    assert hashlib.sha256(response.content).digest() == hashlib.sha256(body).digest()
