@@ -1,7 +1,17 @@
-"""The bus: publish, subscribe, request, on a connection that heals itself.
+"""The bus: publish, subscribe and request, on a connection that heals itself.
 
-The one seam between the mesh and nats-py. Callbacks are plain functions that get bytes; publishing is a plain
-call that either puts the message on its way or raises at once. Nothing waits for a connection that is not there.
+The one seam between the mesh and nats-py. Callbacks are plain functions that get bytes. Publishing is a plain call that
+either puts the message on its way or raises at once: it does not wait for a connection. What the bus consists of:
+
+==============================  ==================================================
+`Requests`                      requests in flight and the inbox on which replies come
+`Subscriptions`                 what the bus listens to, on whatever connection there is
+`SupervisedConnection`          nats-py's client, replaced whenever it is of no use
+`FastTransport`, `plain_client` the two ways of messages to and from the socket
+`ConnectionWait`                callers that wait for a connection
+`KeptReplies`                   replies that wait for one
+`BundlePeers`                   which peers take bundles, see `mesh.bus.bundling`
+==============================  ==================================================
 """
 
 from __future__ import annotations
@@ -14,31 +24,24 @@ from functools import partial
 from typing import Any, Self
 
 from nats.aio.client import Client
-from nats.aio.subscription import Subscription as NatsSubscription
 
 from mesh.bus import plain_client
 from mesh.bus.bundles import REFUSAL, unpack
 from mesh.bus.bundling import BundlePeers
-from mesh.bus.connection_errors import NO_NATS, Reason
+from mesh.bus.connection_wait import ConnectionWait
 from mesh.bus.fast_transport import FastTransport
 from mesh.bus.frames import Deliver
-from mesh.bus.held_replies import HeldReplies
+from mesh.bus.kept_replies import KeptReplies
 from mesh.bus.nats_errors import translate
 from mesh.bus.pending import Ending, Pending, Reply
 from mesh.bus.requests import Requests
-from mesh.bus.subscription import Subscription
+from mesh.bus.subscriptions import Subscription, Subscriptions
 from mesh.bus.supervised_connection import SupervisedConnection
-from mesh.bus.transport_check import probe
-from mesh.errors import BusUnavailable, Forbidden, MeshError, NoConnection, TooLarge
+from mesh.bus.write_queue import WriteQueue
+from mesh.errors import BusUnavailable, Forbidden, MeshError, TooLarge
 from mesh.settings import BusSettings
-from mesh.settings_reader import redact
 from mesh.subjects import Subjects, check_subject, new_id
 from mesh.tasks import keep
-
-BLINK_S = 0.045
-"""How long after a loss a request waits for the next connection before it is refused."""
-FAILOVER_S = 0.25
-"""The same where another server of the cluster is known: it may take a second attempt."""
 
 OFFLINE = "not connected to NATS"
 
@@ -46,7 +49,7 @@ _log = logging.getLogger("mesh.bus")
 
 
 class Bus:
-    """A connection of one party (a service instance, a gateway, a client) to one mesh.
+    """The connection of one process (a service instance, a gateway, a client) to one mesh.
 
     ::
 
@@ -56,99 +59,71 @@ class Bus:
     """
 
     def __init__(
-        self, settings: BusSettings, *, service: str = "client", instance: str = "", patience_s: float = float("inf")
+        self, settings: BusSettings, *, service: str = "client", instance: str = "", give_up_s: float = float("inf")
     ) -> None:
-        """``patience_s``: after how many seconds entering gives up where every server has failed to connect, for one
-        who waits before a screen; otherwise only reasons that stay end it before ``connect_timeout_s``."""
+        """
+        service, instance: whose bus this is; they become part of the inbox.
+        give_up_s: seconds after which ``async with`` gives up if every server has failed to connect. Without it only
+            reasons that stay end the attempt before ``connect_timeout_s``.
+        """
         self.settings = settings
         self.subjects = Subjects(settings.prefix)
         self.service = service
         self.instance = instance or new_id()
         self.connected = False
-        self.held_up: Callable[[], str] = lambda: ""
-        """Who has held up the event loop of late, for a message; empty for nobody that is known."""
         self.connections = 0
-        """How many connections there have been, the current one included; moving to another server makes none."""
-        self._inbox = self.subjects.inbox(service, self.instance, new_id())
+        """Connections so far, the current one included; moving to another server of a cluster makes none."""
+        self.loop_blocked_by: Callable[[], str] = lambda: ""
+        """Says what has blocked the event loop of late, for log lines; empty if that is not known."""
         self.requests: Requests
-        self.now: Callable[[], float]  # seconds of the event loop's clock
-        self._link: SupervisedConnection
-        self._lane: FastTransport | None = None
-        self._client: Client | None = None
-        self._subscriptions: list[Subscription] = []
-        self._watchers: list[Callable[[bool], None]] = []
-        self._is_up = asyncio.Event()
-        self._max_payload = 1024 * 1024
+        self.now: Callable[[], float]
+        """Seconds of the event loop's clock."""
+        # While it is open.
+        self._opened = False
+        self._connection: SupervisedConnection
+        self._wait: ConnectionWait
+        self._inbox = self.subjects.inbox(service, self.instance, new_id())
+        self._give_up_s = give_up_s
+        self._subscriptions = Subscriptions()
+        self._connection_callbacks: list[Callable[[bool], None]] = []
+        self._on_stream: tuple[Callable[[bytes, bytes], Any], Callable[[bytes, bytes], None]] | None = None
+        self._kept_replies = KeptReplies()
         self._sends_bundles = settings.bundles
         self._bundle_peers = BundlePeers()
-        self._lost_at = float("-inf")
-        self._held = HeldReplies()
-        self._echoes = 0.0
-        self._echoing: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[None]] = set()
-        self._adopt: Callable[[bytes, bytes], Any] | None = None
-        self._orphan: Callable[[bytes, bytes], None] | None = None
-        self._opened = False
-        self._patience_s = patience_s
+        # Of one connection after the other.
+        self._client: Client | None = None
+        self._fast_transport: FastTransport | None = None
+        self._queue: WriteQueue | None = None  # the fast transport's
+        self._max_payload = 1024 * 1024
+        self._last_own_ping = 0.0
+        self._pinging: asyncio.Task[None] | None = None
+        self._publishing: set[asyncio.Task[None]] = set()
 
-    # -- life
+    # -- opening and closing
 
     def open(self) -> None:
-        """Start connecting in the background. Use `wait_connected` where the first connection matters."""
+        """Begin to connect in the background. Use `wait_connected` if the first connection matters."""
         assert not self._opened, "a bus is opened once"
         self._opened = True
         self.now = asyncio.get_running_loop().time
         self.requests = Requests(self._inbox, self._send_unbundled)
-        if self._adopt is not None and self._orphan is not None:
-            self.requests.on_stream(self._adopt, self._orphan)
-        self._subscriptions.insert(0, Subscription(self._inbox + ".*", "", self.requests.deliver))
-        self._link = SupervisedConnection(self.settings, f"{self.service}.{self.instance}", self._inbox + ".js", self)
-        self._link.start()
-
-    async def wait_connected(self, timeout: float) -> None:
-        """Raise `BusUnavailable`, with the reason, when there is no connection within ``timeout`` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._is_up.wait()
-        except TimeoutError:
-            raise self._not_connected() from None
-
-    async def _connect(self) -> None:
-        """Return with the first connection. Raises `BusUnavailable` when it is late, and as soon as every server has
-        refused for a reason that stays, or after ``patience_s`` for any reason."""
-        failures = self._link.failures
-        up, over = (asyncio.ensure_future(event.wait()) for event in (self._is_up, failures.hopeless))
-        left = self.settings.connect_timeout_s
-        patience = min(left, self._patience_s)
-        try:
-            done, _ = await asyncio.wait((up, over), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if not done and not failures.everywhere:
-                await asyncio.wait((up, over), timeout=left - patience, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            up.cancel()
-            over.cancel()
-        if not self.connected:
-            raise self._not_connected()
-
-    def _not_connected(self) -> BusUnavailable:
-        where = ", ".join(redact(url) for url in self.settings.servers)
-        reason = self._link.failures.summary() or Reason("no answer", NO_NATS, final=False)
-        return NoConnection(f"no NATS at {where}: {reason.what}", hint=reason.todo)
-
-    async def blink(self) -> None:
-        """Return when connected; otherwise at the latest `BLINK_S` (`FAILOVER_S`) after the connection was lost.
-
-        Going over to another server of a cluster takes some milliseconds: not worth an error to anybody.
-        """
-        if self.connected:
-            return
-        left = self._lost_at + (FAILOVER_S if self._link.has_others else BLINK_S) - self.now()
-        if left > 0:
-            try:
-                async with asyncio.timeout(left):
-                    await self._is_up.wait()
-            except TimeoutError:
-                pass
+        if self._on_stream is not None:
+            self.requests.on_stream(*self._on_stream)
+        self._subscriptions.add_later(self._inbox + ".*", self.requests.deliver, first=True)
+        self._connection = SupervisedConnection(
+            self.settings,
+            name=f"{self.service}.{self.instance}",
+            inbox=self._inbox + ".js",
+            requests=self.requests,
+            subscriptions=self._subscriptions,
+            on_client=self._use_client,
+            on_up=self._is_up,
+            on_down=self._is_down,
+            on_refused=self.refused,
+            loop_blocked_by=lambda: self.loop_blocked_by(),
+        )
+        self._wait = ConnectionWait(self.settings, self._connection.failures, self._give_up_s)
+        self._connection.start()
 
     async def aclose(self) -> None:
         """Close now; what was published before is written first. May be called twice."""
@@ -157,15 +132,16 @@ class Bus:
         self._opened = False
         self.connected = False
         self.requests.aclose()
-        for task in (*self._background, self._echoing):
+        for task in (*self._publishing, self._pinging):
             if task is not None:
                 task.cancel()
-        await self._link.aclose()
+        await self._connection.aclose()
 
     async def __aenter__(self) -> Self:
+        """Open it and wait for the first connection. Raises `BusUnavailable`."""
         self.open()
         try:
-            await self._connect()
+            await self._wait.until_first()
         except BaseException:
             await self.aclose()
             raise
@@ -174,13 +150,30 @@ class Bus:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    async def wait_connected(self, timeout: float) -> None:
+        """Raise `BusUnavailable`, with the reason, if there is no connection within ``timeout`` seconds."""
+        await self._wait.until_connected(timeout)
+
+    async def wait_reconnected(self) -> None:
+        """Give a connection that was just lost a moment to come back; see `ConnectionWait.until_reconnected`.
+
+        A move to another server of a cluster takes some milliseconds: too little to fail a request.
+        """
+        if not self.connected:
+            await self._wait.until_reconnected(self._connection.has_others)
+
     def on_connection(self, callback: Callable[[bool], None]) -> None:
         """Call ``callback(True)`` at every (re)connection, after subscriptions are in place, ``(False)`` at a loss."""
-        self._watchers.append(callback)
+        self._connection_callbacks.append(callback)
 
     def on_stream(self, adopt: Callable[[bytes, bytes], Any], orphan: Callable[[bytes, bytes], None]) -> None:
-        """Whom to give replies that begin a stream, and messages for streams that are over; see `Requests`."""
-        self._adopt, self._orphan = adopt, orphan
+        """Register what makes streams of replies; see `Requests.on_stream`.
+
+        Raises RuntimeError if something is registered already.
+        """
+        if self._on_stream is not None:
+            raise RuntimeError("the streams of this bus have an owner already")
+        self._on_stream = adopt, orphan
         if self._opened:
             self.requests.on_stream(adopt, orphan)
 
@@ -188,36 +181,36 @@ class Bus:
 
     @property
     def closed(self) -> bool:
-        """Whether there will be no connection any more."""
+        """True if there will be no connection any more."""
         return not self._opened
 
     @property
     def has_others(self) -> bool:
-        """Whether another server of the cluster is known."""
-        return self._link.has_others
+        """True if another server of the cluster is known."""
+        return self._connection.has_others
 
     @property
     def lane(self) -> bool:
-        """Whether messages take the hot lane, rather than plain nats-py."""
-        return self._lane is not None
+        """True if messages take the hot lane (`FastTransport`), False on plain nats-py."""
+        return self._fast_transport is not None
 
     @property
     def last_bytes(self) -> float:
-        """Event-loop time of the last sign of life from the server, in seconds."""
-        return self._lane.last_bytes if self._lane is not None else self._echoes
+        """When the server last gave a sign of life, on the event loop's clock in seconds."""
+        return self._fast_transport.last_bytes if self._fast_transport is not None else self._last_own_ping
 
     @property
     def silence(self) -> float:
         """Seconds without a byte that just ended: what arrives now may be that old. Always 0.0 on plain nats-py."""
-        return self._lane.silence if self._lane is not None else 0.0
+        return self._fast_transport.silence if self._fast_transport is not None else 0.0
 
     @property
     def last_error(self) -> str:
         """That there is no connection, as a sentence that anybody may read; empty while there is one.
 
-        Why there is none is in the log: it names servers, files and settings.
+        The log says why there is none: the reason names servers, files and settings.
         """
-        return OFFLINE if self._link.last_error else ""
+        return OFFLINE if self._connection.last_error else ""
 
     @property
     def max_payload(self) -> int:
@@ -227,29 +220,29 @@ class Bus:
     @property
     def server(self) -> dict[str, Any]:
         """The connected server's INFO (``version``, ``server_name``, ``jetstream``, ...); empty when not connected."""
-        return dict(self._link.server_info) if self.connected else {}
+        return dict(self._connection.server_info) if self.connected else {}
 
     @property
     def buffered(self) -> int:
         """Bytes that wait to be written to NATS."""
-        return self._lane.queue.buffered if self._lane is not None else 0
+        return self._queue.buffered if self._queue is not None else 0
 
     async def writable(self) -> None:
         """Return when NATS has taken most of what was published."""
-        if self._lane is not None:
-            await self._lane.queue.wait_writable()
+        if self._queue is not None:
+            await self._queue.wait_writable()
 
     def statistics(self) -> dict[str, int]:
         """Counters of this process's connection since it was made."""
-        client, lane = self._client, self._lane
+        client, fast = self._client, self._fast_transport
         stats = dict(client.stats) if client is not None else {}
         return {
-            "in_msgs": lane.frames.in_msgs if lane else stats.get("in_msgs", 0),
-            "in_bytes": lane.frames.in_bytes if lane else stats.get("in_bytes", 0),
-            "out_msgs": (lane.queue.messages_out if lane else 0) + stats.get("out_msgs", 0),
-            "reconnects": stats.get("reconnects", 0) + (self._link.restarts if self._opened else 0),
-            "dropped_frames": lane.frames.dropped if lane else 0,
-            "dropped_replies": self._held.dropped,
+            "in_msgs": fast.frames.in_msgs if fast else stats.get("in_msgs", 0),
+            "in_bytes": fast.frames.in_bytes if fast else stats.get("in_bytes", 0),
+            "out_msgs": (fast.queue.messages_out if fast else 0) + stats.get("out_msgs", 0),
+            "reconnects": stats.get("reconnects", 0) + (self._connection.restarts if self._opened else 0),
+            "dropped_frames": fast.frames.dropped if fast else 0,
+            "dropped_replies": self._kept_replies.dropped,
             "pending_requests": len(self.requests) if self._opened else 0,
         }
 
@@ -276,19 +269,19 @@ class Bus:
         size = len(payload) + len(block)
         if size > self._max_payload:
             raise TooLarge(f"message of {size} bytes; NATS takes {self._max_payload}")
-        lane = self._lane
-        if lane is None:
+        queue = self._queue
+        if queue is None:
             assert self._client is not None
-            plain_client.publish(self._client, self._background, address, payload, block, reply)
+            plain_client.publish(self._client, self._publishing, address, payload, block, reply)
         elif block:
             if reply:
-                lane.queue.send(b"HPUB %b %b %d %d\r\n" % (address, reply, len(block), size), block, payload, b"\r\n")
+                queue.send(b"HPUB %b %b %d %d\r\n" % (address, reply, len(block), size), block, payload, b"\r\n")
             else:
-                lane.queue.send(b"HPUB %b %d %d\r\n" % (address, len(block), size), block, payload, b"\r\n")
+                queue.send(b"HPUB %b %d %d\r\n" % (address, len(block), size), block, payload, b"\r\n")
         elif reply:
-            lane.queue.send(b"PUB %b %b %d\r\n" % (address, reply, size), payload, b"\r\n")
+            queue.send(b"PUB %b %b %d\r\n" % (address, reply, size), payload, b"\r\n")
         else:
-            lane.queue.send(b"PUB %b %d\r\n" % (address, size), payload, b"\r\n")
+            queue.send(b"PUB %b %d\r\n" % (address, size), payload, b"\r\n")
 
     def reply(self, reply: bytes, payload: bytes, block: bytes) -> None:
         """Answer to a request's reply subject, which must have passed `Subjects.may_reply`.
@@ -298,19 +291,19 @@ class Bus:
         """
         if self.connected:
             cut = reply.rfind(b".") + 1
-            inbox, lane = reply[:cut], self._lane
+            inbox, queue = reply[:cut], self._queue
             if (
-                lane is None
+                queue is None
                 or inbox not in self._bundle_peers.inboxes
                 or not block
-                or not lane.queue.add_to_bundle(inbox, reply[cut:], b"", block, payload, None)
+                or not queue.add_to_bundle(inbox, reply[cut:], b"", block, payload, None)
             ):
                 self.publish(reply, payload, block)
             return
         size = len(payload) + len(block)
         if size > self._max_payload:
             raise TooLarge(f"message of {size} bytes; NATS takes {self._max_payload}")
-        self._held.keep(reply, payload, block)
+        self._kept_replies.keep(reply, payload, block)
 
     # -- messages in
 
@@ -319,30 +312,11 @@ class Bus:
 
         While disconnected the subscription waits for the connection. `flush` tells when the server has it.
         """
-        check_subject(subject, wildcards=True)
-        subscription = Subscription(subject, queue, deliver)
-        self._subscriptions.append(subscription)
-        if self._client is not None and self._client.is_connected:
-            await subscription.attach(self._client, self._lane)
-        return subscription
+        return await self._subscriptions.add(subject, deliver, queue)
 
     async def unsubscribe(self, *subscriptions: Subscription) -> None:
         """End subscriptions; returns when every message that the server had sent for them has been delivered."""
-        ended: list[NatsSubscription] = []
-        for subscription in subscriptions:
-            if subscription in self._subscriptions:
-                self._subscriptions.remove(subscription)
-            handle = await subscription.detach(self._client, self._lane)
-            if handle is not None:
-                ended.append(handle)
-        if self._lane is not None and ended:
-            try:
-                await self.flush()
-            except MeshError as error:
-                _log.debug("unsubscribe: %s", error)
-            for handle in ended:
-                if self._lane is not None:
-                    self._lane.frames.routes.pop(b"%d" % handle._id, None)
+        await self._subscriptions.remove(subscriptions, self.flush)
 
     async def flush(self, timeout: float = 5.0) -> None:
         """Return when the server has processed everything sent before: a message to our own inbox came back.
@@ -395,10 +369,10 @@ class Bus:
         bundle_prefix: the address without its last token, ending in a dot, if its receiver takes bundles.
         """
         pending = self.requests.expect(timeout, on_end, lenient=lenient)
-        lane = self._lane
-        if bundle_prefix and lane is not None and self.connected and bundle_prefix not in self._bundle_peers.refusing:
+        queue = self._queue
+        if bundle_prefix and queue is not None and self.connected and bundle_prefix not in self._bundle_peers.refusing:
             names = b"%b %b" % (address[len(bundle_prefix) :], pending.token)
-            if lane.queue.add_to_bundle(bundle_prefix, names, pending.reply, block, payload, pending):
+            if queue.add_to_bundle(bundle_prefix, names, pending.reply, block, payload, pending):
                 pending.address = address
                 pending.message = (block, payload)
                 return pending
@@ -432,8 +406,8 @@ class Bus:
 
     def expect_replies(self) -> None:
         """While a message is received: have the replies to it, and to others, written at the end of this turn."""
-        if self._lane is not None:
-            self._lane.queue.expects_replies = True
+        if self._queue is not None:
+            self._queue.expects_replies = True
 
     def _post(self, pending: Pending, address: bytes, payload: bytes, block: bytes) -> None:
         pending.address = address
@@ -455,81 +429,69 @@ class Bus:
         finally:
             self.requests.stop_listening(reply)
 
-    # -- what the link tells (Owner)
+    # -- callbacks of the supervised connection
 
-    async def attached(self, client: Client, lane: FastTransport | None, *, check: bool = True) -> None:
-        fresh = check and client is not self._client
-        self._client, self._lane = client, lane
-        for subscription in list(self._subscriptions):
-            if subscription.client is not client:
-                await subscription.attach(client, lane)
-        if lane is not None and fresh and (why := await probe(self.requests, client, lane)):
-            self._link.plain_because = why
-            _log.error("the hot lane does not work here (%s): using plain nats-py", why)
-            raise BusUnavailable(why)
+    def _use_client(self, client: Client, fast_transport: FastTransport | None) -> None:
+        self._client, self._fast_transport = client, fast_transport
+        self._queue = fast_transport.queue if fast_transport is not None else None
 
-    def up(self) -> None:
+    def _is_up(self) -> None:
         assert self._client is not None
         self._max_payload = self._client.max_payload
-        if self._lane is not None:
+        if self._queue is not None:
             if self._sends_bundles:
-                self._lane.queue.allow_bundles(self._max_payload, self.requests.bundle_sent)
+                self._queue.allow_bundles(self._max_payload, self.requests.bundle_sent)
             else:
-                self._lane.queue.forbid_bundles()
-        self._heard()
+                self._queue.forbid_bundles()
+        self._own_ping_came()
         if not self.connected:
             self.connections += 1
         self.connected = True
-        self._is_up.set()
-        self._send_held()
-        if self._lane is None:
-            if self._echoing is not None:
-                self._echoing.cancel()
-            self._echoing = keep(partial(plain_client.echo, self.requests, self.publish, self._heard), "nats echo")
+        self._wait.connected()
+        self._send_kept_replies()
+        if self._queue is None:
+            if self._pinging is not None:
+                self._pinging.cancel()
+            pings = partial(plain_client.ping_self, self.requests, self.publish, self._own_ping_came)
+            self._pinging = keep(pings, "nats echo")
         self._tell(True)
 
-    def _send_held(self) -> None:
-        for reply, payload, block in self._held.release():
-            try:
-                self.publish(reply, payload, block)
-            except MeshError as error:  # this server takes less in one message than the one before, say
-                _log.warning("a reply that was kept while disconnected is lost: %s", error)
-
-    def _heard(self) -> None:
-        self._echoes = self.now()
-
-    def down(self) -> None:
+    def _is_down(self) -> None:
         if not self.connected:
             return
         self.connected = False
-        if self._echoing is not None:
-            self._echoing.cancel()
-        self._lost_at = self.now()
-        self._is_up.clear()
+        if self._pinging is not None:
+            self._pinging.cancel()
+        self._wait.lost()
         self.requests.fail_all(lambda: BusUnavailable("the connection to NATS was lost", executed="unknown"))
         self._tell(False)
 
     def refused(self, verb: str, subject: str) -> None:
-        if verb == "publish":
-            if subject.endswith(".+") and self._lane is not None:
-                _log.warning("bundles are off from now on: allow %s*, or set MESH_BUNDLES=off", subject[:-1])
-                self._sends_bundles = False
-                self._lane.queue.forbid_bundles()
-            self.requests.fail_address(
-                subject.encode(),
-                lambda: Forbidden(f"NATS permissions do not allow publishing to {subject}", reason="bus_permission"),
-            )
+        """The server does not permit to ``publish`` to that subject, or a ``subscription`` to it."""
+        if verb != "publish":
+            return
+        if subject.endswith(".+") and self._queue is not None:
+            _log.warning("bundles are off from now on: allow %s*, or set MESH_BUNDLES=off", subject[:-1])
+            self._sends_bundles = False
+            self._queue.forbid_bundles()
+        self.requests.fail_address(
+            subject.encode(),
+            lambda: Forbidden(f"NATS permissions do not allow publishing to {subject}", reason="bus_permission"),
+        )
 
-    def handles(self) -> list[NatsSubscription]:
-        return [s.handle for s in self._subscriptions if s.handle is not None and s.client is self._client]
+    def _send_kept_replies(self) -> None:
+        for reply, payload, block in self._kept_replies.release():
+            try:
+                self.publish(reply, payload, block)
+            except MeshError as error:  # this server may take less in one message than the one before
+                _log.warning("a reply that was kept while disconnected is lost: %s", error)
 
-    async def lame_duck(self) -> None:
-        _log.info("the NATS server is going away: moving to another one")
-        await self._link.move()
+    def _own_ping_came(self) -> None:
+        self._last_own_ping = self.now()
 
     def _tell(self, connected: bool) -> None:
-        for watcher in list(self._watchers):
+        for callback in list(self._connection_callbacks):
             try:
-                watcher(connected)
+                callback(connected)
             except Exception:
                 _log.exception("a connection callback failed")

@@ -45,8 +45,8 @@ class FastTransport(Transport):
         self.queue = WriteQueue()
         self.last_bytes = 0.0
         self.silence = 0.0
-        self.complaint = b""
-        """The last ``-ERR`` line of this connection's server; nats-py keeps to itself why it reconnects."""
+        self.server_error = ""
+        """The text of the server's last ``-ERR`` line on this connection: nats-py does not say why it reconnects."""
         self.on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -80,7 +80,7 @@ class FastTransport(Transport):
 
     def _pass_on(self, data: bytes) -> None:
         if data.startswith(b"-ERR "):
-            self.complaint = data
+            self.server_error = data[5:].decode(errors="replace").strip().strip("'")
         self._cold.append(data)
         self._cold_ready.set()
 
@@ -135,7 +135,7 @@ class FastTransport(Transport):
         self._cold.clear()
         self._cold_ready.clear()
         self.queue.clear()
-        self.complaint = b""
+        self.server_error = ""
         self._lost_by = None
         self._eof = False
         self._closed.clear()
@@ -164,9 +164,9 @@ class FastTransport(Transport):
             raise self._end()
 
     def _end(self) -> OSError:
-        """Why the connection is over: in the server's words where there are some, else what broke it."""
-        if self.complaint:
-            return ServerSaid(self.complaint[4:].decode(errors="replace").strip().strip("'"))
+        """The error that ended the connection: the server's words if there are any, else what broke it."""
+        if self.server_error:
+            return ServerSaid(self.server_error)
         if isinstance(self._lost_by, OSError):
             return self._lost_by
         return self.guard.ended()

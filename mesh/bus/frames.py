@@ -27,7 +27,7 @@ _MAX_LINE = 1024 * 1024
 class FrameReader:
     """Feed it what the socket gives; it calls `Deliver` functions and ``pass_on`` synchronously.
 
-    ``routes`` maps a subscription's sid, as the bytes on the wire, to its callback.
+    ``callbacks`` maps a subscription's sid, as the bytes on the wire, to its callback.
     """
 
     __slots__ = (
@@ -38,14 +38,14 @@ class FrameReader:
         "_pass_on",
         "_rest",
         "_start",
+        "callbacks",
         "dropped",
         "in_bytes",
         "in_msgs",
-        "routes",
     )
 
     def __init__(self, pass_on: Callable[[bytes], None]) -> None:
-        self.routes: dict[bytes, Deliver] = {}
+        self.callbacks: dict[bytes, Deliver] = {}
         self.in_msgs = 0
         self.in_bytes = 0
         self.dropped = 0
@@ -68,7 +68,7 @@ class FrameReader:
         chunks, cut = self._chunks, self._missing
         fields, self._fields = self._fields, None
         self._chunks, self._missing = [], 0
-        deliver = self.routes.get(fields[1]) if fields is not None else None
+        deliver = self.callbacks.get(fields[1]) if fields is not None else None
         if fields is None or deliver is None:
             return b"".join((*chunks, last))
         first, ends = chunks[0], last[cut:]
@@ -95,7 +95,7 @@ class FrameReader:
             data = self._rest + data
             self._rest = b""
         position, size = 0, len(data)
-        routes = self.routes
+        callbacks = self.callbacks
         while position < size:
             eol = data.find(b"\r\n", position)
             if eol < 0:
@@ -126,7 +126,7 @@ class FrameReader:
                 return
             self.in_msgs += 1
             self.in_bytes += end - start
-            deliver = routes.get(fields[1])
+            deliver = callbacks.get(fields[1])
             if deliver is not None:
                 reply = fields[2] if len(fields) == (5 if with_headers else 4) else b""
                 try:

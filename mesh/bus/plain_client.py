@@ -60,7 +60,7 @@ class Repeats(dict[str, str]):
         return self._pairs
 
 
-async def echo(requests: Requests, publish: Callable[[bytes, bytes], None], heard: Callable[[], None]) -> None:
+async def ping_self(requests: Requests, publish: Callable[[bytes, bytes], None], heard: Callable[[], None]) -> None:
     """Without the lane nobody sees bytes arrive, so a message to ourselves each second shows that the server lives.
 
     Until `publish` raises `BusUnavailable`.

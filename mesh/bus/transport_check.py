@@ -9,11 +9,11 @@ from nats.aio.client import Client
 from mesh.bus.fast_transport import FastTransport
 from mesh.bus.requests import Requests
 
-ANSWER_S = 2.0
+CHECK_TIMEOUT_S = 2.0
 _BLOCK = b"NATS/1.0\r\na: 1\r\na: 2\r\n\r\n"
 
 
-async def probe(requests: Requests, client: Client, lane: FastTransport) -> str:
+async def check_transport(requests: Requests, client: Client, lane: FastTransport) -> str:
     """Send ourselves two messages, one through nats-py, one through the lane; the reason why it failed, or ``""``.
 
     The first comes behind the subscriptions that nats-py still holds; the second has a repeated header, which only
@@ -23,7 +23,7 @@ async def probe(requests: Requests, client: Client, lane: FastTransport) -> str:
     reply = requests.new_reply()
     requests.listen(reply, lambda block, payload: answers.put_nowait((block, payload)))
     try:
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
             await client.publish(reply.decode(), b"", headers={"a": "1"})
             await answers.get()
             size = len(_BLOCK)

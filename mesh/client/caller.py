@@ -62,7 +62,7 @@ class Caller:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         if not self._bus.connected:
-            await self._bus.blink()
+            await self._bus.wait_reconnected()
         future: asyncio.Future[Answer] = loop.create_future()
 
         def done(outcome: Answer | MeshError) -> None:
@@ -139,7 +139,7 @@ class Caller:
         """
         deadline = self._bus.now() + timeout
         if not self._bus.connected:
-            await self._bus.blink()
+            await self._bus.wait_reconnected()
         opening = Opening(
             self._bus,
             self._watcher,

@@ -144,7 +144,7 @@ async def test_nobody_listens_is_heard_though_the_first_was_cancelled_before_its
     caller, callee, _, place = pair
     endings = [[], [], []]
     pending = [send(caller, place, b"get", settle=ending.append) for ending in endings]
-    assert caller._lane.queue._bundles
+    assert caller._fast_transport.queue._bundles
     caller.requests.close(pending[0])
     await caller.flush()
     callee.publish(pending[0].reply, b"", NOBODY)
@@ -248,7 +248,7 @@ async def test_requests_of_one_turn_share_a_message(pair):
 async def test_many_requests_are_written_before_the_turn_ends(pair):
     """So the receiver begins while the sender collects the rest: with two cores, a fifth more in a second."""
     caller, _callee, listener, place = pair
-    lane = caller._lane
+    lane = caller._fast_transport
     pending = []
     for number in range(2 * REQUESTS_PER_WRITE + 3):
         written = lane.queue.bytes_out
@@ -329,9 +329,9 @@ async def test_a_lost_connection_ends_what_was_not_sent_yet(nats, prefix):
         place = f"{prefix}.to.users.I1.".encode()
         send(caller, place, b"get", b"", endings.append)
         send(caller, place, b"get", b"", endings.append)
-        caller._lane.abort()
-        caller._lane.lost(caller._lane._protocol)
-        assert not caller._lane.queue._bundles
+        caller._fast_transport.abort()
+        caller._fast_transport.lost(caller._fast_transport._protocol)
+        assert not caller._fast_transport.queue._bundles
         await eventually(lambda: len(endings) == 2)
         assert len(caller.requests) == 0
         await caller.wait_connected(10)
@@ -355,7 +355,7 @@ async def test_where_bundles_are_off_every_request_is_a_message(nats_url, prefix
 
 async def test_what_a_slow_server_does_not_take_is_sent_by_itself_and_counted(pair):
     caller, _callee, listener, place = pair
-    lane = caller._lane
+    lane = caller._fast_transport
     lane.queue.pause()
     pending = [send(caller, place, b"get", b"1") for _ in range(3)]
     assert caller.buffered > 0

@@ -39,7 +39,7 @@ async def test_a_name_that_is_missing_is_said(private, nats_url, prefix, tmp_pat
         bus = bus_on(nats_url)
         bus.open()
         assert f"{complaint}: using plain nats-py" in caplog.text
-        assert bus._link.plain_because == complaint
+        assert bus._connection.plain_because == complaint
         await bus.aclose()
         return
     seed = tmp_path / "seed"

@@ -243,7 +243,7 @@ async def test_a_server_learnt_from_info_gets_the_login_of_the_url(lane):
         NatsServer(name="b", jetstream=False, cluster=members[1], extra_config=login) as second,
         Bus(settings(first.url.replace("//", "//ada:p%40ss@"), lane)) as bus,
     ):
-        await eventually(lambda: bus._link.has_others)
+        await eventually(lambda: bus._connection.has_others)
         await first.kill()
         await eventually(lambda: bus.connected and bus.server["server_name"] == "b")
         assert bus.jetstream_client().connected_url.port == second.port
