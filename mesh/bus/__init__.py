@@ -1,8 +1,8 @@
 """The only package that imports nats: one short interface, its hazards guarded."""
 
-from mesh.bus.without_aiohttp import import_nats_without_it
+from mesh.bus.without_aiohttp import import_nats
 
-import_nats_without_it()
+import_nats()
 
 from mesh.bus.bundles import MARK  # noqa: E402
 from mesh.bus.bus import Bus  # noqa: E402

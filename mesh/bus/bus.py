@@ -255,14 +255,18 @@ class Bus:
     # -- messages out
 
     def address(self, subject: str) -> bytes:
-        """A checked subject to publish to; keep it, the check is not for the hot path. Raises `BadSubject`."""
+        """Check a subject to publish to, once: the check is slow, so keep the result. Raises `BadSubject`."""
         return check_subject(subject).encode()
 
     def publish(self, address: bytes, payload: bytes, block: bytes = b"", reply: bytes = b"") -> None:
-        """Send one message; ``block`` is a header block of `mesh.headers.encode`.
+        """Send one message.
 
-        Raises `BusUnavailable` while disconnected, `TooLarge` over the server's max_payload (nats-py checks only
-        the payload, and the server closes the connection for the rest), `Overloaded` when NATS does not keep up.
+        address: the subject, checked by `address`.
+        block: a header block of `mesh.headers.encode`; empty for none.
+        reply: the reply subject; empty for none.
+
+        Raises `BusUnavailable` while disconnected, `Overloaded` if NATS reads too slowly, `TooLarge` over the server's
+        max_payload: nats-py checks only the payload, and the server closes the connection if headers exceed it.
         """
         if not self.connected:
             raise BusUnavailable(OFFLINE)
@@ -284,10 +288,10 @@ class Bus:
             queue.send(b"PUB %b %d\r\n" % (address, size), payload, b"\r\n")
 
     def reply(self, reply: bytes, payload: bytes, block: bytes) -> None:
-        """Answer to a request's reply subject, which must have passed `Subjects.may_reply`.
+        """Reply to a request; its reply subject must have passed `Subjects.may_reply`.
 
-        While disconnected the reply is kept for a while: its caller may wait on another server of the cluster. Raises
-        `TooLarge` only.
+        While disconnected the reply is kept: its caller may wait on another server of the cluster. Raises only
+        `TooLarge` and `Overloaded`.
         """
         if self.connected:
             cut = reply.rfind(b".") + 1
@@ -310,16 +314,17 @@ class Bus:
     async def subscribe(self, subject: str, deliver: Deliver, *, queue: str = "") -> Subscription:
         """Call ``deliver(subject, reply, block, payload)`` for every message on ``subject``, from now on.
 
-        While disconnected the subscription waits for the connection. `flush` tells when the server has it.
+        While disconnected the subscription waits for the connection. `flush` returns when the server has it. Raises
+        `BadSubject`.
         """
         return await self._subscriptions.add(subject, deliver, queue)
 
     async def unsubscribe(self, *subscriptions: Subscription) -> None:
-        """End subscriptions; returns when every message that the server had sent for them has been delivered."""
+        """End subscriptions. Returns when every message that the server had sent for them has been delivered."""
         await self._subscriptions.remove(subscriptions, self.flush)
 
     async def flush(self, timeout: float = 5.0) -> None:
-        """Return when the server has processed everything sent before: a message to our own inbox came back.
+        """Return when the server has processed everything that was sent before: a message to our own inbox came back.
 
         nats-py's own ``flush`` loses its read loop when it times out. Raises `DeadlineExceeded`, `BusUnavailable`.
         """
@@ -327,7 +332,7 @@ class Bus:
         try:
             if self._client is None or not self.connected:
                 raise BusUnavailable(OFFLINE)
-            # Through nats-py, behind the SUB and UNSUB commands that it still holds.
+            # Through nats-py, after the SUB and UNSUB commands that it has still to write.
             await self._client.publish(pending.reply.decode(), b"")
             await pending.future
         except MeshError:
@@ -342,7 +347,7 @@ class Bus:
     async def request(
         self, address: bytes, payload: bytes, block: bytes = b"", *, timeout: float, lenient: bool = False
     ) -> Reply:
-        """Send a request and wait for its one reply.
+        """Send a request and wait for its one reply. ``lenient``: see `Requests.open`.
 
         Raises `NoResponders`, `DeadlineExceeded`, `BusUnavailable`, `TooLarge`, `Forbidden` (NATS permissions).
         """
@@ -419,7 +424,7 @@ class Bus:
 
     @asynccontextmanager
     async def gather(self, address: bytes, payload: bytes, block: bytes = b"") -> AsyncIterator[asyncio.Queue[Reply]]:
-        """Publish to many and collect their replies in a queue for as long as the context lasts."""
+        """Publish one message to many, and collect their replies in a queue while the context lasts."""
         replies: asyncio.Queue[Reply] = asyncio.Queue()
         reply = self.requests.new_reply()
         self.requests.listen(reply, lambda block, payload: replies.put_nowait(Reply(block, payload)))

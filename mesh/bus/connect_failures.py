@@ -1,4 +1,8 @@
-"""What came of the attempts to have a connection: said once each, and whether waiting for the first is of use."""
+"""Why attempts to connect failed: each reason is logged once, and together they say if waiting can help.
+
+With NATS_URL ``nats://a:4222,nats://b:4222``: a refuses the login, which is final, so only b can help. When b refuses
+it too, `Failures.hopeless` is set, and ``async with Bus(...)`` raises at once.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +14,19 @@ from mesh.bus.connection_errors import Reason
 
 
 class Failures:
-    """The last reason of each server since a connection was there. ``servers`` are the URLs that are configured.
-
-    ``hopeless`` is set when each of them, or something before any of them, has failed for a reason that stays.
-    """
+    """The last reason of each server since the last connection. ``servers``: the configured URLs."""
 
     def __init__(self, servers: Iterable[str]) -> None:
         self.hopeless = asyncio.Event()
+        """Set if each server failed for a final reason, or if something that they all need did."""
         self._configured = {urlsplit(url).netloc for url in servers}
         self._reasons: dict[str, Reason] = {}
 
     def note(self, where: str, reason: Reason) -> bool:
-        """Keep the reason of the server with that URL, empty for none; whether it is another one than before."""
+        """Keep why the server ``where`` failed. Returns True if it is another reason than before.
+
+        where: the server's URL; empty if the failure came before a server was chosen.
+        """
         address = urlsplit(where).netloc
         known = self._reasons.get(address)
         self._reasons[address] = reason
@@ -32,21 +37,21 @@ class Failures:
         return known != reason
 
     def knows(self, where: str) -> bool:
-        """Whether that server has failed since a connection was there."""
+        """True if that server has failed since the last connection."""
         return urlsplit(where).netloc in self._reasons
 
     def clear(self) -> None:
-        """A connection is there."""
+        """There is a connection."""
         self._reasons.clear()
         self.hopeless.clear()
 
     @property
     def everywhere(self) -> bool:
-        """Whether every configured server has failed."""
+        """True if every configured server has failed."""
         return self._configured <= self._reasons.keys()
 
     def summary(self) -> Reason | None:
-        """The reasons as one, each once; None before the first."""
+        """All reasons as one, each once; None before the first."""
         reasons = list(dict.fromkeys(self._reasons.values()))
         if len(reasons) < 2:
             return reasons[0] if reasons else None

@@ -1,6 +1,7 @@
-"""Why there is no connection: what a server, TLS or a file said, as a sentence with the setting to look at.
+"""Why there is no connection, for people: the words of a server, of TLS or of a file, with the setting to look at.
 
-nats-py reports what followed from the server's words as often as the words themselves, and knows no setting of ours.
+``-ERR 'Authorization Violation'`` becomes "the server refused the token", with the hint "look at NATS_TOKEN". nats-py
+often reports only what followed from the server's words, and does not know our settings.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ NO_NATS = "set NATS_URL, or start a mesh with 'mesh up'"
 
 
 class Reason(Struct, frozen=True):
-    """``what`` is wrong, as a sentence without its end, and what to do about it.
+    """Why a connection failed.
 
-    ``final``: it stays so until somebody changes something, so that who waits for a first connection need not.
+    what: what is wrong, as a sentence without its full stop.
+    todo: what to do about it; empty if nothing is known.
+    final: True if it stays so until a setting or the server is changed, so that waiting does not help.
     """
 
     what: str
@@ -27,9 +30,9 @@ class Reason(Struct, frozen=True):
 
 
 class Refusal(ConnectionError):
-    """A connection that is not gone on with, by whoever raises it: here, or the server in its own words.
+    """The mesh itself ends an attempt to connect.
 
-    An OSError, because nats-py goes on to the next attempt after those only.
+    It is an OSError, because only after those nats-py goes on to the next attempt.
     """
 
     def __init__(self, reason: Reason) -> None:
@@ -38,7 +41,7 @@ class Refusal(ConnectionError):
 
 
 class ServerSaid(ConnectionError):
-    """An ``-ERR`` of the server; its text is the server's."""
+    """An ``-ERR`` line of the server; the text is the server's."""
 
 
 def _no_login() -> tuple[str, str]:
@@ -49,12 +52,13 @@ def reason_of(
     error: BaseException,
     login: Callable[[], tuple[str, str]] = _no_login,
     scheme: str = "",
-    held_up: str = "",
+    loop_blocked_by: str = "",
 ) -> Reason:
-    """The reason behind an error of a connection or of the attempt to have one.
+    """The reason for an error of a connection, or of the attempt to connect.
 
-    ``login`` tells what was sent to log in, as ``the token``, and what to look at where it is refused; ``scheme`` is
-    the URL's; ``held_up`` says who has held up the event loop of late, where that is known.
+    login: returns what was sent to log in, such as "the token", and what to look at if it is refused.
+    scheme: the URL's.
+    loop_blocked_by: what has blocked the event loop of late; empty if that is not known.
     """
     if isinstance(error, Refusal):
         return error.reason
@@ -71,7 +75,7 @@ def reason_of(
         return Reason("the connection was lost", final=False)
     if text.endswith("without a word"):
         return Reason(text, _silent(scheme), final=False)
-    said = _of_server(text, login, held_up)
+    said = _of_server(text, login, loop_blocked_by)
     if said is not None:
         return said
     if isinstance(error, ConnectionResetError | BrokenPipeError) and error.errno:
@@ -84,8 +88,8 @@ def _silent(scheme: str) -> str:
     return f"is it NATS that listens there?{begins}"
 
 
-def _of_server(text: str, login: Callable[[], tuple[str, str]], held_up: str) -> Reason | None:
-    """What the server's own words mean (nats-server's ``errors.go``)."""
+def _of_server(text: str, login: Callable[[], tuple[str, str]], loop_blocked_by: str) -> Reason | None:
+    """The reason that the server's own words give (nats-server's ``errors.go``); None for other words."""
     lower = text.lower()
     if "authorization violation" in lower:
         sent, todo = login()
@@ -111,7 +115,7 @@ def _of_server(text: str, login: Callable[[], tuple[str, str]], held_up: str) ->
         return Reason("the server takes TLS only", "give tls:// in NATS_URL")
     if "stale connection" in lower:
         what = "the server heard nothing from this process for too long"
-        return Reason(what, held_up or "was it stopped, or its event loop kept busy?", final=False)
+        return Reason(what, loop_blocked_by or "was it stopped, or its event loop kept busy?", final=False)
     return None
 
 

@@ -30,7 +30,7 @@ from mesh.bus.nats_errors import explain, forbidden_subject
 from mesh.bus.requests import Requests
 from mesh.bus.subscriptions import Subscriptions
 from mesh.bus.transport_check import check_transport
-from mesh.bus.without_aiohttp import provide
+from mesh.bus.without_aiohttp import provide_aiohttp
 from mesh.errors import BusUnavailable
 from mesh.settings import BusSettings
 from mesh.tasks import keep
@@ -110,7 +110,7 @@ class SupervisedConnection:
     @staticmethod
     def _choose_plain(settings: BusSettings) -> str:
         if settings.servers[0].startswith(("ws://", "wss://")):
-            provide()
+            provide_aiohttp()
             return "NATS is reached over WebSocket"
         if settings.lane == "plain":
             return "MESH_LANE is plain"
