@@ -94,7 +94,7 @@ def unpack(data: bytes, number: int) -> Iterator[tuple[list[bytes], bytes, bytes
 
     number: how many names each has: 2 in a bundle of requests, 1 in a bundle of replies.
 
-    Raises `BadBundle` where it is broken, after the messages before.
+    Raises `BadBundle` when it comes to a part that is broken, after it has yielded the messages before.
     """
     position, size = 0, len(data)
     if size > MAX_BUNDLE:

@@ -185,7 +185,7 @@ class BusConnection(ABC):
     def last_error(self) -> str:
         """That there is no connection, as a sentence that anybody may read; empty while there is one.
 
-        The log says why there is none: the reason names servers, files and settings.
+        The log says why: the reason names servers, files and settings.
         """
         return OFFLINE if self._connection.last_error else ""
 

@@ -36,7 +36,7 @@ class ConnectionWait:
         self._is_up.set()
 
     def lost(self) -> None:
-        """There is none any more."""
+        """The connection is lost."""
         self._lost_at = asyncio.get_running_loop().time()
         self._is_up.clear()
 

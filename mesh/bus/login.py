@@ -115,7 +115,7 @@ class Login:
 def split(url: str) -> tuple[str, tuple[str, str | None] | None]:
     """Split a URL into the URL with its port but without its login, and the login.
 
-    The login is ``(user, password)`` or ``(token, None)``, with escapes decoded, or None if there is none.
+    The login is ``(user, password)`` or ``(token, None)``, with escapes decoded, or None if the URL has no login.
     """
     parts = urlsplit(url)
     userinfo, _, address = parts.netloc.rpartition("@")
