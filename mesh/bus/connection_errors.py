@@ -16,7 +16,7 @@ from msgspec import Struct
 NO_NATS = "set NATS_URL, or start a mesh with 'mesh up'"
 
 
-class Reason(Struct, frozen=True):
+class Failure(Struct, frozen=True):
     """Why a connection failed.
 
     what: what is wrong, as a sentence without its full stop.
@@ -35,7 +35,7 @@ class Refusal(ConnectionError):
     It is an OSError, because only after those nats-py goes on to the next attempt.
     """
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: Failure) -> None:
         super().__init__(reason.what)
         self.reason = reason
 
@@ -48,12 +48,12 @@ def _no_login() -> tuple[str, str]:
     return "", ""
 
 
-def reason_of(
+def failure_of(
     error: BaseException,
     login: Callable[[], tuple[str, str]] = _no_login,
     scheme: str = "",
     loop_blocked_by: str = "",
-) -> Reason:
+) -> Failure:
     """The reason for an error of a connection, or of the attempt to connect.
 
     login: returns what was sent to log in, such as "the token", and what to look at if it is refused.
@@ -65,22 +65,22 @@ def reason_of(
     if isinstance(error, ssl.SSLError):
         return _of_tls(error)
     if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
-        return Reason("the connection is refused", NO_NATS, final=False)
+        return Failure("the connection is refused", NO_NATS, final=False)
     if isinstance(error, socket.gaierror):
-        return Reason("the host's name is unknown", "look at NATS_URL and at the name service", final=False)
+        return Failure("the host's name is unknown", "look at NATS_URL and at the name service", final=False)
     if isinstance(error, asyncio.TimeoutError):
-        return Reason("no answer in time", _silent(scheme), final=False)
+        return Failure("no answer in time", _silent(scheme), final=False)
     text = str(error).removeprefix("nats: ").strip().strip("'") or type(error).__name__
     if text == "unexpected EOF":
-        return Reason("the connection was lost", final=False)
+        return Failure("the connection was lost", final=False)
     if text.endswith("without a word"):
-        return Reason(text, _silent(scheme), final=False)
+        return Failure(text, _silent(scheme), final=False)
     said = _of_server(text, login, loop_blocked_by)
     if said is not None:
         return said
     if isinstance(error, ConnectionResetError | BrokenPipeError) and error.errno:
         text = "the connection was cut"
-    return Reason(text, final=False)
+    return Failure(text, final=False)
 
 
 def _silent(scheme: str) -> str:
@@ -88,52 +88,54 @@ def _silent(scheme: str) -> str:
     return f"is it NATS that listens there?{begins}"
 
 
-def _of_server(text: str, login: Callable[[], tuple[str, str]], loop_blocked_by: str) -> Reason | None:
+def _of_server(text: str, login: Callable[[], tuple[str, str]], loop_blocked_by: str) -> Failure | None:
     """The reason that the server's own words give (nats-server's ``errors.go``); None for other words."""
     lower = text.lower()
     if "authorization violation" in lower:
         sent, todo = login()
         if not sent:
             todo = "set NATS_CREDS, NATS_NKEY, NATS_TOKEN, or NATS_USER and NATS_PASSWORD"
-            return Reason("the server asks for a login and none is set", todo)
-        return Reason(f"the server refused {sent}", todo)
+            return Failure("the server asks for a login and none is set", todo)
+        return Failure(f"the server refused {sent}", todo)
     if "authentication expired" in lower or "authentication revoked" in lower:
         sent, todo = login()
         how = "expired" if "expired" in lower else "was revoked"
-        return Reason(f"the server ended the connection: its login {how}; it was {sent}", todo)
+        return Failure(f"the server ended the connection: its login {how}; it was {sent}", todo)
     if "authentication timeout" in lower:
-        return Reason("the login took too long", "is its machine, or this one, overloaded?", final=False)
+        return Failure("the login took too long", "is its machine, or this one, overloaded?", final=False)
     if "maximum account active connections exceeded" in lower:
         todo = "raise the account's limit of connections, or end some"
-        return Reason("the account has as many connections as it may have", todo, final=False)
+        return Failure("the account has as many connections as it may have", todo, final=False)
     if "maximum connections exceeded" in lower:
         todo = "raise max_connections at the server, or end some connections"
-        return Reason("the server has as many connections as it takes", todo, final=False)
+        return Failure("the server has as many connections as it takes", todo, final=False)
     if "maximum control line exceeded" in lower:
-        return Reason("what logs in is too long for the server", "raise max_control_line there, or shorten the JWT")
+        return Failure("what logs in is too long for the server", "raise max_control_line there, or shorten the JWT")
     if "secure connection - tls required" in lower:
-        return Reason("the server takes TLS only", "give tls:// in NATS_URL")
+        return Failure("the server takes TLS only", "give tls:// in NATS_URL")
     if "stale connection" in lower:
         what = "the server heard nothing from this process for too long"
-        return Reason(what, loop_blocked_by or "was it stopped, or its event loop kept busy?", final=False)
+        return Failure(what, loop_blocked_by or "was it stopped, or its event loop kept busy?", final=False)
     return None
 
 
-def _of_tls(error: ssl.SSLError) -> Reason:
+def _of_tls(error: ssl.SSLError) -> Failure:
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message
         if "mismatch" in why or "not valid for" in why:
-            return Reason(f"the server's certificate is another host's ({why})", "give a name in NATS_URL that it has")
+            return Failure(f"the server's certificate is another host's ({why})", "give a name in NATS_URL that it has")
         if "expired" in why:
-            return Reason("the server's certificate has expired", "renew it at the server")
-        return Reason(f"the server's certificate is not trusted ({why})", "set NATS_CA to the authority's certificates")
+            return Failure("the server's certificate has expired", "renew it at the server")
+        return Failure(
+            f"the server's certificate is not trusted ({why})", "set NATS_CA to the authority's certificates"
+        )
     text = str(error).lower().replace("_", " ")
     if "certificate required" in text:
-        return Reason("the server asks for a client certificate", "set NATS_CERT and NATS_KEY")
+        return Failure("the server asks for a client certificate", "set NATS_CERT and NATS_KEY")
     if "alert" in text and "expired" in text:
-        return Reason("the server refused our certificate: it has expired", "renew what NATS_CERT names")
+        return Failure("the server refused our certificate: it has expired", "renew what NATS_CERT names")
     if "alert" in text and ("unknown ca" in text or "certificate" in text):
-        return Reason("the server refused our certificate", "look at NATS_CERT: is its authority known to the server?")
+        return Failure("the server refused our certificate", "look at NATS_CERT: is its authority known to the server?")
     if "wrong version number" in text or "record layer failure" in text:
-        return Reason("what answers does not speak TLS", "look at the address in NATS_URL")
-    return Reason(f"TLS failed: {error.reason or error}", "look at NATS_CA, NATS_CERT and NATS_KEY")
+        return Failure("what answers does not speak TLS", "look at the address in NATS_URL")
+    return Failure(f"TLS failed: {error.reason or error}", "look at NATS_CA, NATS_CERT and NATS_KEY")

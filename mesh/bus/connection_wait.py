@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from mesh.bus.connect_failures import Failures
-from mesh.bus.connection_errors import NO_NATS, Reason
+from mesh.bus.connect_failures import ConnectFailures
+from mesh.bus.connection_errors import NO_NATS, Failure
 from mesh.errors import BusUnavailable, NoConnection
 from mesh.settings import BusSettings
 from mesh.settings_reader import redact
@@ -24,7 +24,7 @@ class ConnectionWait:
     give_up_s: seconds after which the first connection is given up if every server has failed, for any reason.
     """
 
-    def __init__(self, settings: BusSettings, failures: Failures, give_up_s: float) -> None:
+    def __init__(self, settings: BusSettings, failures: ConnectFailures, give_up_s: float) -> None:
         self._settings = settings
         self._failures = failures
         self._give_up_s = give_up_s
@@ -83,5 +83,5 @@ class ConnectionWait:
 
     def _no_connection(self) -> BusUnavailable:
         where = ", ".join(redact(url) for url in self._settings.servers)
-        reason = self._failures.summary() or Reason("no answer", NO_NATS, final=False)
+        reason = self._failures.summary() or Failure("no answer", NO_NATS, final=False)
         return NoConnection(f"no NATS at {where}: {reason.what}", hint=reason.todo)

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from urllib.parse import ParseResult, urlsplit
 
-from mesh.bus.connection_errors import Reason, Refusal, ServerSaid
+from mesh.bus.connection_errors import Failure, Refusal, ServerSaid
 from mesh.settings import BusSettings
 
 TLS_FIRST_S = 0.5
@@ -118,7 +118,7 @@ class Guard:
         required, offered = bool(info.get("tls_required")), bool(info.get("tls_available"))
         self.judges = required and bool(info.get("tls_verify"))
         if self.judges and not self._settings.tls_cert:
-            reason = Reason("the server asks for a client certificate", "set NATS_CERT and NATS_KEY")
+            reason = Failure("the server asks for a client certificate", "set NATS_CERT and NATS_KEY")
             raise Refusal(reason)
         if required or not self.demanded_by or self.encrypted:
             return data
@@ -138,10 +138,10 @@ class Guard:
 
     def _refusal(self) -> Refusal:
         what = f"the server offers no TLS, which {self.demanded_by} asks for; no login was sent"
-        return Refusal(Reason(what, "turn TLS on at the server; if it was on, somebody in between turned it off"))
+        return Refusal(Failure(what, "turn TLS on at the server; if it was on, somebody in between turned it off"))
 
 
-class Connection(Protocol):
+class GuardedConnection(Protocol):
     """A transport under a guard."""
 
     @property
@@ -161,7 +161,7 @@ def drop(transport: asyncio.WriteTransport | None) -> None:
             pass
 
 
-async def first_line(connection: Connection, read: Callable[[], Awaitable[bytes]]) -> bytes:
+async def first_line(connection: GuardedConnection, read: Callable[[], Awaitable[bytes]]) -> bytes:
     """Read a line before we are logged in.
 
     If INFO is late and the settings demand TLS, the handshake goes first. Raises what ``read`` raises.
@@ -197,7 +197,7 @@ def tls_context(settings: BusSettings) -> ssl.SSLContext:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         paths = settings.tls_ca if where == "NATS_CA" else f"{settings.tls_cert} with {settings.tls_key}"
         why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise Refusal(Reason(f"{paths} cannot be used for TLS ({why})", f"look at {where}")) from None
+        raise Refusal(Failure(f"{paths} cannot be used for TLS ({why})", f"look at {where}")) from None
     return context
 
 

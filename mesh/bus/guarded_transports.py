@@ -12,7 +12,7 @@ from urllib.parse import ParseResult
 
 from nats.aio.transport import TcpTransport, WebSocketTransport
 
-from mesh.bus.connection_errors import Reason, Refusal
+from mesh.bus.connection_errors import Failure, Refusal
 from mesh.bus.encryption_guard import JUDGED_S, Guard, drop, first_line
 from mesh.bus.nats_contract import Use, require
 
@@ -107,7 +107,7 @@ class GuardedWebSocket(WebSocketTransport):
         try:
             super().__init__()
         except ImportError:
-            reason = Reason("ws:// and wss:// need aiohttp", "pip install 'nats-http-mesh[websocket]'")
+            reason = Failure("ws:// and wss:// need aiohttp", "pip install 'nats-http-mesh[websocket]'")
             raise Refusal(reason) from None
         self.guard = guard
         self._retired = False
@@ -146,7 +146,7 @@ class GuardedWebSocket(WebSocketTransport):
             raise error.os_error from None
         except aiohttp.WSServerHandshakeError as error:
             what = f"it answers {error.status} where a WebSocket of NATS was expected"
-            raise Refusal(Reason(what, "look at NATS_URL and at the server's websocket block")) from None
+            raise Refusal(Failure(what, "look at NATS_URL and at the server's websocket block")) from None
         except aiohttp.ClientConnectorError as error:
             raise error.os_error from None
         except aiohttp.ClientError as error:

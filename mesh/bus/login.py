@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import Client
 
-from mesh.bus.connection_errors import Reason, Refusal
+from mesh.bus.connection_errors import Failure, Refusal
 from mesh.bus.encryption_guard import Guard
 from mesh.bus.nats_contract import Use, require
 from mesh.bus.nkeys import BadSeed, UserKey
@@ -131,9 +131,9 @@ def _read(path: Path, setting: str) -> str:
         with path.open(encoding="ascii") as file:
             return file.read(LARGEST_FILE)
     except OSError as error:
-        raise Refusal(Reason(f"{path} cannot be read ({error.strerror})", f"look at {setting}")) from None
+        raise Refusal(Failure(f"{path} cannot be read ({error.strerror})", f"look at {setting}")) from None
     except UnicodeDecodeError:
-        raise Refusal(Reason(f"{path} has no login: it is no text", f"look at {setting}")) from None
+        raise Refusal(Failure(f"{path} has no login: it is no text", f"look at {setting}")) from None
 
 
 def _credentials(path: Path) -> tuple[UserKey, str]:
@@ -142,7 +142,7 @@ def _credentials(path: Path) -> tuple[UserKey, str]:
     if jwt is None or seed is None:
         missing = "JWT" if jwt is None else "key"
         todo = "look at NATS_CREDS: it names a file as 'nsc generate creds' makes it"
-        raise Refusal(Reason(f"{path} is no credentials file: it has no {missing} of a user", todo))
+        raise Refusal(Failure(f"{path} is no credentials file: it has no {missing} of a user", todo))
     return _key(path, seed[1], "NATS_CREDS"), jwt[1]
 
 
@@ -156,7 +156,7 @@ def _key(path: Path, seed: str, setting: str) -> UserKey:
     try:
         return UserKey(seed)
     except BadSeed as error:
-        raise Refusal(Reason(f"the key in {path} cannot be used: {error}", f"look at {setting}")) from None
+        raise Refusal(Failure(f"the key in {path} cannot be used: {error}", f"look at {setting}")) from None
 
 
 def _describe_credentials(path: Path) -> str:

@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport, Transport, WebSocketTransport
 
-from mesh.bus.connection_errors import Reason, Refusal
+from mesh.bus.connection_errors import Failure, Refusal
 
 
 class Use(Enum):
@@ -93,7 +93,7 @@ def check_contract(use: Use) -> str:
 def require(use: Use) -> None:
     """`check_contract`, for what cannot be done without. Raises `Refusal`."""
     if why := check_contract(use):
-        raise Refusal(Reason(why, "install the nats-py that the mesh asks for: nats-py>=2.16,<2.17"))
+        raise Refusal(Failure(why, "install the nats-py that the mesh asks for: nats-py>=2.16,<2.17"))
 
 
 def _reason(use: Use, what: str) -> str:

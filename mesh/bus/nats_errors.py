@@ -7,7 +7,7 @@ import re
 
 import nats.errors
 
-from mesh.bus.connection_errors import reason_of
+from mesh.bus.connection_errors import failure_of
 from mesh.errors import BadSubject, BusUnavailable, DeadlineExceeded, MeshError, NoResponders, TooLarge
 
 _PERMISSION = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"")
@@ -28,7 +28,7 @@ def translate(error: BaseException) -> MeshError | BadSubject:
 
 def explain(error: BaseException) -> str:
     """One sentence for people: why NATS cannot be used."""
-    return f"NATS: {reason_of(error).what}"
+    return f"NATS: {failure_of(error).what}"
 
 
 def forbidden_subject(error: BaseException) -> tuple[str, str] | None:

@@ -19,8 +19,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 from nats.aio.client import Client
 
 from mesh.bus.backoff import Backoff
-from mesh.bus.connect_failures import Failures
-from mesh.bus.connection_errors import Reason, ServerSaid, reason_of
+from mesh.bus.connect_failures import ConnectFailures
+from mesh.bus.connection_errors import Failure, ServerSaid, failure_of
 from mesh.bus.encryption_guard import Guard
 from mesh.bus.fast_transport import FastTransport
 from mesh.bus.guarded_transports import GuardedTcp, GuardedWebSocket
@@ -47,7 +47,7 @@ _log = logging.getLogger("mesh.bus")
 T = TypeVar("T")
 
 
-class _Connection(NamedTuple):
+class _GuardedClient(NamedTuple):
     """A client of nats-py with the transport that it was given. ``fast_transport``: None on plain nats-py."""
 
     client: Client
@@ -90,7 +90,7 @@ class SupervisedConnection:
         """Why the fast transport is not used; empty if it is."""
         self.restarts = 0
         self._login = Login(settings)
-        self.failures = Failures(self._login.servers)
+        self.failures = ConnectFailures(self._login.servers)
         self._settings = settings
         self._name = name
         self._inbox = inbox
@@ -260,7 +260,7 @@ class SupervisedConnection:
         self.client, self.fast_transport, self._guard = new = self._new()
         await self._open(new, list(self._login.servers))
 
-    async def _dial(self, servers: list[str]) -> _Connection:
+    async def _dial(self, servers: list[str]) -> _GuardedClient:
         """Connect to one of ``servers``, without use of the connection yet. Raises if none can be reached."""
         new = self._new()
         try:
@@ -270,12 +270,12 @@ class SupervisedConnection:
             raise
         return new
 
-    async def _open(self, new: _Connection, servers: list[str]) -> None:
+    async def _open(self, new: _GuardedClient, servers: list[str]) -> None:
         backoff = Backoff()
         await new.client.connect(**self._options(new.client, servers, backoff, new.guard))
         backoff.connected(new.client.connected_url)
 
-    def _new(self) -> _Connection:
+    def _new(self) -> _GuardedClient:
         """Make a client whose every connection is under a guard. Raises `Refusal` if it cannot have one."""
         require(Use.CONNECTION)
         client, fast_transport = Client(), None
@@ -286,7 +286,7 @@ class SupervisedConnection:
             client._transport = GuardedTcp(guard)
         else:
             client._transport = fast_transport = FastTransport(self._on_down, guard)
-        return _Connection(client, fast_transport, guard)
+        return _GuardedClient(client, fast_transport, guard)
 
     def _options(self, client: Client, servers: list[str], backoff: Backoff, guard: Guard) -> dict[str, Any]:
         settings = self._settings
@@ -375,9 +375,9 @@ class SupervisedConnection:
 
     # -- what went wrong
 
-    def _note(self, error: BaseException, guard: Guard | None) -> Reason:
+    def _note(self, error: BaseException, guard: Guard | None) -> Failure:
         where = guard.where if guard is not None else ""
-        reason = reason_of(error, self._login.described, where.partition(":")[0], self._loop_blocked_by())
+        reason = failure_of(error, self._login.described, where.partition(":")[0], self._loop_blocked_by())
         if self.last_error and isinstance(error, ConnectionResetError | BrokenPipeError) and self.failures.knows(where):
             return reason  # the server said why before it closed the connection
         new = self.failures.note(where, reason)

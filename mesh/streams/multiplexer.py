@@ -13,7 +13,7 @@ from mesh.defaults import FIRST_CREDIT
 from mesh.errors import BadReply, BusUnavailable, InstanceLost, MeshError, StreamBroken
 from mesh.streams import frames
 from mesh.streams.flow_control import WindowPool
-from mesh.streams.stream import State, Stream
+from mesh.streams.stream import Stream, StreamState
 from mesh.subjects import new_id
 from mesh.tasks import keep
 
@@ -82,7 +82,7 @@ class Streams:
             credit=credit,
             granted=window,
             window=window,
-            state=State.OPEN if reads else State.WRITE_ONLY,
+            state=StreamState.OPEN if reads else StreamState.WRITE_ONLY,
         )
         return self._register(stream)
 
@@ -117,7 +117,7 @@ class Streams:
             credit=0,
             granted=FIRST_CREDIT,
             window=self._windows.take(),
-            state=State.READ_ONLY,
+            state=StreamState.READ_ONLY,
         )
         return self._register(stream)
 

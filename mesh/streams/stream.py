@@ -29,7 +29,7 @@ from mesh.streams.frames import Frame
 _encode = msgspec.json.Encoder().encode
 
 
-class State(Enum):
+class StreamState(Enum):
     """The directions in which frames may still go, as HTTP/2 has them (RFC 9113 section 5.1)."""
 
     OPEN = "open"
@@ -44,9 +44,9 @@ class State(Enum):
     """One end gave up, or a process or the connection to NATS is gone."""
 
 
-_READABLE: Final = (State.OPEN, State.READ_ONLY)
-_WRITABLE: Final = (State.OPEN, State.WRITE_ONLY)
-_OVER: Final = (State.ENDED, State.BROKEN)
+_READABLE: Final = (StreamState.OPEN, StreamState.READ_ONLY)
+_WRITABLE: Final = (StreamState.OPEN, StreamState.WRITE_ONLY)
+_OVER: Final = (StreamState.ENDED, StreamState.BROKEN)
 
 
 class Multiplexer(Protocol):
@@ -105,7 +105,7 @@ class Stream:
         credit: int,
         granted: int,
         window: int,
-        state: State = State.OPEN,
+        state: StreamState = StreamState.OPEN,
     ) -> None:
         """
         own_subject: on which frames come.
@@ -240,11 +240,11 @@ class Stream:
         """Send the last frame: for the other end, what came before is complete. Does nothing if one was sent."""
         if self.state not in _WRITABLE:
             return
-        over = self.state is State.WRITE_ONLY
-        self.state = State.ENDED if over else State.READ_ONLY
+        over = self.state is StreamState.WRITE_ONLY
+        self.state = StreamState.ENDED if over else StreamState.READ_ONLY
         self._multiplexer.send(self, frames.block(self._outflow.number_free_frame(), kind), payload)
         if over:
-            self._finish(State.ENDED)
+            self._finish(StreamState.ENDED)
 
     def abort(self, error: MeshError) -> None:
         """Give up: the other end gets ``error`` instead of the frames that are missing. Does nothing if it is over."""
@@ -269,7 +269,7 @@ class Stream:
             if self._on_message is not None:
                 self._on_message(block, payload)
             return
-        if self.state is State.BROKEN:
+        if self.state is StreamState.BROKEN:
             return
         self.last_frame_at = self._loop.time()
         kind = frame.kind
@@ -300,10 +300,10 @@ class Stream:
 
     def end_reading(self) -> None:
         """Expect no more frames: the last one came, or the other end replied with a single message instead."""
-        if self.state is State.OPEN:
-            self.state = State.WRITE_ONLY
-        elif self.state is State.READ_ONLY:
-            self._finish(State.ENDED)
+        if self.state is StreamState.OPEN:
+            self.state = StreamState.WRITE_ONLY
+        elif self.state is StreamState.READ_ONLY:
+            self._finish(StreamState.ENDED)
         _wake(self._reader_wakeup)
 
     def fail(self, error: MeshError) -> None:
@@ -311,7 +311,7 @@ class Stream:
         if self.state in _OVER:
             return
         self._error = error
-        self._finish(State.BROKEN)
+        self._finish(StreamState.BROKEN)
         _wake(self._reader_wakeup)
         _wake(self._writer_wakeup)
         if self._on_broken is not None:
@@ -330,7 +330,7 @@ class Stream:
         finally:
             self._writer_wakeup = None
 
-    def _finish(self, state: State) -> None:
+    def _finish(self, state: StreamState) -> None:
         self.state = state
         self._multiplexer.remove(self)
         callbacks, self._done_callbacks = self._done_callbacks, []

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mesh.errors import StreamBroken
-from mesh.streams import State, Stream, frames
+from mesh.streams import Stream, StreamState, frames
 
 
 class Recorder:
@@ -29,7 +29,7 @@ class Recorder:
         stream.fail(StreamBroken("gone"))
 
 
-def make(multiplexer, state=State.OPEN, peer_subject=b"peer"):
+def make(multiplexer, state=StreamState.OPEN, peer_subject=b"peer"):
     return Stream(
         multiplexer,
         own_subject=b"own",
@@ -47,15 +47,15 @@ def deliver(stream, number, kind):
 
 async def test_a_stream_goes_through_its_states():
     stream = make(recorder := Recorder())
-    assert stream.state is State.OPEN
+    assert stream.state is StreamState.OPEN
     deliver(stream, 1, frames.DATA)
     deliver(stream, 2, frames.END)
-    assert stream.state is State.WRITE_ONLY
+    assert stream.state is StreamState.WRITE_ONLY
     assert not stream.is_readable
     assert (await stream.read()).payload == b"x"  # what came before the end is still there
     assert await stream.read() is None
     stream.end()
-    assert stream.state is State.ENDED
+    assert stream.state is StreamState.ENDED
     assert recorder.removed == [stream]
     stream.close()
     assert recorder.sent[-1].kind == frames.END, "what has ended is not aborted"
@@ -64,29 +64,29 @@ async def test_a_stream_goes_through_its_states():
 @pytest.mark.parametrize(
     ("state", "end", "then"),
     [
-        (State.OPEN, "end", State.READ_ONLY),
-        (State.OPEN, "end_reading", State.WRITE_ONLY),
-        (State.READ_ONLY, "end", State.READ_ONLY),
-        (State.READ_ONLY, "end_reading", State.ENDED),
-        (State.WRITE_ONLY, "end", State.ENDED),
-        (State.WRITE_ONLY, "end_reading", State.WRITE_ONLY),
-        (State.OPEN, "close", State.BROKEN),
-        (State.READ_ONLY, "close", State.BROKEN),
+        (StreamState.OPEN, "end", StreamState.READ_ONLY),
+        (StreamState.OPEN, "end_reading", StreamState.WRITE_ONLY),
+        (StreamState.READ_ONLY, "end", StreamState.READ_ONLY),
+        (StreamState.READ_ONLY, "end_reading", StreamState.ENDED),
+        (StreamState.WRITE_ONLY, "end", StreamState.ENDED),
+        (StreamState.WRITE_ONLY, "end_reading", StreamState.WRITE_ONLY),
+        (StreamState.OPEN, "close", StreamState.BROKEN),
+        (StreamState.READ_ONLY, "close", StreamState.BROKEN),
     ],
 )
 async def test_each_step_has_one_outcome(state, end, then):
     stream = make(recorder := Recorder(), state)
     getattr(stream, end)()
     assert stream.state is then
-    assert (recorder.removed == [stream]) is (then in (State.ENDED, State.BROKEN))
+    assert (recorder.removed == [stream]) is (then in (StreamState.ENDED, StreamState.BROKEN))
 
 
 async def test_a_last_frame_that_cannot_be_sent_does_not_break_what_had_ended():
     recorder = Recorder()
     recorder.send = lambda stream, block, payload: stream.fail(StreamBroken("NATS is gone"))
-    stream = make(recorder, State.WRITE_ONLY)
+    stream = make(recorder, StreamState.WRITE_ONLY)
     stream.end()
-    assert stream.state is State.ENDED
+    assert stream.state is StreamState.ENDED
 
 
 async def test_a_stream_has_one_listener():
@@ -120,7 +120,7 @@ async def test_what_is_no_frame_goes_to_the_listener_only():
     stream.connect(b"peer", 10)
     stream.deliver(b"NATS/1.0 503\r\n\r\n", b"")  # of a peer that had been there: no message
     assert [payload for _, payload in got] == [b"a reply", b""]
-    assert stream.state is State.BROKEN
+    assert stream.state is StreamState.BROKEN
 
 
 async def test_callbacks_add_up_and_are_called_once_even_by_one_that_is_late():

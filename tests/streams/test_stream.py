@@ -224,3 +224,9 @@ async def test_windows_shrink_while_many_are_open_and_nothing_stays(pair):
     assert len(pair.buses[0].requests._listeners) <= 1  # plain nats-py has a stream of its own to see the server live
     del streams, stream
     gc.collect()
+
+
+async def test_a_bus_has_its_streams_once(pair):
+    """A second owner would take over the replies of the first one silently."""
+    with pytest.raises(RuntimeError, match="have an owner already"):
+        Streams(pair.buses[0])
