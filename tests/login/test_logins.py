@@ -107,7 +107,7 @@ async def test_revoked_credentials(lane, tmp_path):
 
 async def test_credentials_that_expire_while_connected_are_said_and_renewed_ones_taken(lane, tmp_path, caplog):
     operator = Operator()
-    path = operator.credentials(tmp_path / "a.creds", expires=int(time.time()) + 2)
+    path = operator.credentials(tmp_path / "a.creds", expires=int(time.time()) + 3)
     async with (
         NatsServer(jetstream=False, extra_config=operator.config()) as server,
         Bus(settings(server.url, lane, credentials=path)) as bus,
