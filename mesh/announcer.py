@@ -12,18 +12,21 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from mesh import messages
+from mesh import logs, messages
 from mesh.bus import Bus, Subscription
 from mesh.claim_times import Claims, now_ms
 from mesh.errors import MeshError
-from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Control, Endpoint, Heartbeat, Route, State
-from mesh.own_announcements import OwnMessages, contradicts
+from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Endpoint, Heartbeat, Route, State
+from mesh.own_announcements import OwnMessages, contradicts, details
 from mesh.tasks import keep
 
 JITTER = 0.2
 """Part of the heartbeat interval by which it varies, so that instances started together drift apart."""
 ANSWER_GAP_S = 0.1
 """Least time between two answers to discover messages, whoever asks how often."""
+SAME_AGAIN_S = 5.0
+"""Least time between our last announcement and the next one if somebody says a second time what we corrected already.
+It concerns only what two copies of one process differ in: else they would answer each other without end."""
 
 TOO_LARGE = (
     "Give it fewer routes, or shorter summaries and metadata, make several services of it, or raise max_payload of"
@@ -81,8 +84,9 @@ class Announcer:
         self._beating: asyncio.Task[None] | None = None
         self._answer: asyncio.TimerHandle | None = None
         self._answered = -ANSWER_GAP_S
+        self._announced = 0.0
         self._own = OwnMessages()
-        self._false_claims: tuple[int, ...] | None = None
+        self._false_details: tuple[object, ...] = ()
         self.contradicted = 0
         """Messages that somebody else published in the name of this instance."""
         self.problem = ""
@@ -141,6 +145,7 @@ class Announcer:
                 _log.error("this instance cannot be announced, so it gets no requests: %s. %s", error, TOO_LARGE)
             return
         self.problem = ""
+        self._announced = asyncio.get_running_loop().time()
         self._publish(self._announce_to, data)
 
     def _current(self) -> Announcement:
@@ -191,15 +196,22 @@ class Announcer:
             _log.debug("not announced: %s", error)
 
     def _asked(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
-        if self._answer is not None or self.state == "stopped":
-            return
+        if self.state != "stopped":
+            self._respond_within(messages.decode_discover(payload).window_ms / 1000)
+
+    def _respond_within(self, window: float, earliest: float = 0.0) -> None:
+        """Announce in the next ``window`` seconds, though not before ``earliest`` on the event loop's clock, and not
+        sooner than `ANSWER_GAP_S` after the last time.
+
+        An announcement that is due in that time already is kept: many who ask at once do not bring it forward.
+        """
         loop = asyncio.get_running_loop()
-        window = messages.decode_discover(payload).window_ms / 1000
-        delay = max(random.uniform(0, window), self._answered + ANSWER_GAP_S - loop.time())
-        if delay <= 0:
-            self._respond()
-        else:
-            self._answer = loop.call_later(delay, self._respond)
+        now, earliest = loop.time(), max(earliest, self._answered + ANSWER_GAP_S)
+        if self._answer is not None:
+            if self._answer.when() <= max(now + window, earliest):
+                return
+            self._answer.cancel()
+        self._answer = loop.call_at(max(now + random.uniform(0, window), earliest), self._respond)
 
     def _respond(self) -> None:
         self._answer = None
@@ -216,7 +228,7 @@ class Announcer:
             return
         self.contradicted += 1
         count = self.contradicted
-        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: never a flood
+        if logs.is_due(count):
             _log.warning(
                 "somebody else speaks for this instance (%d messages so far): state %s, seq %d, while it is %s at %d."
                 " Is it a copy of this process, or an attack? NATS permissions can forbid the latter",
@@ -229,23 +241,12 @@ class Announcer:
         if message.seq - self._seq <= MAX_LEAP:  # a greater leap is believed by nobody who knows us
             self._seq = max(self._seq, message.seq)
         truth = self._current()
-        if contradicts(message, truth) or self._claims_falsely(message, truth):
-            self._correct()
-
-    def _claims_falsely(self, message: Control, truth: Announcement) -> bool:
-        """Whether the message has other claims than ours, and no others were the last that were corrected."""
-        if not isinstance(message, Announcement) or message.claimed in (truth.claimed, self._false_claims):
-            return False
-        self._false_claims = message.claimed
-        return True
-
-    def _correct(self) -> None:
-        """Announce soon, though not more often than anybody who asks could have it."""
-        if self._answer is not None:
-            self._answer.cancel()
-        loop = asyncio.get_running_loop()
-        delay = self._answered + ANSWER_GAP_S - loop.time()
-        self._answer = loop.call_later(max(0.0, delay), self._respond)
+        if contradicts(message, truth):
+            self._respond_within(0)  # the truth, not more often than whoever asks could have it
+        elif isinstance(message, Announcement) and (said := details(message)) != details(truth):
+            same = said == self._false_details
+            self._false_details = said
+            self._respond_within(0, self._announced + SAME_AGAIN_S if same else 0.0)
 
     def _reconnected(self, connected: bool) -> None:
         if connected and self._beating is not None:

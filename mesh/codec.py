@@ -1,7 +1,7 @@
 """JSON of users' values: msgspec's types, and Pydantic's where an annotation or a value is one of Pydantic's.
 
-Nothing here imports Pydantic on its own account: whoever annotates with a model has imported it. A type of Pydantic's
-is read and written by Pydantic as a whole, everything around it included: ``list[Model]``, ``dict[str, Model] | None``.
+This module imports Pydantic only for annotations with its types, whose author has imported it already. Pydantic reads
+and writes such an annotation as a whole: ``list[Model]``, ``dict[str, Model] | None``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ import sys
 import typing
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""The errors of a decoder for bytes that are no JSON of its type; RecursionError is msgspec's for deep nesting."""
+
+T = TypeVar("T")
 _PACKAGES = frozenset({"pydantic", "pydantic_core", "pydantic_extra_types", "annotated_types"})
 
 
 class Mismatch(msgspec.ValidationError):
-    """A value of another shape than its annotation's. ``errors`` has a field (``items[0].name``) and a message each."""
+    """A value of another shape than its annotation's; each of ``errors`` has a field and a message."""
 
     def __init__(self, errors: Sequence[dict[str, str]]) -> None:
         super().__init__("; ".join(f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in errors))
@@ -52,7 +56,7 @@ class Adapter:
         self._wrong = ValidationError
 
     def decode(self, data: bytes) -> Any:
-        """The value in a JSON text. Raises `msgspec.DecodeError` for what is no JSON, `Mismatch`."""
+        """The value in a JSON text. Raises `msgspec.DecodeError` for text that is no JSON, `Mismatch`."""
         try:
             return self._adapter.validate_json(data)
         except self._wrong as error:
@@ -92,17 +96,17 @@ def _field(location: tuple[str | int, ...]) -> str:
 
 
 def is_model(kind: Any) -> bool:
-    """Whether a type is a model or a dataclass of Pydantic's."""
+    """True for a model and a dataclass of Pydantic's."""
     return isinstance(kind, type) and hasattr(kind, "__pydantic_validator__")
 
 
 def is_constraint(extra: Any) -> bool:
-    """Whether what stands beside a type in ``Annotated`` is Pydantic's, such as ``Field(ge=1)``."""
+    """True for metadata of ``Annotated`` that is Pydantic's, such as ``Field(ge=1)``."""
     return type(extra).__module__.partition(".")[0] in _PACKAGES
 
 
 def is_pydantic(annotation: Any) -> bool:
-    """Whether an annotation is, or contains, a model, a type or a constraint of Pydantic's."""
+    """True if an annotation is, or contains, a model, a type or a constraint of Pydantic's."""
     if not _PACKAGES & sys.modules.keys():
         return False
     return any(_is_theirs(part) for part in _parts(annotation, set()))
@@ -116,7 +120,7 @@ def _is_theirs(part: Any) -> bool:
 
 
 def _parts(annotation: Any, seen: set[Any]) -> Iterator[Any]:
-    """Every type in an annotation, in its fields too, and everything that stands beside one in ``Annotated``."""
+    """Every type in an annotation and in its fields, and all metadata of ``Annotated``."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         kind, *extras = typing.get_args(annotation)
@@ -155,11 +159,11 @@ def _hints(kind: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind, include_extras=True)
     except (NameError, TypeError):
-        return {}  # whoever reads it says what is wrong with it
+        return {}  # its decoder says what is wrong with it
 
 
 def adapter_for(annotation: Any) -> Adapter | None:
-    """What reads and writes an annotation that is Pydantic's; None for any other. Raises TypeError."""
+    """The adapter of an annotation with Pydantic's types; None for any other. Raises TypeError."""
     try:
         return _remembered(annotation)
     except TypeError:  # it cannot be hashed, or is wrong
@@ -172,18 +176,26 @@ def _remembered(annotation: Any) -> Adapter | None:
 
 
 def decoder(annotation: Any) -> msgspec.json.Decoder[Any] | Adapter:
-    """What decodes JSON of that type, with ``decode(bytes)``. Raises TypeError for a type that nobody knows."""
+    """The decoder of a type, with ``decode(bytes)``. Raises TypeError for a type that neither library knows."""
     return adapter_for(annotation) or msgspec.json.Decoder(annotation)
 
 
 def decode(data: bytes, annotation: Any) -> Any:
-    """The value in a JSON text. Raises `msgspec.DecodeError` for what is no JSON, `msgspec.ValidationError`."""
+    """The value in a JSON text. Raises `msgspec.DecodeError` for text that is no JSON, `msgspec.ValidationError`."""
     adapter = adapter_for(annotation)
     return msgspec.json.decode(data, type=annotation) if adapter is None else adapter.decode(data)
 
 
+def decode_or_none(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
+    """The value in a JSON text that anyone may have written; None if it is no JSON of the decoder's type."""
+    try:
+        return decoder.decode(data)
+    except UNREADABLE:
+        return None
+
+
 def _encode_foreign(value: Any) -> msgspec.Raw:
-    """What msgspec does not know: a value of Pydantic's."""
+    """The JSON of a value that msgspec does not know, if it is Pydantic's."""
     dump = getattr(value, "model_dump_json", None)
     if dump is not None:
         return msgspec.Raw(dump(by_alias=True).encode())
@@ -193,4 +205,4 @@ def _encode_foreign(value: Any) -> msgspec.Raw:
 
 
 encode = msgspec.json.Encoder(enc_hook=_encode_foreign).encode
-"""JSON of a value, as bytes; models of Pydantic's by alias. Raises TypeError for a type that nobody knows."""
+"""The JSON of a value, as bytes; Pydantic's models by alias. Raises TypeError for a type that neither library knows."""

@@ -7,19 +7,28 @@ from mesh.messages import Conflict
 WHY = {"earlier": "the earlier claim", "owner": "owner of the prefix", "reserved": "the gateway's own path"}
 
 
+NAMES = 10
+"""Services that claim one route and are named in a text."""
+
+
 def sentence(conflict: Conflict) -> str:
     """Who serves the route, why, and which services claim it too."""
     route, why = f"{conflict.method} {conflict.path}", WHY[conflict.why]
-    return f"{route} is served by {conflict.winner} ({why}), claimed by {', '.join(conflict.losers)} too"
+    return f"{route} is served by {conflict.winner} ({why}), claimed by {_losers(conflict)} too"
 
 
 def told(conflict: Conflict, service: str) -> str:
     """The same to one of the services that claim it, with what to do."""
     route, why = f"{conflict.method} {conflict.path}", WHY[conflict.why]
     if service == conflict.winner:
-        return f"{route} is claimed by {', '.join(conflict.losers)} too; this service keeps it ({why})"
+        return f"{route} is claimed by {_losers(conflict)} too; this service keeps it ({why})"
     lost = f"{route} is served by {conflict.winner} ({why}), so this service gets none of its requests"
     return f"{lost}; {advice(conflict, service)}"
+
+
+def _losers(conflict: Conflict) -> str:
+    names, more = ", ".join(conflict.losers[:NAMES]), max(0, len(conflict.losers) - NAMES) + conflict.more
+    return f"{names} and {more} more" if more else names
 
 
 def advice(conflict: Conflict, service: str = "SERVICE") -> str:

@@ -162,6 +162,8 @@ Envelope = tuple[bytes, bytes, bytes | None, bytes | None, bytes | None, bytes |
 """What a request says of itself, where its block begins as our own callers write it: deadline, sent, parameters,
 request line, credit, id; None for what is not there."""
 
+# The order of the lines is that of their writers: `mesh.client.attempt_messages.request_block`,
+# `mesh.client.destinations`, then `gateway.wire_request.request_head` or the caller's own context.
 # No way back (``++``) and an empty alternative in place of ``?``: half of the time for the same matches.
 _ENVELOPE = re.compile(
     rb"NATS/1\.0\r\nMesh-Deadline: (\d{1,9}+)\r\nMesh-Sent: (\d{1,16}+)\r\n(?:Mesh-Params: ([!-~]++)\r\n|)"

@@ -9,6 +9,7 @@ from time import perf_counter
 
 from mesh.coalesce import Coalesced
 from mesh.conflict_texts import sentence
+from mesh.logs import LimitedLog
 from mesh.messages import Conflict
 from mesh.registry import Change
 from mesh.routes import RouteTable, Steps
@@ -16,6 +17,9 @@ from mesh.watcher import Watcher
 
 _log = logging.getLogger("mesh.routes")
 SLICE_S = 0.002
+CONFLICT_LINES = 200
+"""Lines about conflicts in `CONFLICT_LINES_S`; anybody who announces routes can cause them."""
+CONFLICT_LINES_S = 60.0
 _NOBODY = ""  # for work that is nobody's in particular: names are never empty
 _CONTENT = frozenset({"joined", "changed", "claimed", "lost", "left"})
 
@@ -42,6 +46,7 @@ class LiveRoutes:
         self._watcher = watcher
         self._on_conflicts = on_conflicts
         self._conflicts: set[Conflict] = set()
+        self._log_conflict = LimitedLog(_log, CONFLICT_LINES, CONFLICT_LINES_S, "lines about route conflicts").write
         self._news = Coalesced(self._rebuild)
         self._due: set[str] = set()
         self._building: set[str] = set()
@@ -128,12 +133,16 @@ class LiveRoutes:
         conflicts = set(table.conflicts)
         begun, over = sorted(conflicts - self._conflicts, key=_order), sorted(self._conflicts - conflicts, key=_order)
         self._conflicts = conflicts
+        now = perf_counter()
         for conflict in begun:
-            _log.warning("route conflict: %s", sentence(conflict))
+            self._log_conflict(now, logging.WARNING, "route conflict: %s", sentence(conflict))
         for conflict in over:
-            _log.info("route conflict over: %s %s", conflict.method, conflict.path)
+            self._log_conflict(now, logging.INFO, "route conflict over: %s %s", conflict.method, conflict.path)
         if self._on_conflicts is not None and (begun or over):
-            self._on_conflicts(begun, over)
+            try:
+                self._on_conflicts(begun, over)
+            except Exception:
+                _log.exception("a listener of route conflicts failed")
 
 
 def _order(conflict: Conflict) -> tuple[str, str]:

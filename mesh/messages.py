@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from mesh import codec
 from mesh.subjects import GATEWAY, QUEUE, RESERVED
 
 State = Literal["starting", "ready", "unready", "draining", "stopped"]
@@ -102,7 +103,7 @@ class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mes
     """Which of its connections to NATS this is, from 1: when it grows, what was on its way may be lost; 0: not told."""
 
 
-class Conflict(Struct, frozen=True):
+class Conflict(Struct, frozen=True, omit_defaults=True):
     """A route that others than its winner announce; ``losers`` do not get it.
 
     ``why``: the winner has the ``earlier`` claim, the prefix has an ``owner`` (who need not claim the path), or the
@@ -114,6 +115,8 @@ class Conflict(Struct, frozen=True):
     winner: Name
     losers: Annotated[tuple[Name, ...], Meta(max_length=1000)]
     why: Why
+    more: Count = 0
+    """How many losers are there besides those that are named."""
 
 
 class Conflicts(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.conflicts"):
@@ -150,7 +153,6 @@ class Cancel(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.c
 
 Control = Announcement | Heartbeat
 
-_encoder = msgspec.json.Encoder()
 _control = msgspec.json.Decoder(Control)
 _discover = msgspec.json.Decoder(Discover)
 _cancel = msgspec.json.Decoder(Cancel)
@@ -159,7 +161,7 @@ _conflicts = msgspec.json.Decoder(Conflicts)
 
 def encode(message: Announcement | Heartbeat | Discover | Cancel | Conflicts) -> bytes:
     """JSON bytes of a control message; raises `BadMessage` over the size limit of its type."""
-    data = _encoder.encode(message)
+    data = codec.encode(message)
     limit = MAX_HEARTBEAT if isinstance(message, Heartbeat) else MAX_ANNOUNCEMENT
     if len(data) > limit:
         kind = type(message).__name__.lower()
@@ -177,7 +179,7 @@ def decode(data: bytes, service: str, instance: str) -> Control:
         raise BadMessage(f"{len(data)} bytes; at most {MAX_ANNOUNCEMENT} are allowed")
     try:
         message: Control = _control.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except codec.UNREADABLE as error:
         raise BadMessage(str(error)) from error
     if message.name != service or message.id != instance:
         raise BadMessage(f"speaks for {message.name}.{message.id} on the subject of {service}.{instance}")
@@ -201,40 +203,33 @@ def decode(data: bytes, service: str, instance: str) -> Control:
 
 def decode_sibling(data: bytes, service: str) -> Announcement | None:
     """The announcement of some instance of ``service``, or None where ``data`` is not one."""
+    message = codec.decode_or_none(_control, data)
+    if not isinstance(message, Announcement):
+        return None
     try:
-        message: Control = _control.decode(data)
-        return decode(data, service, message.id) if isinstance(message, Announcement) else None  # type: ignore[return-value]
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, BadMessage):
+        return decode(data, service, message.id)  # type: ignore[return-value]
+    except BadMessage:
         return None
 
 
 def decode_discover(data: bytes) -> Discover:
     """A discover message; an empty or unreadable body counts as the default, so that people can send one by hand."""
-    try:
-        return _discover.decode(data) if data else Discover()
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return Discover()
+    return codec.decode_or_none(_discover, data) or Discover()
 
 
 def decode_cancel(data: bytes) -> Cancel | None:
     """A cancel message, or None where ``data`` is not one."""
-    try:
-        return _cancel.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
+    return codec.decode_or_none(_cancel, data)
 
 
 def decode_conflicts(data: bytes) -> Conflicts | None:
     """A message about conflicts, or None where ``data`` is not one."""
-    try:
-        return _conflicts.decode(data) if len(data) <= MAX_ANNOUNCEMENT else None
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
+    return codec.decode_or_none(_conflicts, data) if len(data) <= MAX_ANNOUNCEMENT else None
 
 
 def revision_of(name: str, version: str, endpoints: tuple[Endpoint, ...], routes: tuple[Route, ...]) -> str:
     """22 base64url characters that are equal for equal name, version, endpoints and routes."""
-    content = _encoder.encode((name, version, endpoints, routes))
+    content = codec.encode((name, version, endpoints, routes))
     return base64.urlsafe_b64encode(hashlib.sha256(content).digest()[:16]).rstrip(b"=").decode()
 
 

@@ -31,11 +31,26 @@ class OwnMessages:
 def contradicts(message: Control, truth: Announcement) -> bool:
     """Whether watchers that believe ``message`` know something else than ``truth``.
 
-    Claims do not count here: two copies of one process differ in that, and would correct each other for ever.
+    What `details` gives does not count here.
     """
     if message.state != truth.state or message.revision != truth.revision:
         return True
     if not isinstance(message, Announcement):
         return False
-    said = (message.version, message.routes, message.endpoints, message.connection, message.bundles)
-    return said != (truth.version, truth.routes, truth.endpoints, truth.connection, truth.bundles)
+    said = (message.version, message.routes, message.endpoints)
+    return said != (truth.version, truth.routes, truth.endpoints)
+
+
+def details(message: Announcement) -> tuple[object, ...]:
+    """What two copies of one process may differ in, so that they would correct each other without end.
+
+    They always differ in ``started``, which decides nothing and is put right by the next announcement.
+    """
+    return (
+        message.claimed,
+        message.connection,
+        message.heartbeat_ms,
+        message.bundles,
+        message.description,
+        message.metadata or {},
+    )

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mesh import Service, claims
+from mesh import Service, claim_times
 from mesh.bus import Bus
 from mesh.claim_times import Moments
 from mesh.messages import NEVER, Announcement, Route, decode, encode
@@ -147,7 +147,7 @@ async def test_a_claim_ends_with_the_last_instance(mesh, announced):
 
 async def test_a_sibling_that_does_not_answer_is_asked_again(mesh, announced, nats_url, prefix, monkeypatch):
     """It stands still, say; meanwhile the instance serves, with its own claim."""
-    monkeypatch.setattr(claims, "ASK_AGAIN_S", (0.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1))
+    monkeypatch.setattr(claim_times, "ASK_AGAIN_S", (0.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1))
     asked = asyncio.Queue()
     async with Bus(BusSettings(servers=(nats_url,), prefix=prefix), service="greeter", instance="frozen") as bus:
         deliver = lambda subject, reply, block, payload: asked.put_nowait(reply)  # noqa: E731

@@ -220,6 +220,8 @@ class BusConnection(ABC):
             "reconnects": stats.get("reconnects", 0) + (self._connection.restarts if self._opened else 0),
             "dropped_frames": fast.frames.dropped if fast else 0,
             "dropped_replies": self._kept_replies.dropped,
+            "late_replies": self.requests.late if self._opened else 0,
+            "ignored_replies": self.requests.ignored if self._opened else 0,
             "pending_requests": len(self.requests) if self._opened else 0,
         }
 

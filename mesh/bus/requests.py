@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import Any, Final
 
-from mesh import headers
+from mesh import headers, logs
 from mesh.bus.bundles import MARK, BadBundle, is_refusal, unpack
 from mesh.bus.bundling import HeadlessBundles, bundled_below, is_unanswered, prefix_of_bundles
 from mesh.bus.pending import AwaitedRequest, Ending, Pending, Reply
@@ -52,6 +52,7 @@ class Requests:
         "_ticks",
         "_timer",
         "_tokens",
+        "broken",
         "ignored",
         "late",
     )
@@ -61,10 +62,12 @@ class Requests:
         inbox: the prefix of the subjects that the bus's wildcard subscription covers, without its last dot.
         resend: sends the requests of a refused bundle again, each by itself.
         """
+        self.broken = 0
+        """Bundles of replies that could not be read to their end."""
         self.ignored = 0
-        """Replies without ``Mesh-Status``."""
+        """Messages to a request in flight that are not replies: they have no ``Mesh-Status``."""
         self.late = 0
-        """Messages on the inbox for which nothing waited."""
+        """Messages to the inbox for which nothing waits: replies after their deadline, usually."""
         self._inbox = inbox.encode() + b"."
         self._loop = asyncio.get_running_loop()
         self._pending: dict[bytes, Pending] = {}
@@ -176,7 +179,9 @@ class Requests:
             for (token,), *message in unpack(payload, 1):
                 self._take(token, b"", *message)
         except BadBundle as error:
-            _log.warning("dropped replies: %s", error)
+            self.broken += 1
+            if logs.is_due(self.broken):
+                _log.warning("dropped replies: %s (%d so far)", error, self.broken)
 
     def _take(self, token: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         pending = self._pending.get(token)

@@ -140,7 +140,7 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
     import msgspec
 
     from mesh.cli.response_output import show
-    from mesh.client import Caller, NamedEndpoint
+    from mesh.client import Caller, CallSpec, NamedEndpoint
     from mesh.errors import NoInstances, NoResponders
     from mesh.streams import TAKES_STREAMS, Streams
     from mesh.watcher import Watcher
@@ -154,7 +154,8 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
         destination = NamedEndpoint(service, endpoint, bus.subjects.request(service, endpoint))
         common = _lines(options.headers) + TAKES_STREAMS
         try:
-            answer = await Caller(bus, watcher, streams).call(destination, common, payload, timeout)
+            spec = CallSpec(destination=destination, lines=common, deadline=bus.now() + timeout)
+            answer = await Caller(bus, watcher, streams).call(spec, payload)
         except (NoResponders, NoInstances):
             answer = await _elsewhere(bus, service, endpoint, payload, options, timeout)
         return await show(answer, head=False, include=options.include, as_json=options.as_json)
@@ -195,7 +196,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
 
     from mesh.cli.response_output import show
     from mesh.cli.routes import gateway_view
-    from mesh.client import Caller, RouteDestination
+    from mesh.client import Caller, CallSpec, RouteDestination
     from mesh.routes import Gone, Match, NotAllowed, Refusal, parse_target
     from mesh.streams import TAKES_STREAMS, Streams
     from mesh.subjects import new_id
@@ -215,18 +216,19 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
         if isinstance(match, NotAllowed):
             raise Missing(f"{path} answers {', '.join(match.allow)}, and not {method}")
         if isinstance(match, Gone):
-            raise Missing(f"no live instance of {match.entry.service} serves {path}")
+            raise Missing(f"no live instance of {match.route.service} serves {path}")
         if not isinstance(match, Match):
             near = view.directory.table.nearest(path)
             raise Missing(f"no service announces {path}." + (f" Near: {', '.join(near)}." if near else ""))
-        entry = match.entry
+        route = match.route
         identifier = new_id().encode()
         first = [(b"mesh-request", f"{method} {target}".encode()), (b"mesh-id", identifier)]
         common = _lines([*first, (b"x-request-id", identifier), *pairs]) + TAKES_STREAMS
-        timeout = options.timeout or entry.timeout_ms / 1000 or DEADLINE_S
+        timeout = options.timeout or route.policy.timeout_ms / 1000 or DEADLINE_S
         try:
-            destination = RouteDestination(entry.service, entry.bindings, match.values)
-            answer = await caller.call(destination, common, body, timeout)
+            destination = RouteDestination(route.service, route.revisions, match.values)
+            spec = CallSpec(destination=destination, lines=common, deadline=bus.now() + timeout)
+            answer = await caller.call(spec, body)
             return await show(answer, head=method == "HEAD", include=options.include, as_json=options.as_json)
         finally:
             await streams.aclose()

@@ -20,6 +20,9 @@ class Content(Struct, frozen=True):
     service: str
     version: str
     revision: str
+    """Tells it apart from all other contents of its service: the announced one, or, if that is another content's
+    already, one that the receiver made."""
+    announced_revision: str
     endpoints: tuple[Endpoint, ...]
     routes: tuple[Route, ...]
 
@@ -36,10 +39,10 @@ class Announced(NamedTuple):
 class Change(Struct, frozen=True, kw_only=True):
     """One thing that became different in the registry; JSON-ready through ``msgspec.to_builtins``.
 
-    ``joined``, ``left`` (said ``stopped``) and ``lost`` (fell silent) come and go; ``changed`` is new content,
-    ``claimed`` other moments of its claims, ``state`` a new declared state, ``suspect`` and ``recovered`` what the
-    receiver concludes. A message that does several things gives several changes, each of which takes up where the one
-    before ended.
+    ``joined``, ``left`` (said ``stopped``) and ``lost`` (fell silent) come and go; ``changed`` is new content, or
+    another description or the like (``reason`` has the fields), ``claimed`` other moments of its claims, ``state`` a
+    new declared state, ``suspect`` and ``recovered`` what the receiver concludes. A message that does several things
+    gives several changes, each of which takes up where the one before ended.
     """
 
     kind: Kind
@@ -97,18 +100,18 @@ class Instance:
     )
 
     def __init__(self, announcement: Announcement, content: Content, now: float) -> None:
-        # Until the instance ends; a later announcement that says otherwise is not believed.
+        # Until the instance ends.
         self.service = announcement.name
         self.id = announcement.id
-        self.metadata: dict[str, str] = dict(announcement.metadata or {})
-        self.description = announcement.description
-        self.started = announcement.started
-        self.heartbeat_ms = announcement.heartbeat_ms
-        self.bundles = announcement.bundles
         self.foreign = False
         """A native NATS micro service: it has no heartbeats, so silence says nothing of it."""
 
-        # With every announcement.
+        # With every announcement. An instance says the same each time, so another word is a forgery, or ends one.
+        self.metadata: dict[str, str] = {}
+        self.description = self.started = ""
+        self.heartbeat_ms = 0
+        self.bundles = False
+        self.describe(announcement)
         self.content = content
         self.claimed = moments_of(announcement.claimed, self.started)
         """Since when the service claims its routes, in Unix milliseconds: one for all of them, or one for each."""
@@ -139,13 +142,27 @@ class Instance:
         self.due = 0.0
         self.question: AnnouncementRequest | None = None
 
+    def describe(self, announcement: Announcement) -> list[str]:
+        """Take over what the instance says of itself besides its content; the names of the fields that changed."""
+        facts = {
+            "bundles": announcement.bundles,
+            "description": announcement.description,
+            "heartbeat_ms": announcement.heartbeat_ms,
+            "metadata": announcement.metadata or {},
+            "started": announcement.started,
+        }
+        changed = [name for name, value in facts.items() if getattr(self, name) != value]
+        for name in changed:
+            setattr(self, name, facts[name])
+        return changed
+
     @property
     def version(self) -> str:
         return self.content.version
 
     @property
     def revision(self) -> str:
-        """The revision of the last announcement."""
+        """The revision of the last announcement, as the receiver tells contents apart; see `Content`."""
         return self.content.revision
 
     @property

@@ -85,11 +85,16 @@ class Registry(Table):
             "leaps": self._leaps,
             "after_stopped": self._final,
             "lived_after_stopped": self._contradicted,
-            "revision_clashes": self._contents.clashes,
+            "revision_clashes": self.revision_clashes,
             "asks": self._asks,
             "asks_refused": self._refused,
             "tombstones_evicted": self._tombstones.evicted,
         }
+
+    @property
+    def revision_clashes(self) -> int:
+        """How often an instance announced a known revision with other endpoints or routes."""
+        return self._contents.clashes
 
     def next_due(self) -> float | None:
         """No call of `expire` before this time has anything to say; None while nothing is waited for."""
@@ -156,13 +161,14 @@ class Registry(Table):
             self._drop(message.seq - instance.announced)
             return []
         outcome: Outcome = []
-        before = self._renew(instance, message)
+        before, facts = self._renew(instance, message), instance.describe(message)
         instance.announced = message.seq
         instance.connection = message.connection
-        if before is not None:
-            old, new = labels(before), labels(instance.content)
+        if before is not None or facts:
+            old, new = labels(before or instance.content), labels(instance.content)
             added, removed = tuple(sorted(new - old)), tuple(sorted(old - new))
-            outcome.append(self._change(instance, "changed", added=added, removed=removed))
+            change = self._change(instance, "changed", added=added, removed=removed, reason=", ".join(facts))
+            outcome.append(change)
         claimed = moments_of(message.claimed, instance.started)
         if claimed != instance.claimed:
             instance.claimed = claimed
@@ -172,6 +178,9 @@ class Registry(Table):
             self._heard(instance, message, now, outcome)
         else:
             self._late += 1  # it brought content all the same
+        if "heartbeat_ms" in facts:
+            _set_intervals(instance)
+            self._check(instance, instance.seen + (instance.lost_s if instance.suspect else instance.suspect_s))
         self._compare(instance, now, outcome)
         return outcome
 
@@ -181,8 +190,7 @@ class Registry(Table):
             return []
         outcome = self._oust(message.name)
         instance = Instance(message, self._contents.take(message), now)
-        instance.suspect_s = SUSPECT_AFTER * message.heartbeat_ms / 1000
-        instance.lost_s = LOST_AFTER * message.heartbeat_ms / 1000
+        _set_intervals(instance)
         question = self._unknown.pop(key, None)
         instance.question = question
         if question is not None and question.latest is not None:
@@ -249,6 +257,7 @@ class Registry(Table):
             self._add(instance)
             return [self._change(instance, "joined", added=tuple(sorted(labels(instance.content))), reason=FOREIGN)]
         instance.seen = now
+        instance.describe(message)
         before = self._renew(instance, message)
         if before is None:
             return []
@@ -319,7 +328,7 @@ class Registry(Table):
     def _compare(self, instance: Instance, now: float, outcome: Outcome) -> None:
         """Ask while the newest message speaks of another revision than the last announcement."""
         question = instance.question
-        if instance.told == instance.content.revision:
+        if instance.told == instance.content.announced_revision:
             if question is not None:
                 question.open = False
                 instance.question = None
@@ -442,6 +451,11 @@ class Registry(Table):
 def _highest(known: int, seq: int) -> int:
     """The higher ``seq``, except where it leaps ahead; ``known`` is -1 where nothing is known."""
     return max(known, seq) if known < 0 or seq - known <= MAX_LEAP else known
+
+
+def _set_intervals(instance: Instance) -> None:
+    instance.suspect_s = SUSPECT_AFTER * instance.heartbeat_ms / 1000
+    instance.lost_s = LOST_AFTER * instance.heartbeat_ms / 1000
 
 
 def _silent(instance: Instance, now: float) -> str:

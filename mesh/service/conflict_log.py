@@ -1,20 +1,20 @@
-"""Logs what gateways say of routes that this service and others claim: each conflict once, whoever tells of it."""
+"""Logs route conflicts of this service, which gateways report: each conflict once, from whichever gateway."""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from time import monotonic
 
 from mesh import conflict_texts, messages
+from mesh.logs import LimitedLog
 from mesh.messages import Conflict
 
 MOST = 200
-"""Conflicts that are remembered as told."""
+"""Conflicts that are remembered as logged."""
 AGAIN_S = 600.0
-"""After so long a conflict is logged again when it begins again: the gateway that told of it may have died since."""
+"""Seconds after which a conflict that is reported again is logged again: a gateway that died reports no end."""
 LINES = 60
-"""Lines in `AGAIN_S`; somebody who tells of more, or of ends and beginnings without end, is no gateway."""
+"""Log lines in `AGAIN_S` seconds; no gateway reports more."""
 
 _log = logging.getLogger("mesh.service")
 
@@ -22,11 +22,12 @@ _log = logging.getLogger("mesh.service")
 class ConflictLog:
     def __init__(self, service: str) -> None:
         self._service = service
-        self._told: dict[Conflict, float] = {}  # with the moment, the oldest first
-        self._lines: deque[float] = deque(maxlen=LINES)
+        self._told: dict[Conflict, float] = {}  # what was logged, with the moment when it was last told, oldest first
+        what = "lines about route conflicts ('mesh routes' shows all conflicts)"
+        self._log = LimitedLog(_log, LINES, AGAIN_S, what)
 
     def take(self, payload: bytes) -> None:
-        """Take in the message of a gateway; one that cannot be read, or speaks of others, is left out."""
+        """Take a gateway's message; ignores one that cannot be read, and conflicts between other services."""
         notice = messages.decode_conflicts(payload)
         if notice is None:
             return
@@ -35,21 +36,15 @@ class ConflictLog:
             if self._service == conflict.winner or self._service in conflict.losers:
                 self._begun(conflict, now)
         for conflict in notice.over:
-            if self._told.pop(conflict, None) is not None and self._may_say(now):
-                _log.info("%s %s: the conflict is over", conflict.method, conflict.path)
+            if self._told.pop(conflict, None) is not None:
+                self._log.write(now, logging.INFO, "%s %s: the conflict is over", conflict.method, conflict.path)
 
     def _begun(self, conflict: Conflict, now: float) -> None:
         told = self._told.pop(conflict, None)
+        if told is None or now - told >= AGAIN_S:
+            text = conflict_texts.told(conflict, self._service)
+            if not self._log.write(now, logging.WARNING, "%s", text):
+                return  # so that it is logged when it is told again
         self._told[conflict] = now
-        if told is not None and now - told < AGAIN_S:
-            return
         if len(self._told) > MOST:
             del self._told[next(iter(self._told))]
-        if self._may_say(now):
-            _log.warning("%s", conflict_texts.told(conflict, self._service))
-
-    def _may_say(self, now: float) -> bool:
-        if len(self._lines) == LINES and now - self._lines[0] < AGAIN_S:
-            return False
-        self._lines.append(now)
-        return True

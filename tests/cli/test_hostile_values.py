@@ -17,7 +17,7 @@ from mesh.cli.doctor import mesh_checks
 from mesh.cli.doctor.witness import Witness
 from mesh.cli.mesh_view import age, span
 from mesh.cli.terminal import Terminal
-from mesh.client.call import block_of
+from mesh.client.attempt_messages import request_block
 from mesh.foreign import read
 from mesh.foreign.routes import announcement_of, subjects_of
 from mesh.logs import JsonFormatter, TextFormatter
@@ -81,7 +81,7 @@ def show(view, micros, witness, lines):
     for document in documents:
         info._print(terminal, document)
     terminal.json(documents)
-    table = [routes._row(view, entry) for entry in view.directory.table.entries()]
+    table = [routes._row(view, entry) for entry in view.directory.table.routes()]
     terminal.table(
         routes.HEAD,
         [(r["method"], r["path"], r["service"], ", ".join(r["versions"]), "1", routes._flags(r)) for r in table],
@@ -111,16 +111,16 @@ def test_every_command_can_show_it(payloads, replies):
 def test_what_is_taken_in_can_be_called(payloads, replies):
     """Every address is a subject, none is of the mesh itself but an instance's, and every time a header."""
     view, micros, _, _ = receive(payloads, replies)
-    for entry in view.directory.table.entries():
+    for entry in view.directory.table.routes():
         instances = view.watcher.registry.instances(entry.service)
         for instance in instances:
-            binding = entry.bindings.get(instance.revision)
+            binding = entry.revisions.get(instance.revision)
             if binding is None:
                 continue
-            timeout = entry.timeout_ms / 1000
+            timeout = entry.policy.timeout_ms / 1000
             assert 0 <= timeout <= 3600
-            assert 0 <= binding.route.try_timeout_ms / 1000 <= 3600
-            block_of(timeout or 1.0, b"", b"")
+            assert 0 <= binding.announced.try_timeout_ms / 1000 <= 3600
+            request_block(timeout or 1.0)
             subject = binding.endpoint if instance.foreign else MESH.to(entry.service, instance.id, binding.endpoint)
             check_subject(subject)
             assert not instance.foreign or not subject.startswith(("mesh.", "$", "_"))

@@ -24,12 +24,12 @@ def test_replace_with_the_same_gives_the_same_table() -> None:
 
 def test_entries_stay_the_same_objects_while_nothing_about_them_changes() -> None:
     table = table_of({"s": ["GET /a", "GET /b"]})
-    first, second = table.entries()
+    first, second = table.routes()
     changed = table.replace("s", [content("GET /a", "GET /c")], 1.0)
-    assert next(changed.entries()) is first
+    assert next(changed.routes()) is first
     assert table.match("GET", ("b",)) == Match(second, ())
     back = table.replace("s", [], 1.0).replace("s", [content("GET /a", "GET /b")], 2.0)
-    assert list(back.entries()) == [first, second]
+    assert list(back.routes()) == [first, second]
 
 
 def test_an_old_table_is_unchanged() -> None:
@@ -46,20 +46,20 @@ def test_revisions_side_by_side_keep_their_own_names_and_endpoints() -> None:
     table = RouteTable().replace("s", [old, new], 0.0)
     found = table.match("GET", ("u", "7"))
     assert isinstance(found, Match)
-    assert found.entry.template == "/u/{id}"
-    assert {revision: (b.endpoint, b.names) for revision, b in found.entry.bindings.items()} == {
+    assert found.route.template == "/u/{id}"
+    assert {revision: (b.endpoint, b.names) for revision, b in found.route.revisions.items()} == {
         "1": ("one", ("user_id",)),
         "2": ("two", ("id",)),
     }
-    assert found.entry.bindings["1"].route is old.routes[0]
-    (only_old,) = (entry for entry in table.entries() if entry.template == "/old")
-    assert set(only_old.bindings) == {"1"}
+    assert found.route.revisions["1"].announced is old.routes[0]
+    (only_old,) = (entry for entry in table.routes() if entry.template == "/old")
+    assert set(only_old.revisions) == {"1"}
     # The last instance of the old revision leaves: its own route vanishes, nothing is remembered.
     table = table.replace("s", [new], 1.0)
     assert outcome(table, "GET /old") is None
     assert list(table.remembered()) == []
-    (entry,) = (entry for entry in table.entries() if entry.template == "/u/{id}")
-    assert set(entry.bindings) == {"2"}
+    (entry,) = (entry for entry in table.routes() if entry.template == "/u/{id}")
+    assert set(entry.revisions) == {"2"}
 
 
 def test_a_route_without_instances_is_remembered_for_ten_minutes() -> None:
@@ -73,6 +73,25 @@ def test_a_route_without_instances_is_remembered_for_ten_minutes() -> None:
     assert outcome(table.expire(100.0 + ROUTE_MEMORY_S), "GET /a/1") is None
     # A later report of the same absence does not start the time anew.
     assert outcome(table.replace("s", [], 500.0).expire(100.0 + ROUTE_MEMORY_S), "GET /a/1") is None
+
+
+def test_the_oldest_remembered_routes_go_first_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.routes.table.REMEMBERED_ROUTES", 5)
+    services = {name: [f"GET /{name}/one", f"GET /{name}/two"] for name in ("a", "b", "c")}
+    table = table_of({**services, "live": ["GET /live"]})
+    for now, name in enumerate(("b", "a", "c")):
+        table = table.replace(name, [], float(now))
+    assert sorted({entry.service for entry in table.remembered()}) == ["a", "c"]
+    assert outcome(table, "GET /b/one") is None
+    # One that was there again meanwhile is the newest.
+    table = table.replace("a", [content(*services["a"])], 5.0).replace("a", [], 6.0)
+    table = table.replace("d", [content("GET /d/one", "GET /d/two")], 7.0).replace("d", [], 7.0)
+    assert sorted({entry.service for entry in table.remembered()}) == ["a", "d"]
+    # More than the limit by itself.
+    table = table.replace("e", [content(*(f"GET /e/{i}" for i in range(6)))], 8.0).replace("e", [], 8.0)
+    assert dump(table) == dump(table_of({"live": ["GET /live"]}))
+    assert not table._remembered
+    assert table._claims_of.keys() == {"live"}
 
 
 def test_a_live_revision_that_lacks_a_remembered_route_ends_it() -> None:
@@ -188,7 +207,7 @@ def test_the_gateways_own_paths_win() -> None:
                "GET /{p:path}"], "b": ["GET /health", "GET /docs/"]},
         reserved=("/health", "/docs/", "/"), owners={"/health": "b"},
     )  # fmt: skip
-    assert [entry.template for entry in table.entries()] == ["/docs", "/healthy", "/{p:path}", "/{x}"]
+    assert [entry.template for entry in table.routes()] == ["/docs", "/healthy", "/{p:path}", "/{x}"]
     assert table.conflicts == (
         Conflict("GET", "/", "gateway", ("a",), "reserved"),
         Conflict("GET", "/docs/", "gateway", ("b",), "reserved"),
@@ -215,7 +234,7 @@ def test_wrong_rules_are_refused(owners: dict[str, str], reserved: tuple[str, ..
 
 def test_what_is_no_route_is_left_out_and_listed() -> None:
     table = table_of({"s": ["GET /a", "GET /a/{x:int}", "POST nope", "GET /b/{x}", "GET /b/{y}", "GET /%zz"]})
-    assert [entry.template for entry in table.entries()] == ["/a", "/b/{x}"]
+    assert [entry.template for entry in table.routes()] == ["/a", "/b/{x}"]
     assert [(r.service, r.method, r.path) for r in table.rejected] == [
         ("s", "GET", "/%zz"),
         ("s", "GET", "/a/{x:int}"),

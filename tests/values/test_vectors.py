@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from mesh import headers, messages
-from mesh.balancer import Course, Reason, RetryBudget, RetryPolicy
+from mesh.balancer import CallProgress, RetryBudget, RetryPolicy, RetryReason
 from mesh.bus.bundles import BadBundle, unpack
 from mesh.messages import Announcement, BadMessage, Heartbeat, Route
 from mesh.registry import Change, Registry
@@ -44,10 +44,10 @@ def test_headers(vector):
 @each("repetition")
 def test_repetition(vector):
     routes = [Route(method="*", path="/", endpoint="e", **declared) for declared in vector["routes"]]
-    course = Course(attempts=1, losses=0, body_bytes=0, left_s=1.0)
+    progress = CallProgress(attempts=1, losses=0, body_bytes=0, left_s=1.0)
     for method in vector["methods"]:
         policy = RetryPolicy.of(method, routes)
-        allowed = {reason.value: policy.allows(reason, course, RetryBudget(), 0.0) for reason in Reason}
+        allowed = {reason.value: policy.allows(reason, progress, RetryBudget(), 0.0) for reason in RetryReason}
         assert allowed == vector["after"], method
 
 
@@ -93,9 +93,9 @@ def test_routes(vector):
         found = table.match(request["method"], parse_target(request["path"].encode()).segments)
         if "route" in request:
             assert isinstance(found, Match), request
-            assert f"{found.entry.method} {found.entry.template}" == request["route"]
+            assert f"{found.route.method} {found.route.template}" == request["route"]
             assert list(found.values) == request["values"]
-            assert found.entry.service == request.get("service", found.entry.service)
+            assert found.route.service == request.get("service", found.route.service)
         elif request["status"] == 405:
             assert isinstance(found, NotAllowed), request
             assert sorted(found.allow) == request["allow"]

@@ -10,6 +10,7 @@ from mesh.cli.doctor.witness import Witness
 from mesh.cli.mesh_view import MeshView, age, state_of
 from mesh.conflict_texts import advice, sentence
 from mesh.foreign.survey import CONTRADICTED, PREFIX, Micro
+from mesh.registry import Instance
 from mesh.subjects import GATEWAY
 
 LAG_MS = 100
@@ -95,6 +96,22 @@ def rejected(mesh: Mesh) -> list[Finding]:
     ]
 
 
+def revisions(mesh: Mesh) -> list[Finding]:
+    """One revision of a service stands for one content."""
+    found: dict[tuple[str, str], list[Instance]] = {}
+    for instance in mesh.view.watcher.registry.instances():
+        found.setdefault((instance.service, instance.content.announced_revision), []).append(instance)
+    return [
+        fail(
+            "revisions",
+            f"one revision, and other endpoints or routes: {some([f'{i.service}.{i.id}' for i in instances])}",
+            "an error in how one of them makes its revision, or forgery; see 'mesh info'",
+        )
+        for instances in found.values()
+        if len({instance.revision for instance in instances}) > 1
+    ]
+
+
 def versions(mesh: Mesh) -> list[Finding]:
     """One version of each service, except while it is being replaced."""
     registry = mesh.view.watcher.registry
@@ -163,6 +180,7 @@ CHECKS: tuple[Callable[[Mesh], Iterable[Finding]], ...] = (
     announced,
     conflicts,
     rejected,
+    revisions,
     versions,
     lag,
     clocks,
