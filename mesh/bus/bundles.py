@@ -1,107 +1,104 @@
-"""Small messages of one turn of the event loop, to one receiver, as one NATS message.
+"""The format of bundles: small messages to one receiver as one NATS message. `mesh.bus.bundling` has their life.
 
-Under load a gateway has many requests for the same instance at once, and the instance many replies for the same
-gateway. What they cost in the NATS server is nearly all by the message, not by the byte. A bundle's payload is its
-messages one after another, each framed nearly as NATS itself would::
+A bundle's payload is its messages one after another, each framed almost as NATS itself frames them::
 
     <endpoint> <token> <header bytes> <total bytes>\\r\\n<header block><payload>\\r\\n     a request
     <token> <header bytes> <total bytes>\\r\\n<header block><payload>\\r\\n                a reply
 
-A message that is alone in its turn goes as it always did (ADR 17).
+Two requests to the instance ``I1`` of ``users``, as the bytes of one PUB command (`encode`)::
+
+    PUB mesh.to.users.I1.+ mesh.inbox.gateway.G1.a1b2.t1 70\\r\\n
+    get t1 12 12\\r\\nNATS/1.0\\r\\n\\r\\n\\r\\n
+    add t2 12 26\\r\\nNATS/1.0\\r\\n\\r\\n{"name":"Ada"}\\r\\n
+    \\r\\n
+
+The reply subject of the second request is ``mesh.inbox.gateway.G1.a1b2.t2``. A message that is alone goes as an
+ordinary NATS message (ADR 17).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Final
 
 from msgspec import Struct
 
 from mesh import headers
+from mesh.bus.pending import Pending
 
-MARK = b"+"
-"""The last token of a subject that takes bundles: no endpoint and no reply token has that name."""
-APART = b"NATS/1.0\r\nMesh-Status: 503\r\nMesh-Bundles: off\r\n\r\n"
-"""The header block that answers a bundle whose requests cannot be answered each by itself: none of them was begun, and
-each is to be sent by itself. NATS maps the reply subject of what comes from another account, for one reply."""
+MARK: Final = b"+"
+"""The last token of a subject to which bundles go; no endpoint and no reply token has this name."""
+REFUSAL: Final = b"NATS/1.0\r\nMesh-Status: 503\r\nMesh-Bundles: off\r\n\r\n"
+"""The header block that refuses a bundle: none of its requests was begun, and each is to be sent by itself.
+
+NATS maps the reply subject of a message from another account, and lets one reply through: there the requests of a
+bundle cannot be answered one by one."""
+MAX_BUNDLE: Final = 65_536
+"""Payload bytes of the largest bundle. A server's max_payload may ask for less."""
+MAX_MESSAGE: Final = 16_384
+"""Bytes of header block and payload of the largest message that goes into a bundle."""
+FRAMING: Final = 24
+"""Bytes, at most, that a message takes in a bundle besides its names, header block and payload."""
+
 _BUNDLES = b"mesh-bundles"
-MOST_BYTES = 65_536
-"""Payload of the largest bundle; stays below the server's max_payload too."""
-LARGEST = 16_384
-"""Header block and payload of the largest message that goes into a bundle."""
-MOST_REQUESTS = 32
-"""Requests of a bundle that are written without waiting for the end of the turn: their receiver works on them while the
-others are still collected."""
-FRAMING = 24
-"""Bytes, at most, of a frame beside its names, header block and payload."""
-
-Item = tuple[bytes, bytes, bytes, bytes, Any]
-"""Names (endpoint and token of a request, with a blank; the token of a reply), reply subject (empty for a reply),
-header block, payload, and of a request the object whose ``others`` says who shares its fate."""
 
 
 class BadBundle(ValueError):
-    """What came as a bundle is none: the rest of it is lost."""
+    """The payload is not a bundle, from some byte on: the rest of it is lost."""
 
 
-class Bundle(Struct, eq=False):
-    """Messages for one ``place`` (a subject without its last token, ending in a dot), not yet written.
+class BundledMessage(Struct, eq=False):
+    """A message that may share a bundle.
 
-    ``size`` is that of its payload in bytes, at most.
+    names: ``<endpoint> <token>`` of a request, ``<token>`` of a reply.
+    reply: the reply subject of a request; empty for a reply.
+    block: its header block.
+    payload: its payload.
+    pending: the request; None for a reply.
     """
 
-    size: int = 0
-    items: list[Item] = []
-
-    def frames(self, place: bytes) -> list[bytes]:
-        """The parts of what is to be written: a PUB command for all, or an HPUB command for the only one."""
-        items = self.items
-        if len(items) == 1:
-            names, reply, block, payload, _ = items[0]
-            command = b"HPUB %b%b %b%d %d\r\n" % (
-                place,
-                names.partition(b" ")[0],
-                reply and reply + b" ",
-                len(block),
-                len(block) + len(payload),
-            )
-            return [command, block, payload, b"\r\n"]
-        parts = [b""]
-        for names, _, block, payload, _ in items:
-            parts += (b"%b %d %d\r\n" % (names, len(block), len(block) + len(payload)), block, payload, b"\r\n")
-        _, reply, _, _, first = items[0]
-        if first is not None:
-            first.others = [item[4] for item in items[1:]]
-        parts[0] = b"PUB %b+ %b %d\r\n" % (place, reply, sum(map(len, parts)))
-        parts.append(b"\r\n")
-        return parts
+    names: bytes
+    reply: bytes
+    block: bytes
+    payload: bytes
+    pending: Pending | None
 
 
-class Takers(set[bytes]):
-    """Inboxes (reply subjects without their last token) that take bundles: those from which one came."""
+def encode(prefix: bytes, messages: list[BundledMessage]) -> list[bytes]:
+    """The parts of the bytes to write: one PUB command for all messages, or an HPUB command if there is only one.
 
-    MOST = 4096
-
-    def remember(self, inbox: bytes) -> None:
-        if inbox not in self:
-            if len(self) >= self.MOST:  # callers come and go
-                self.clear()
-            self.add(inbox)
-
-
-def refuses(block: bytes, payload: bytes) -> bool:
-    """Whether a reply is the answer `APART` to a bundle. What a header's value says of bundles is no such answer."""
-    if payload or not headers.has(block, _BUNDLES):
-        return False
-    pairs = headers.decode(block)
-    return headers.find(pairs, headers.STATUS) == b"503" and headers.find(pairs, _BUNDLES) == b"off"
+    prefix: the subject of the messages without its last token, ending in a dot.
+    """
+    first = messages[0]
+    if len(messages) == 1:
+        block, payload = first.block, first.payload
+        command = b"HPUB %b%b %b%d %d\r\n" % (
+            prefix,
+            first.names.partition(b" ")[0],
+            first.reply and first.reply + b" ",
+            len(block),
+            len(block) + len(payload),
+        )
+        return [command, block, payload, b"\r\n"]
+    parts = [b""]
+    for message in messages:
+        block, payload = message.block, message.payload
+        parts += (b"%b %d %d\r\n" % (message.names, len(block), len(block) + len(payload)), block, payload, b"\r\n")
+    parts[0] = b"PUB %b+ %b %d\r\n" % (prefix, first.reply, sum(map(len, parts)))
+    parts.append(b"\r\n")
+    return parts
 
 
 def unpack(data: bytes, number: int) -> Iterator[tuple[list[bytes], bytes, bytes]]:
-    """Names (``number`` of them), header block and payload of each message. Raises `BadBundle` where it is broken."""
+    """Yield names, header block and payload of each message of a bundle.
+
+    number: how many names each has: 2 in a bundle of requests, 1 in a bundle of replies.
+
+    Raises `BadBundle` when it comes to a part that is broken, after it has yielded the messages before.
+    """
     position, size = 0, len(data)
-    if size > MOST_BYTES:
-        raise BadBundle(f"a bundle of {size} bytes; {MOST_BYTES} are allowed")
+    if size > MAX_BUNDLE:
+        raise BadBundle(f"a bundle of {size} bytes; {MAX_BUNDLE} are allowed")
     while position < size:
         start = data.find(b"\r\n", position) + 2
         fields = data[position : start - 2].split(b" ")
@@ -114,3 +111,11 @@ def unpack(data: bytes, number: int) -> Iterator[tuple[list[bytes], bytes, bytes
             raise BadBundle(f"the frame at byte {position} is broken")
         yield fields, data[start:body], data[body:end]
         position = end + 2
+
+
+def is_refusal(block: bytes, payload: bytes) -> bool:
+    """True if a reply is a `REFUSAL`: the header's exact value counts, not a value that has its words in it."""
+    if payload or not headers.has(block, _BUNDLES):
+        return False
+    pairs = headers.decode(block)
+    return headers.find(pairs, headers.STATUS) == b"503" and headers.find(pairs, _BUNDLES) == b"off"

@@ -1,4 +1,8 @@
-"""What came of the attempts to have a connection: said once each, and whether waiting for the first is of use."""
+"""Why attempts to connect failed: each reason is logged once, and together they say if waiting can help.
+
+With NATS_URL ``nats://a:4222,nats://b:4222``: a refuses the login, which is final, so only b can help. When b refuses
+it too, `ConnectFailures.hopeless` is set, and ``async with Bus(...)`` raises at once.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +10,50 @@ import asyncio
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from mesh.bus.connection_errors import Reason
+from mesh.bus.connection_errors import Failure
 
 
-class Failures:
-    """The last reason of each server since a connection was there. ``servers`` are the URLs that are configured.
-
-    ``hopeless`` is set when each of them, or something before any of them, has failed for a reason that stays.
-    """
+class ConnectFailures:
+    """The last reason of each server since the last connection. ``servers``: the configured URLs."""
 
     def __init__(self, servers: Iterable[str]) -> None:
         self.hopeless = asyncio.Event()
+        """Set if each server failed for a final reason, or if something that they all need did."""
         self._configured = {urlsplit(url).netloc for url in servers}
-        self._reasons: dict[str, Reason] = {}
+        self._failures: dict[str, Failure] = {}
 
-    def note(self, where: str, reason: Reason) -> bool:
-        """Keep the reason of the server with that URL, empty for none; whether it is another one than before."""
+    def note(self, where: str, failure: Failure) -> bool:
+        """Keep why the server ``where`` failed. Returns True if it is another failure than before.
+
+        where: the server's URL; empty if the failure came before a server was chosen.
+        """
         address = urlsplit(where).netloc
-        known = self._reasons.get(address)
-        self._reasons[address] = reason
-        if all(kept.final for kept in self._reasons.values()) and (not address or self.everywhere):
+        known = self._failures.get(address)
+        self._failures[address] = failure
+        if all(kept.final for kept in self._failures.values()) and (not address or self.everywhere):
             self.hopeless.set()
         else:
             self.hopeless.clear()
-        return known != reason
+        return known != failure
 
     def knows(self, where: str) -> bool:
-        """Whether that server has failed since a connection was there."""
-        return urlsplit(where).netloc in self._reasons
+        """True if that server has failed since the last connection."""
+        return urlsplit(where).netloc in self._failures
 
     def clear(self) -> None:
-        """A connection is there."""
-        self._reasons.clear()
+        """There is a connection."""
+        self._failures.clear()
         self.hopeless.clear()
 
     @property
     def everywhere(self) -> bool:
-        """Whether every configured server has failed."""
-        return self._configured <= self._reasons.keys()
+        """True if every configured server has failed."""
+        return self._configured <= self._failures.keys()
 
-    def summary(self) -> Reason | None:
-        """The reasons as one, each once; None before the first."""
-        reasons = list(dict.fromkeys(self._reasons.values()))
-        if len(reasons) < 2:
-            return reasons[0] if reasons else None
-        what = "; ".join(f"{reason.what} ({address})" for address, reason in self._reasons.items())
-        return Reason(what, "; ".join(dict.fromkeys(reason.todo for reason in reasons if reason.todo)))
+    def summary(self) -> Failure | None:
+        """All failures as one, each once; None before the first."""
+        failures = list(dict.fromkeys(self._failures.values()))
+        if len(failures) < 2:
+            return failures[0] if failures else None
+        what = "; ".join(f"{failure.what} ({address})" for address, failure in self._failures.items())
+        return Failure(what, "; ".join(dict.fromkeys(failure.todo for failure in failures if failure.todo)))

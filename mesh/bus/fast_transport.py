@@ -1,13 +1,18 @@
-"""The hot lane: a nats-py transport that takes the mesh's own messages out of the stream.
+"""The fast transport ("hot lane"): a nats-py transport that takes the mesh's own messages out of the stream.
 
-nats-py keeps what it is good at: connecting, authentication, TLS, pings, reconnecting, replaying
-subscriptions, JetStream. Its regex parser, queue hop and header decoding cost more than everything else on the
-path of a request, and they lose repeated headers, so messages of registered subscriptions go from the socket
-to a callback in one step, and publishes from a list to the socket in one write per turn of the event loop.
+nats-py keeps what it is good at: connecting, authentication, TLS, pings, reconnecting, subscribing again, JetStream.
+Its regex parser, its queues and its header decoding cost more than everything else on the path of a request, and they
+lose repeated headers. So messages of registered subscriptions go from the socket to a callback in one step, and what
+is sent goes through a queue that is written once in each turn of the event loop::
 
-The seam is nats-py's own abstract class ``nats.aio.transport.Transport``; the only private names used are
-``Client._transport`` (set before connecting) and ``Subscription._id``. `check_contract` looks at both, and the
-link sends itself a message through the lane after connecting, before anything relies on it (ADR 1).
+    socket -> received() -> FrameReader -> callbacks of the bus      MSG and HMSG of our subscriptions
+                                        -> read() by nats-py         everything else: INFO, PING, -ERR
+    the bus -> WriteQueue.send() -> flush() -> socket                what both send, in one order
+    nats-py -> write() -> WriteQueue
+
+The seam is nats-py's own abstract class ``nats.aio.transport.Transport``. `mesh.bus.nats_contract` lists and checks
+the private names of nats-py that this needs, and after connecting the bus sends itself a message through the fast
+transport, before anything relies on it (ADR 1).
 """
 
 from __future__ import annotations
@@ -16,199 +21,68 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 from urllib.parse import ParseResult
 
-from nats.aio.client import Client
-from nats.aio.subscription import Subscription
 from nats.aio.transport import Transport
 
-from mesh.bus.bundles import FRAMING, LARGEST, MOST_BYTES, MOST_REQUESTS, Bundle
 from mesh.bus.connection_errors import ServerSaid
 from mesh.bus.encryption_guard import JUDGED_S, Guard, drop, first_line
 from mesh.bus.frames import FrameReader
-from mesh.errors import Overloaded
+from mesh.bus.write_queue import WriteQueue
 
-MAX_BUFFER = 64 * 1024 * 1024
-"""Bytes that may wait for a slow NATS server before publishing is refused."""
-
-SILENCE_S = 1.5
-"""Seconds without a byte that are more than the pause between two pings."""
-AFTERMATH_S = 1.0
-"""Seconds after a silence in which what arrives may have been sent before or during it."""
-
-_TRANSPORT_METHODS = frozenset(
-    [
-        "connect",
-        "connect_tls",
-        "write",
-        "writelines",
-        "read",
-        "readline",
-        "drain",
-        "wait_closed",
-        "close",
-        "at_eof",
-        "__bool__",
-    ]
-)
-
-
-def check_contract() -> str:
-    """Why the lane cannot work with the installed nats-py; empty when it can."""
-    methods = set(getattr(Transport, "__abstractmethods__", ()))
-    if methods != _TRANSPORT_METHODS:
-        return f"nats.aio.transport.Transport has other methods: {sorted(methods ^ _TRANSPORT_METHODS)}"
-    if getattr(Client(), "_transport", Client) is not None:
-        return "nats.aio.client.Client has no _transport that starts as None"
-    if "_id" not in vars(Subscription(Client(), 7, "contract")):
-        return "nats.aio.subscription.Subscription has no _id"
-    return ""
+NOTABLE_SILENCE_S: Final = 1.5
+"""Seconds without a byte that are more than the pause between two pings: the server or this process was stopped."""
+SILENCE_REMEMBERED_S: Final = 1.0
+"""Seconds after a silence in which messages arrive that may have been sent before or during it."""
+CLOSE_TIMEOUT_S: Final = 0.5
+"""Seconds in which a connection is closed before it is dropped."""
 
 
 class FastTransport(Transport):
-    """One TCP or TLS connection to a NATS server; used again for every reconnect of its client.
+    """The connections of one client to NATS servers, over TCP or TLS, one after another.
 
-    ``on_lost`` is called at once when the connection breaks, so that calls in flight need not wait for nats-py.
-    ``guard`` sees what comes and goes until the server has let us in.
+    on_lost: called at once when a connection breaks, so that calls in flight need not wait for nats-py.
+    guard: sees what comes and goes until the server has let us in.
     """
 
     def __init__(self, on_lost: Callable[[], None], guard: Guard) -> None:
         self.guard = guard
         self.frames = FrameReader(self._pass_on)
+        self.queue = WriteQueue()
         self.last_bytes = 0.0
+        """When the last bytes came, on the event loop's clock."""
         self.silence = 0.0
-        self.out_msgs = 0
-        self.out_bytes = 0
-        self._max_bundle = 0
-        self._max_bundled = -1  # bytes of a message that may share one; none may
-        self.complaint = b""
-        """The last ``-ERR`` line of this connection's server; nats-py keeps to itself why it reconnects."""
+        """Seconds of a notable silence that just ended; 0.0 usually."""
+        self.server_error = ""
+        """The text of the server's last ``-ERR`` line on this connection: nats-py does not say why it reconnects."""
         self.on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._protocol: _LaneProtocol | None = None
-        self._cold: deque[bytes] = deque()  # bytes for nats-py's reader
-        self._cold_ready = asyncio.Event()
+        self._protocol: _SocketProtocol | None = None
+        self._unread: deque[bytes] = deque()  # bytes for nats-py's reader, which it has not read yet
+        self._unread_ready = asyncio.Event()
         self._eof = True
-        self._out: list[bytes] = []
-        self._out_size = 0
-        self._will_write = False  # a turn of `_write_out` is on its way
-        self.answering = False
-        """What is being received makes tasks that may answer at once: write behind them, in the same turn.
-
-        Written when the first answer asks for it, it would be a turn later, with a poll of the sockets in between."""
-        self._bundles: dict[bytes, Bundle] = {}  # by place; behind everything that is in `_out`
-        self._writable = asyncio.Event()
         self._closed = asyncio.Event()
         self._lost_by: BaseException | None = None
         self._retired = False
 
-    # -- towards the socket
-
-    def send(self, *parts: bytes) -> None:
-        """Queue a frame; everything queued in one turn of the event loop leaves in one write.
-
-        Raises `Overloaded` when the server reads so slowly that `MAX_BUFFER` bytes wait.
-        """
-        if self._bundles:
-            self._seal()
-        if not self._will_write:
-            self._will_write = True
-            self._loop.call_soon(self._write_out)
-        self._out += parts
-        self.out_msgs += 1
-        if not self._writable.is_set():
-            self._out_size += sum(map(len, parts))
-            if self._out_size > MAX_BUFFER:
-                del self._out[-len(parts) :]
-                self._out_size -= sum(map(len, parts))
-                raise Overloaded("NATS reads slower than this process writes")
-
-    def bundle_up_to(self, max_payload: int) -> None:
-        """Bundle messages from now on, for a server that takes so many bytes in one; 0 for no bundles."""
-        self._max_bundle = min(MOST_BYTES, max_payload)
-        self._max_bundled = min(LARGEST, self._max_bundle // 4) or -1
-
-    def bundle(self, place: bytes, names: bytes, reply: bytes, block: bytes, payload: bytes, pending: Any) -> bool:
-        """Queue a message that may share one with others of this turn, see `Bundle.items`; it keeps its place in order.
-
-        False where it must be sent by itself: it is large, or the server reads slowly, which is for `send` to count.
-        """
-        size = len(block) + len(payload)
-        if size > self._max_bundled:
-            return False
-        bundles = self._bundles
-        bundle = bundles.get(place)
-        if bundle is None:
-            if not self._writable.is_set():
-                return False
-            if not self._will_write:
-                self._will_write = True
-                self._loop.call_soon(self._write_out)
-            bundle = bundles[place] = Bundle()
-        size += len(names) + FRAMING
-        if bundle.size + size > self._max_bundle:
-            self._seal()
-            bundle = bundles[place] = Bundle()
-        bundle.size += size
-        bundle.items.append((names, reply, block, payload, pending))
-        if pending is not None and len(bundle.items) == MOST_REQUESTS:
-            self._write_out()
-        return True
-
-    def _seal(self) -> None:
-        for place, bundle in self._bundles.items():
-            self._out += bundle.frames(place)
-            self.out_msgs += 1
-        self._bundles.clear()
-
-    def _write_out(self) -> None:
-        self._will_write = False
-        if self._bundles:
-            self._seal()
-        # Paused: the socket's buffer is above its high-water mark. Hold here, where it can be counted.
-        if self._out and self._writable.is_set():
-            data = b"".join(self._out)
-            self._out.clear()
-            self._out_size = 0
-            self.out_bytes += len(data)
-            if self._transport is not None and not self._transport.is_closing():
-                self._transport.write(data)
-
-    def pause(self) -> None:
-        self._writable.clear()
-
-    def resume(self) -> None:
-        self._writable.set()
-        self._write_out()
-
-    async def writable(self) -> None:
-        """Return when the socket's buffer is below its high-water mark, or the connection is lost."""
-        if self._out or self._bundles:
-            await asyncio.sleep(0)  # what was sent in this turn is written at its end
-        await self._writable.wait()
-
-    @property
-    def buffered(self) -> int:
-        """Bytes that wait to be written, here and in the event loop's transport."""
-        below = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return self._out_size + below
-
     # -- from the socket
 
     def received(self, data: bytes) -> None:
+        """Take bytes from the socket."""
         now = self._loop.time()
-        if now - self.last_bytes > SILENCE_S:
+        if now - self.last_bytes > NOTABLE_SILENCE_S:
             self.silence = now - self.last_bytes
-            self._loop.call_later(AFTERMATH_S, self._forget_silence, self.silence)
+            self._loop.call_later(SILENCE_REMEMBERED_S, self._forget_silence, self.silence)
         self.last_bytes = now
         self.frames.feed(data)
-        if self.answering:
-            self.answering = False
-            if not self._will_write:
-                self._will_write = True
-                self._loop.call_soon(self._write_out)
+        queue = self.queue
+        if queue.expects_replies:
+            queue.expects_replies = False
+            if not queue.is_scheduled:
+                queue.is_scheduled = True
+                self._loop.call_soon(queue.flush)
 
     def _forget_silence(self, silence: float) -> None:
         if self.silence == silence:
@@ -216,33 +90,27 @@ class FastTransport(Transport):
 
     def _pass_on(self, data: bytes) -> None:
         if data.startswith(b"-ERR "):
-            self.complaint = data
-        self._cold.append(data)
-        self._cold_ready.set()
+            self.server_error = data[5:].decode(errors="replace").strip().strip("'")
+        self._unread.append(data)
+        self._unread_ready.set()
 
-    def lost(self, protocol: _LaneProtocol, error: BaseException | None = None) -> None:
-        """The connection of ``protocol`` broke; a call for an older connection changes nothing."""
+    def lost(self, protocol: _SocketProtocol, error: BaseException | None = None) -> None:
+        """The connection of ``protocol`` broke; the end of an older connection changes nothing."""
         if protocol is not self._protocol:
             return
         self._eof = True
         self._lost_by = error
-        self._forget_unsent()
-        self._cold_ready.set()
-        self._writable.set()
+        self.queue.clear()
+        self._unread_ready.set()
         self._closed.set()
         self.on_lost()
-
-    def _forget_unsent(self) -> None:
-        self._out.clear()
-        self._bundles.clear()
-        self._out_size = 0
 
     # -- nats-py's Transport
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
         if self._retired:
             raise ConnectionAbortedError("this connection has been given up")
-        self.abort()  # of an attempt that got as far as a connection and no further; nats-py forgets it
+        self.abort()  # the connection of a failed attempt: nats-py forgets it
         self.guard.begin(uri)
         protocol = self._start()
         host, port = uri.hostname or "", uri.port or 4222
@@ -262,7 +130,7 @@ class FastTransport(Transport):
         self.guard.encrypted = True
         # start_tls need not call connection_made of the new protocol.
         if upgraded is not None:
-            self._transport = upgraded
+            self._write_to(upgraded)
         if self.guard.judges:
             try:
                 async with asyncio.timeout(JUDGED_S):
@@ -271,92 +139,93 @@ class FastTransport(Transport):
                 return
             raise self._end()
 
-    def _start(self) -> _LaneProtocol:
-        protocol = self._protocol = _LaneProtocol(self)
+    def _start(self) -> _SocketProtocol:
+        protocol = self._protocol = _SocketProtocol(self)
         self.frames.reset()
-        self._cold.clear()
-        self._cold_ready.clear()
-        self._forget_unsent()
-        self.complaint = b""
+        self._unread.clear()
+        self._unread_ready.clear()
+        self.queue.clear()
+        self.server_error = ""
         self._lost_by = None
         self._eof = False
         self._closed.clear()
-        self._writable.set()
         self.last_bytes = self._loop.time()
         return protocol
 
-    def made(self, transport: asyncio.Transport) -> None:
+    def _write_to(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self.queue.attach(transport)
+
+    def made(self, transport: asyncio.Transport) -> None:
+        self._write_to(transport)
         if self._retired:
             transport.abort()
 
     def write(self, payload: bytes) -> None:
         self.guard.check_write()
-        self.send(payload)
-        self.out_msgs -= 1  # what nats-py writes are not messages, mostly
+        self.queue.send_bytes(payload)
 
     def writelines(self, payload: list[bytes]) -> None:
         self.write(b"".join(payload))
 
     async def drain(self) -> None:
-        self._write_out()
-        await self._writable.wait()
+        await self.queue.drain()
         if self._eof:
             raise self._end()
 
     def _end(self) -> OSError:
-        """Why the connection is over: in the server's words where there are some, else what broke it."""
-        if self.complaint:
-            return ServerSaid(self.complaint[4:].decode(errors="replace").strip().strip("'"))
+        """The error that ended the connection: the server's words if there are any, else what broke it."""
+        if self.server_error:
+            return ServerSaid(self.server_error)
         if isinstance(self._lost_by, OSError):
             return self._lost_by
         return self.guard.ended()
 
     async def read(self, buffer_size: int) -> bytes:
-        while not self._cold:
+        while not self._unread:
             if self._eof:
                 return b""
-            self._cold_ready.clear()
-            await self._cold_ready.wait()
-        data = b"".join(self._cold) if len(self._cold) > 1 else self._cold[0]
-        self._cold.clear()
+            self._unread_ready.clear()
+            await self._unread_ready.wait()
+        data = b"".join(self._unread) if len(self._unread) > 1 else self._unread[0]
+        self._unread.clear()
         return data
 
     async def readline(self) -> bytes:
-        """A line before the server has let us in, see `Guard.line`; raises what ended the connection."""
+        """Read a line before we are logged in, see `Guard.line`. Raises the error that ended the connection."""
         return await first_line(self, self._line)
 
     async def _line(self) -> bytes:
-        while not self._cold:
+        while not self._unread:
             if self._eof:
                 raise self._end()
-            self._cold_ready.clear()
-            await self._cold_ready.wait()
-        return self.guard.line(self._cold.popleft())  # always a whole line: see FrameReader
+            self._unread_ready.clear()
+            await self._unread_ready.wait()
+        return self.guard.line(self._unread.popleft())  # always a whole line: see FrameReader
 
     def at_eof(self) -> bool:
-        return self._eof and not self._cold
+        return self._eof and not self._unread
 
     def close(self) -> None:
-        self._write_out()
+        self.queue.flush()
         if self._transport is not None:
             self._transport.close()
 
     async def wait_closed(self) -> None:
-        # A frozen server never reads what is still to be written, and closing waits for that: bounded.
+        # To close waits until everything is written, and a frozen server never reads it.
         try:
-            async with asyncio.timeout(0.5):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._closed.wait()
         except TimeoutError:
             self.abort()
 
     def abort(self) -> None:
-        """Drop the connection now, with what was not written yet."""
+        """Drop the connection now, without what was not written yet."""
         drop(self._transport)
 
     def retire(self) -> None:
-        """Drop the connection and make no other: nats-py may be reconnecting while its client is given up, and what
-        it connects after `abort` would be closed by nobody."""
+        """Drop the connection and make no other: nats-py may reconnect while its client is given up, and nothing would
+        close a connection that it makes after `abort`."""
         self._retired = True
         self.abort()
 
@@ -364,21 +233,21 @@ class FastTransport(Transport):
         return True  # tells the client to use this transport rather than make one
 
 
-class _LaneProtocol(asyncio.Protocol):
-    """Bound to one connection, so that a late event of an old one cannot disturb its successor."""
+class _SocketProtocol(asyncio.Protocol):
+    """The events of one connection, so that a late one of an old connection does not disturb the next."""
 
-    def __init__(self, lane: FastTransport) -> None:
-        self._lane = lane
-        self.data_received = lane.received  # type: ignore[method-assign]
+    def __init__(self, transport: FastTransport) -> None:
+        self._fast_transport = transport
+        self.data_received = transport.received  # type: ignore[method-assign]
 
     def connection_made(self, transport: Any) -> None:
-        self._lane.made(transport)
+        self._fast_transport.made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lane.lost(self, exc)
+        self._fast_transport.lost(self, exc)
 
     def pause_writing(self) -> None:
-        self._lane.pause()
+        self._fast_transport.queue.pause()
 
     def resume_writing(self) -> None:
-        self._lane.resume()
+        self._fast_transport.queue.resume()

@@ -1,12 +1,17 @@
-"""Bytes from a NATS server in, message frames out: the parser of the hot lane, without I/O.
+"""The parser of the fast transport, without I/O: bytes from a NATS server in, messages out.
 
-It takes the MSG and HMSG frames of registered subscriptions straight out of the stream and hands every other
-byte on, whole line by whole line and whole frame by whole frame, to nats-py's own reader. Frames that would kill
-that reader (a subject that is no UTF-8 or holds a vertical tab, a broken header block: anybody on the bus can
-send one) are dropped and counted.
+It takes the MSG and HMSG frames of registered subscriptions out of the stream. Every other byte goes to nats-py's own
+reader, in whole lines and whole frames. Some frames would end that reader: a subject that is not UTF-8 or has a
+vertical tab, a broken header block. Anybody on the bus can send one, so they are dropped and counted.
 
-Protocol: the NATS client protocol, server to client, ``MSG <subject> <sid> [reply] <size>`` and
-``HMSG <subject> <sid> [reply] <header size> <total size>``.
+Of the NATS client protocol, from server to client, a frame is ``MSG <subject> <sid> [reply] <size>`` or
+``HMSG <subject> <sid> [reply] <header size> <total size>``, then header block and payload. A request to the
+subscription with the number 7, with a header block of 34 bytes and a payload of 2::
+
+    HMSG mesh.to.users.I1.get 7 mesh.inbox.client.C1.a1b2.9f3c 34 36\r\n
+    NATS/1.0\r\nMesh-Deadline: 5000\r\n\r\nhi\r\n
+
+``callbacks[b"7"]`` is called with the subject, the reply subject, the block and ``b"hi"``.
 """
 
 from __future__ import annotations
@@ -20,14 +25,14 @@ Deliver = Callable[[bytes, bytes, bytes, bytes], None]
 
 _log = logging.getLogger("mesh.bus")
 _WHITE = re.compile(rb"[\x00-\x20\x7f]")
-# The longest line a server sends is INFO, which a cluster's URLs can make long; past this it is no NATS server.
+# The longest line of a server is INFO, with a cluster's URLs. Beyond this it is not a NATS server.
 _MAX_LINE = 1024 * 1024
 
 
 class FrameReader:
-    """Feed it what the socket gives; it calls `Deliver` functions and ``pass_on`` synchronously.
+    """Takes what the socket gives (`feed`) and calls `Deliver` functions synchronously.
 
-    ``routes`` maps a subscription's sid, as the bytes on the wire, to its callback.
+    pass_on: called with the bytes that are for nats-py.
     """
 
     __slots__ = (
@@ -38,14 +43,15 @@ class FrameReader:
         "_pass_on",
         "_rest",
         "_start",
+        "callbacks",
         "dropped",
         "in_bytes",
         "in_msgs",
-        "routes",
     )
 
     def __init__(self, pass_on: Callable[[bytes], None]) -> None:
-        self.routes: dict[bytes, Deliver] = {}
+        self.callbacks: dict[bytes, Deliver] = {}
+        """What to call, by the number of the subscription (sid) as it is on the wire."""
         self.in_msgs = 0
         self.in_bytes = 0
         self.dropped = 0
@@ -53,7 +59,7 @@ class FrameReader:
         self.reset()
 
     def reset(self) -> None:
-        """Forget a partial frame: a new connection starts at a frame's beginning."""
+        """Forget a part of a frame: a new connection begins with a whole one."""
         self._rest = b""
         self._chunks: list[bytes] = []
         self._missing = 0
@@ -61,18 +67,18 @@ class FrameReader:
         self._start = self._body = 0
 
     def _complete(self, last: bytes) -> bytes:
-        """The last piece of a large frame is here: deliver it; gives what is still to be read.
+        """Deliver a large frame whose last piece is here. Returns the bytes that are still to be read.
 
-        Its payload is put together once, and its bytes are copied no more than that.
+        The payload is joined once, and not copied besides.
         """
         chunks, cut = self._chunks, self._missing
         fields, self._fields = self._fields, None
         self._chunks, self._missing = [], 0
-        deliver = self.routes.get(fields[1]) if fields is not None else None
+        deliver = self.callbacks.get(fields[1]) if fields is not None else None
         if fields is None or deliver is None:
             return b"".join((*chunks, last))
         first, ends = chunks[0], last[cut:]
-        if cut < 2:  # of its closing line end, some came before
+        if cut < 2:  # a part of the closing line end came before
             whole = b"".join((*chunks, last[:cut]))
             payload = whole[self._body : -2]
         else:
@@ -95,12 +101,12 @@ class FrameReader:
             data = self._rest + data
             self._rest = b""
         position, size = 0, len(data)
-        routes = self.routes
+        callbacks = self.callbacks
         while position < size:
             eol = data.find(b"\r\n", position)
             if eol < 0:
                 if size - position > _MAX_LINE:
-                    self._pass_on(data[position:])  # no NATS server: let nats-py refuse it
+                    self._pass_on(data[position:])  # not a NATS server: let nats-py refuse it
                     return
                 self._rest = data[position:]
                 return
@@ -126,7 +132,7 @@ class FrameReader:
                 return
             self.in_msgs += 1
             self.in_bytes += end - start
-            deliver = routes.get(fields[1])
+            deliver = callbacks.get(fields[1])
             if deliver is not None:
                 reply = fields[2] if len(fields) == (5 if with_headers else 4) else b""
                 try:
@@ -149,12 +155,12 @@ def _deliver(deliver: Deliver, fields: list[bytes], with_headers: bool, block: b
 
 
 def _failed(subject: bytes) -> None:
-    """One subscriber's bug must not stop the stream for all the others."""
+    """Log a subscriber's bug: it must not stop the stream for the others."""
     _log.exception("a subscription callback failed", extra={"subject": subject.decode("ascii", "replace")})
 
 
 def _nats_py_survives(fields: list[bytes], block: bytes) -> bool:
-    """Whether nats-py 2.16 can read that frame without losing its read loop (found by trying)."""
+    """True if nats-py 2.16 reads this frame without the loss of its read loop (found by trial)."""
     for field in fields:
         if _WHITE.search(field):
             return False

@@ -1,7 +1,7 @@
-"""nats-py's own transports, under a guard: for plain use, and for WebSocket.
+"""nats-py's own transports under a guard: TCP for plain nats-py, and WebSocket.
 
-Both are made before the client connects, and used again for every reconnect, so that no connection of a link is
-without its guard.
+Both are made before the client connects, and used again for every reconnect, so that no connection is without its
+guard.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from urllib.parse import ParseResult
 
 from nats.aio.transport import TcpTransport, WebSocketTransport
 
-from mesh.bus.connection_errors import Reason, Refusal
+from mesh.bus.connection_errors import Failure, Refusal
 from mesh.bus.encryption_guard import JUDGED_S, Guard, drop, first_line
+from mesh.bus.nats_contract import Use, require
 
 
 class GuardedTcp(TcpTransport):
@@ -21,14 +22,15 @@ class GuardedTcp(TcpTransport):
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        require(Use.PLAIN_TCP)
         self.guard = guard
-        self._is_in = False  # what comes is read by nats-py's task
+        self._logged_in = False  # nats-py's task reads the connection
         self._retired = False
 
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
-        self.abort()  # of an attempt that got as far as a connection and no further; nats-py forgets it
+        self.abort()  # the connection of a failed attempt: nats-py forgets it
         self.guard.begin(uri)
-        self._is_in = False
+        self._logged_in = False
         await super().connect(uri, buffer_size, connect_timeout)
         if self._retired:
             self.abort()
@@ -42,7 +44,7 @@ class GuardedTcp(TcpTransport):
         await super().connect_tls(self.guard.host(uri), self.guard.context(), buffer_size, connect_timeout)
         self.guard.encrypted = True
         if self.guard.judges:
-            await asyncio.sleep(JUDGED_S)  # what came meanwhile is raised by `drain`
+            await asyncio.sleep(JUDGED_S)  # if the server says something meanwhile, `drain` raises it
 
     def write(self, payload: bytes) -> None:
         self.guard.check_write()
@@ -61,13 +63,14 @@ class GuardedTcp(TcpTransport):
 
     def _last_words(self) -> None:
         """Raise what the server said before it closed the connection: asyncio's reader gives only the error then."""
-        held = bytes(getattr(self._io_reader, "_buffer", b""))
-        for line in [] if self._is_in else held.splitlines():
+        if self._logged_in or self._io_reader is None:
+            return
+        for line in bytes(self._io_reader._buffer).splitlines():  # type: ignore[attr-defined]
             if line.startswith(b"-ERR"):
                 self.guard.line(line)
 
     async def read(self, buffer_size: int) -> bytes:
-        self._is_in = True
+        self._logged_in = True
         return bytes(await super().read(buffer_size))
 
     async def readline(self) -> bytes:
@@ -99,11 +102,12 @@ class GuardedWebSocket(WebSocketTransport):
     """WebSocket, with ``wss://`` encrypted; needs aiohttp."""
 
     def __init__(self, guard: Guard) -> None:
-        """Raises `Refusal` without aiohttp."""
+        """Raises `Refusal` without aiohttp, or if nats-py lacks a name of the contract."""
+        require(Use.WEBSOCKET)
         try:
             super().__init__()
         except ImportError:
-            reason = Reason("ws:// and wss:// need aiohttp", "pip install 'nats-http-mesh[websocket]'")
+            reason = Failure("ws:// and wss:// need aiohttp", "pip install 'nats-http-mesh[websocket]'")
             raise Refusal(reason) from None
         self.guard = guard
         self._retired = False
@@ -114,7 +118,7 @@ class GuardedWebSocket(WebSocketTransport):
     async def connect_tls(
         self, uri: str | ParseResult, ssl_context: ssl.SSLContext, buffer_size: int, connect_timeout: int
     ) -> None:
-        if not isinstance(uri, str):  # a name alone asks to encrypt what is connected: it is, from its beginning
+        if not isinstance(uri, str):  # a bare name asks to encrypt a connection, and wss:// is encrypted already
             await self._dial(uri, buffer_size, connect_timeout)
 
     async def _dial(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
@@ -127,7 +131,7 @@ class GuardedWebSocket(WebSocketTransport):
         if self._retired:
             raise ConnectionAbortedError("this connection has been given up")
         self._client = aiohttp.ClientSession()
-        self._pending = asyncio.Queue()  # what an attempt before did not get rid of
+        self._pending = asyncio.Queue()  # an earlier attempt may have left something in the last one
         self._ws = None
         try:
             async with asyncio.timeout(connect_timeout):
@@ -142,7 +146,7 @@ class GuardedWebSocket(WebSocketTransport):
             raise error.os_error from None
         except aiohttp.WSServerHandshakeError as error:
             what = f"it answers {error.status} where a WebSocket of NATS was expected"
-            raise Refusal(Reason(what, "look at NATS_URL and at the server's websocket block")) from None
+            raise Refusal(Failure(what, "look at NATS_URL and at the server's websocket block")) from None
         except aiohttp.ClientConnectorError as error:
             raise error.os_error from None
         except aiohttp.ClientError as error:
@@ -164,10 +168,9 @@ class GuardedWebSocket(WebSocketTransport):
         await self._close_session()
 
     async def _close_session(self) -> None:
-        """aiohttp's; nats-py closes one with a connection, and none after an attempt that failed."""
-        session = getattr(self, "_client", None)
-        if session is not None and not session.closed:
-            await session.close()
+        """Close aiohttp's session: nats-py does so with a connection, but not after an attempt that failed."""
+        if self._client is not None and not self._client.closed:
+            await self._client.close()
 
     def __bool__(self) -> bool:
         return True

@@ -1,7 +1,9 @@
 """Durable events through JetStream: acknowledged publishing, redelivery with growing pauses, dead letters.
 
-One stream a mesh keeps all events (``<prefix>_events``), one the dead letters (``<prefix>_dead``); both are made when
-they are first needed. A durable handler is a pull consumer that all instances of its service share.
+One stream of a mesh keeps all events (``<prefix>_events``), another one the dead letters (``<prefix>_dead``). Both are
+made when they are first needed. A durable handler is a pull consumer that all instances of its service share. For a
+handler that always fails, with 3 attempts: delivered, after 1 s again, after 2 s again, then published on
+``mesh.dead.<service>.<event>`` and not delivered any more.
 """
 
 from __future__ import annotations
@@ -19,20 +21,22 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
 from mesh.bus.bus import Bus
-from mesh.bus.plain_client import Repeats, header_block
+from mesh.bus.plain_client import RepeatedHeaders, header_block
 from mesh.errors import MeshError, Unavailable
 from mesh.tasks import keep
 
 KEPT_S = 7 * 24 * 3600.0
 """Seconds for which events and dead letters are kept."""
 LONGEST_PAUSE_S = 60.0
-PREPARING_S = 2.0
-"""Seconds that making sure of the stream may take, once a connection; an account may forbid it without a word."""
+"""Seconds of the longest pause before an event is delivered again."""
+PREPARE_TIMEOUT_S = 2.0
+"""Seconds in which the stream of events is made or found, once a connection; an account may forbid it silently."""
 BATCH = 16
+"""Events that are fetched at once, and handled at once."""
 
 _IN_USE = 10058  # JetStream's error code: the stream exists, with other settings; then an operator's settings hold
 _prepared: WeakSet[Client] = WeakSet()
-"""Connections that have made sure of the stream of events."""
+"""Connections on which the stream of events was made or found."""
 _log = logging.getLogger("mesh.events")
 
 
@@ -61,7 +65,7 @@ async def publish(bus: Bus, subject: str, payload: bytes, block: bytes, timeout:
     try:
         async with asyncio.timeout(timeout):
             if client not in _prepared:
-                # Without the stream, a plain subscriber would take the event and NATS would not say that nobody did.
+                # Without the stream, a plain subscriber would take the event, and NATS would not report a failure.
                 await _prepare(client, stream, bus.subjects.event(">"), timeout / 2)
             try:
                 await client.jetstream().publish(subject, payload, headers=dict_of(block))
@@ -77,8 +81,8 @@ async def publish(bus: Bus, subject: str, payload: bytes, block: bytes, timeout:
 
 
 def dict_of(block: bytes) -> Any:
-    """A header block for nats-py; None for an empty one."""
-    return Repeats(block) if block else None
+    """A header block in the form that nats-py takes; None for an empty one."""
+    return RepeatedHeaders(block) if block else None
 
 
 async def _ensure(client: Client, stream: str, subjects: str) -> None:
@@ -94,9 +98,9 @@ async def _ensure(client: Client, stream: str, subjects: str) -> None:
 
 
 async def _prepare(client: Client, stream: str, subjects: str, timeout: float) -> None:
-    """`_ensure`, once a connection, for one that may perhaps publish only: then the stream is there or is not."""
+    """`_ensure`, once a connection. An account that may only publish cannot make it: an operator may have."""
     try:
-        async with asyncio.timeout(min(PREPARING_S, timeout)):
+        async with asyncio.timeout(min(PREPARE_TIMEOUT_S, timeout)):
             await _ensure(client, stream, subjects)
     except (TimeoutError, nats.errors.Error) as error:
         _log.debug("the stream %s was not made: %s", stream, error)
@@ -104,11 +108,10 @@ async def _prepare(client: Client, stream: str, subjects: str, timeout: float) -
 
 
 class DurableEvents:
-    """Delivers the events of one durable handler to ``handle``, until `aclose`.
+    """Delivers the events of one durable handler, until `aclose`.
 
-    Returning acknowledges. An exception, or more than ``handling_s`` seconds, has the event delivered again after a
-    pause of 1, 2, 4, ... seconds, to any instance; after ``attempts`` it goes to
-    ``<prefix>.dead.<service>.<event>`` and is acknowledged.
+    When ``handle`` returns, the event is acknowledged. If it raises or is late, the event is delivered again after a
+    pause of 1, 2, 4, ... seconds, to any instance. After the last attempt it becomes a dead letter.
     """
 
     def __init__(
@@ -122,6 +125,14 @@ class DurableEvents:
         handle: Callable[[Delivery], Awaitable[None]],
         first_pause_s: float = 1.0,
     ) -> None:
+        """
+        consumer: the durable name of the consumer, ``<service>-<handler>``.
+        event: the name of the events; parts may be ``*``.
+        attempts: deliveries of one event at most.
+        handling_s: seconds that a delivery may take.
+        handle: called with each delivery.
+        first_pause_s: seconds of the pause after the first attempt.
+        """
         self._bus = bus
         self._consumer = consumer
         self._event = event
@@ -138,7 +149,7 @@ class DurableEvents:
         self._task = keep(self._keep, f"durable {self._consumer}")
 
     async def aclose(self) -> None:
-        """Fetch no more, finish what was fetched."""
+        """Fetch no more events; wait for those that are being handled."""
         self._stopping = True
         if self._task is not None:
             self._task.cancel()
@@ -147,7 +158,7 @@ class DurableEvents:
             await asyncio.wait(self._running, timeout=self._handling_s)
 
     async def _keep(self) -> None:
-        """Consume for ever; whatever goes wrong with JetStream is tried again."""
+        """Consume until `aclose`; if JetStream fails, try again after a second."""
         while not self._stopping:
             try:
                 await self._bus.wait_connected(3600)
@@ -213,7 +224,7 @@ class DurableEvents:
                 return
             await message.ack()
         except (nats.errors.Error, OSError) as error:
-            _log.warning("an event was not settled and comes again: %s", error)
+            _log.warning("an event was not acknowledged and comes again: %s", error)
 
     async def _bury(self, client: Client, message: Msg, why: str) -> None:
         prefix = self._bus.subjects.prefix

@@ -1,8 +1,8 @@
-"""Who a bus is: what nats-py is given to log in with, and how that is called where it is refused.
+"""The login of a bus: what nats-py gets to log in with, and how it is called in a message if the server refuses it.
 
-Files are read at every attempt to connect, so that renewed ones are used without a restart. A login in a URL is taken
-out of it: nats-py would send it with its %-escapes, not send it to servers that INFO names, and show it in the name of
-the server.
+Files are read at every attempt to connect, so that renewed ones are used without a restart. A login is taken out of its
+URL: nats-py would send it with its %-escapes, would not send it to servers that INFO names, and would show it in the
+name of the server. ``nats://ada:s%3Acret@host`` becomes ``nats://host:4222`` and the login ``("ada", "s:cret")``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from urllib.parse import unquote, urlsplit
 
 from nats.aio.client import Client
 
-from mesh.bus.connection_errors import Reason, Refusal
+from mesh.bus.connection_errors import Failure, Refusal
 from mesh.bus.encryption_guard import Guard
+from mesh.bus.nats_contract import Use, require
 from mesh.bus.nkeys import BadSeed, UserKey
 from mesh.settings import BusSettings
 
@@ -27,10 +28,11 @@ _BLOCK = r"-{3,}\s*BEGIN %s\s*-{3,}\s*(\S+)\s*-{3,}\s*END %s\s*-{3,}"
 _JWT = re.compile(_BLOCK % ("NATS USER JWT", "NATS USER JWT"))
 _SEED = re.compile(_BLOCK % ("USER NKEY SEED", "USER NKEY SEED"))
 LARGEST_FILE = 65_536
+"""Characters of a file that are read."""
 
 
 class Login:
-    """The login of one bus. ``servers`` are the URLs of the settings without theirs."""
+    """The login of one bus. ``servers``: the URLs of the settings, without logins."""
 
     def __init__(self, settings: BusSettings) -> None:
         self._settings = settings
@@ -45,7 +47,7 @@ class Login:
                 self._by_server[urlsplit(bare).netloc] = login
 
     def options(self, client: Client, guard: Guard) -> dict[str, Any]:
-        """Arguments of ``client.connect``; ``guard`` knows which server is being asked."""
+        """The arguments for ``client.connect``. ``guard``: knows to which server it connects."""
         settings = self._settings
         if settings.credentials:
             return self._signing(client, settings.credentials, _credentials)
@@ -59,20 +61,22 @@ class Login:
         if first is None:
             return {}
 
-        def own() -> tuple[str, str | None]:
+        def of_server() -> tuple[str, str | None]:
             address = guard.uri.netloc if guard.uri is not None else ""
             return self._by_server.get(address, first)
 
         if first[1] is None:
-            return {"token": lambda: own()[0]}
-        return {"user": lambda: own()[0], "password": lambda: own()[1] or ""}
+            return {"token": lambda: of_server()[0]}
+        return {"user": lambda: of_server()[0], "password": lambda: of_server()[1] or ""}
 
     @staticmethod
     def _signing(client: Client, path: Path, read: Callable[[Path], tuple[UserKey, str]]) -> dict[str, Any]:
-        """The two callbacks of nats-py, of which it calls the one that signs first.
+        """The two callbacks of nats-py; it calls the one that signs first.
 
-        Its own way needs the package `nkeys`. For a bare key it has no callback: the public key is a private name.
+        nats-py's own way needs the package `nkeys`. It has no callback for the public key of a bare key: that is set
+        by a private name. Raises `Refusal` if nats-py does not have the name.
         """
+        require(Use.SIGNED_LOGIN)
         jwt = ""
 
         def sign(nonce: str) -> bytes:
@@ -88,7 +92,7 @@ class Login:
         return options
 
     def described(self) -> tuple[str, str]:
-        """What is sent to log in, without a secret, and the setting to look at; both empty where nothing is."""
+        """What is sent to log in, without a secret, and the setting to look at; both empty without a login."""
         settings = self._settings
         if settings.credentials:
             return _describe_credentials(settings.credentials), "look at NATS_CREDS: unknown, expired or revoked?"
@@ -109,8 +113,10 @@ class Login:
 
 
 def split(url: str) -> tuple[str, tuple[str, str | None] | None]:
-    """A URL with its port and without its login, and that: ``(user, password)`` or ``(token, None)``, escapes decoded;
-    or None."""
+    """Split a URL into the URL with its port but without its login, and the login.
+
+    The login is ``(user, password)`` or ``(token, None)``, with escapes decoded, or None if the URL has no login.
+    """
     parts = urlsplit(url)
     userinfo, _, address = parts.netloc.rpartition("@")
     if parts.port is None and parts.scheme in ("nats", "tls"):
@@ -125,9 +131,9 @@ def _read(path: Path, setting: str) -> str:
         with path.open(encoding="ascii") as file:
             return file.read(LARGEST_FILE)
     except OSError as error:
-        raise Refusal(Reason(f"{path} cannot be read ({error.strerror})", f"look at {setting}")) from None
+        raise Refusal(Failure(f"{path} cannot be read ({error.strerror})", f"look at {setting}")) from None
     except UnicodeDecodeError:
-        raise Refusal(Reason(f"{path} has no login: it is no text", f"look at {setting}")) from None
+        raise Refusal(Failure(f"{path} has no login: it is no text", f"look at {setting}")) from None
 
 
 def _credentials(path: Path) -> tuple[UserKey, str]:
@@ -136,7 +142,7 @@ def _credentials(path: Path) -> tuple[UserKey, str]:
     if jwt is None or seed is None:
         missing = "JWT" if jwt is None else "key"
         todo = "look at NATS_CREDS: it names a file as 'nsc generate creds' makes it"
-        raise Refusal(Reason(f"{path} is no credentials file: it has no {missing} of a user", todo))
+        raise Refusal(Failure(f"{path} is no credentials file: it has no {missing} of a user", todo))
     return _key(path, seed[1], "NATS_CREDS"), jwt[1]
 
 
@@ -150,11 +156,11 @@ def _key(path: Path, seed: str, setting: str) -> UserKey:
     try:
         return UserKey(seed)
     except BadSeed as error:
-        raise Refusal(Reason(f"the key in {path} cannot be used: {error}", f"look at {setting}")) from None
+        raise Refusal(Failure(f"the key in {path} cannot be used: {error}", f"look at {setting}")) from None
 
 
 def _describe_credentials(path: Path) -> str:
-    """The file, and that it has expired where it says so itself: the server only says that it refuses."""
+    """Name the file, and say if it has expired by its own account: the server only says that it refuses."""
     try:
         _, jwt = _credentials(path)
         claims = json.loads(base64.urlsafe_b64decode(jwt.split(".")[1] + "=="))

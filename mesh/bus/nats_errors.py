@@ -1,4 +1,4 @@
-"""nats-py's errors, translated once."""
+"""nats-py's errors become the mesh's here, and nowhere else."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 
 import nats.errors
 
-from mesh.bus.connection_errors import reason_of
+from mesh.bus.connection_errors import failure_of
 from mesh.errors import BadSubject, BusUnavailable, DeadlineExceeded, MeshError, NoResponders, TooLarge
 
 _PERMISSION = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]+)\"")
 
 
 def translate(error: BaseException) -> MeshError | BadSubject:
-    """The mesh's error for one of nats-py or the socket."""
+    """The mesh's error for an error of nats-py or of the socket."""
     if isinstance(error, nats.errors.NoRespondersError):
         return NoResponders("nobody listens on the subject")
     if isinstance(error, nats.errors.MaxPayloadError):
@@ -27,11 +27,11 @@ def translate(error: BaseException) -> MeshError | BadSubject:
 
 
 def explain(error: BaseException) -> str:
-    """One sentence for people about why NATS cannot be used."""
-    return f"NATS: {reason_of(error).what}"
+    """One sentence for people: why NATS cannot be used."""
+    return f"NATS: {failure_of(error).what}"
 
 
 def forbidden_subject(error: BaseException) -> tuple[str, str] | None:
-    """``("publish" | "subscription", subject in lower case)`` of a permissions violation, else None."""
+    """``("publish" | "subscription", subject in lower case)`` of a permissions violation; None for other errors."""
     found = _PERMISSION.search(str(error))
     return (found[1], found[2]) if found else None

@@ -1,7 +1,12 @@
-"""NATS's keys (NKeys): the seed of an Ed25519 key as text, and the signature that a server asks of its owner.
+"""NATS's keys (NKeys): the seed of an Ed25519 key as text, and the signature that a server asks for at login.
 
-A key's text is base32 without padding of a prefix, which says whose key it is, 32 bytes, and a CRC-16 of both. The
-package `nkeys` does the same; it is one more dependency that would be imported here only.
+A key as text is base32 without padding. For a seed (``SU...``, 58 characters) that encodes::
+
+    2 bytes    prefix: "seed" and whose it is, 5 and 8 bits
+    32 bytes   the seed
+    2 bytes    CRC-16 of the bytes before, little-endian
+
+The package `nkeys` does the same; it would be one more dependency, for this module only.
 """
 
 from __future__ import annotations
@@ -14,11 +19,11 @@ _OWNERS = {0: "an account", 13 << 3: "a server", 14 << 3: "an operator", 2 << 3:
 
 
 class BadSeed(ValueError):
-    """A text that is no seed of a user; the message never has the text."""
+    """The text is not the seed of a user. The message never contains the text."""
 
 
 class UserKey:
-    """The key of a user. ``public`` is its public half as text, which begins with ``U``."""
+    """The key of a user. ``public``: its public half as text, which begins with ``U``."""
 
     def __init__(self, seed: str) -> None:
         """Read a seed, which begins with ``SU``. Raises `BadSeed`."""

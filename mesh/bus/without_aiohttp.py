@@ -1,5 +1,8 @@
-"""nats-py imports aiohttp for its WebSocket transport wherever it is installed: a third of the time that an instance
-takes to start. So it is imported only where NATS is reached over ``ws://``."""
+"""Import nats-py without aiohttp.
+
+nats-py imports aiohttp for its WebSocket transport if it is installed, which takes a third of the time in which an
+instance starts. So aiohttp is imported only if NATS is reached over ``ws://`` or ``wss://``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from types import ModuleType
 from typing import cast
 
 
-def import_nats_without_it() -> None:
+def import_nats() -> None:
     """Import nats-py as if aiohttp were not installed, unless either has been imported already."""
     if "aiohttp" in sys.modules or "nats.aio.transport" in sys.modules:
         return
@@ -21,8 +24,8 @@ def import_nats_without_it() -> None:
         del modules["aiohttp"]
 
 
-def provide() -> None:
-    """Give nats-py what its WebSocket transport needs. Where it is not installed nats-py's own error says so."""
+def provide_aiohttp() -> None:
+    """Give nats-py the aiohttp that its WebSocket transport needs. If it is not installed, nats-py's error says so."""
     transport = importlib.import_module("nats.aio.transport")
     if getattr(transport, "aiohttp", None) is None:
         try:

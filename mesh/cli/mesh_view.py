@@ -33,7 +33,7 @@ WINDOW_MS = 200
 """How long instances may take to answer a command's discover message; short, because somebody waits."""
 BEAT_S = 3.0
 """Seconds for which a command waits for heartbeats: one and a half of the usual interval."""
-PATIENCE_S = 1.0
+GIVE_UP_S = 1.0
 """Seconds for which a command tries to reach NATS where every server fails: somebody waits."""
 
 
@@ -97,7 +97,7 @@ def execute(main: Callable[[Bus], Awaitable[int]], make: Callable[[BusSettings],
 
 def connecting(settings: BusSettings, make: Callable[..., AnyBus]) -> AnyBus:
     """The bus of a command, to be entered: it gives up sooner than a program that may wait for NATS."""
-    return make(settings, patience_s=PATIENCE_S)
+    return make(settings, give_up_s=GIVE_UP_S)
 
 
 def without_nats(error: BusUnavailable) -> str:

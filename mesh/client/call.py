@@ -86,10 +86,10 @@ class Call:
             self._timeout,
             self._ended,
             lenient=peer.foreign,
-            place=peer.bundle_address,
+            bundle_prefix=peer.bundle_address,
         )
         if policy.after_loss:
-            pending.doubted = self._may_be_lost
+            pending.on_suspected_loss = self._may_be_lost
         self._peer = peer
         attempts.service.balancer.started(peer)
 
@@ -117,7 +117,6 @@ class Call:
         peer, self._peer = self._peer, None
         if pending is None:
             return
-        # Told first: that closes a bundle with it, so the others in the bundle are in the same message for certain.
         service = self._attempts.service
         tell_cancelled(self._bus, service.name, peer.id if peer is not None else "", pending.reply)
         self._bus.requests.close(pending)
@@ -144,7 +143,7 @@ class Call:
         assert pending is not None
         assert peer is not None
         stream = pending.stream
-        if isinstance(ending, Reply) and (pending.plain or is_usable(ending.block, peer.foreign)):
+        if isinstance(ending, Reply) and (pending.has_known_block or is_usable(ending.block, peer.foreign)):
             balancer.finished(peer, _ANSWERED, now)
             if attempts.error is not None and (error := attempts.error_instead_of(ending)) is not None:
                 self._done(error)
@@ -214,4 +213,4 @@ class Call:
 def _keep_in_flight(balancer: Balancer, peer: Peer, stream: Stream) -> None:
     """Count the call as in flight at its instance until its stream is over."""
     balancer.started(peer)
-    stream.on_over = lambda: balancer.released(peer)
+    stream.add_done_callback(lambda: balancer.released(peer))

@@ -61,7 +61,7 @@ class Caller:
         `BadReply`, `TooLarge`. If the calling task is cancelled, the instance is told.
         """
         if not self._bus.connected:
-            await self._bus.blink()
+            await self._bus.wait_reconnected()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def done(outcome: Answer | MeshError) -> None:
@@ -118,7 +118,7 @@ class Caller:
         Raises what `call` raises, and `TooLarge` if the service takes no streams.
         """
         if not self._bus.connected:
-            await self._bus.blink()
+            await self._bus.wait_reconnected()
         service = self._service(spec.destination.service)
         service.budget.record_call(self._bus.now())
         opening = StreamOpening(

@@ -173,7 +173,7 @@ class Recovery:
     def _may_be_lost(self, peer: Peer, make_error: Callable[[], MeshError]) -> None:
         if not peer.address:  # of a foreign service: NATS balances, and no instance is known to have a call
             return
-        requests = self._bus.requests.doubtful(peer.address)
+        requests = self._bus.requests.suspectable(peer.address)
         openings = [c for c, (other, told) in self._openings.items() if other is peer and told is not None]
         if requests or openings:
             loop = asyncio.get_running_loop()
@@ -184,7 +184,7 @@ class Recovery:
     ) -> None:
         if self._bus.closed:
             return
-        self._bus.requests.doubt(requests, make_error)
+        self._bus.requests.suspect_loss(requests, make_error)
         for call in openings:
             _, told = self._openings.get(call, (None, None))
             if told is not None:

@@ -49,7 +49,7 @@ class StreamOpening:
             if peer.foreign:
                 raise TooLarge(f"{service} takes no more than one message")
             attempts.tried.append(peer)
-            stream = self._streams.call()
+            stream = self._streams.open()
             try:
                 call = await self._send(peer, stream, left, retry)
             except MeshError as error:
@@ -76,7 +76,7 @@ class StreamOpening:
         bus, attempts, recovery = self._bus, self._attempts, self._recovery
         balancer, spec = attempts.service.balancer, attempts.spec
         balancer.started(peer)
-        stream.on_over = lambda: balancer.released(peer)
+        stream.add_done_callback(lambda: balancer.released(peer))
         call = StreamingCall(stream, bus.subjects, peer.id)
         call.attempts = len(attempts.tried)
         name, lines = spec.destination.endpoint(peer.revision)
@@ -84,7 +84,7 @@ class StreamOpening:
         recovery.opening(call, peer, may_be_lost)
         try:
             block = request_block(timeout, lines, self._lines, spec.lines)
-            bus.publish(peer.address + name, b"", block, stream.own)
+            bus.publish(peer.address + name, b"", block, stream.own_subject)
             if retry is not None:
                 assert attempts.error is not None
                 attempts.retried(retry, attempts.error, bus.now())
@@ -94,7 +94,7 @@ class StreamOpening:
                 recovery.no_responders(peer)
             ended = isinstance(error, MeshError) and not isinstance(error, DeadlineExceeded | InstanceLost)
             if self._replaced is not None or not ended:
-                tell_cancelled(bus, peer.service, peer.id, stream.own)
+                tell_cancelled(bus, peer.service, peer.id, stream.own_subject)
             call.close()
             raise
         finally:
@@ -108,7 +108,7 @@ class StreamOpening:
         deadline = attempts.spec.deadline
         retry = attempts.retry_after(error, bus.now())
         if retry is not None and retry.reason is RetryReason.CONNECTION_LOST:
-            recovery.cancel_lost(peer, stream.own, deadline - bus.now())
+            recovery.cancel_lost(peer, stream.own_subject, deadline - bus.now())
         while retry is not None and retry.peer is None:
             if not await recovery.waited(retry.reason, attempts.tried, deadline - bus.now()):
                 return None

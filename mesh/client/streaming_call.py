@@ -34,8 +34,7 @@ class StreamingCall:
         self._subjects = subjects
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._head: asyncio.Future[Reply] = loop.create_future()
-        stream.on_message = self._message
-        stream.on_broken = self.fail
+        stream.listen(message=self._message, broken=self.fail)
 
     async def accepted(self, timeout: float) -> None:
         """Return when the body may be sent, or when the reply is there already.
@@ -77,7 +76,6 @@ class StreamingCall:
 
     def close(self) -> None:
         """End the call in whatever state it is; if it has not ended by itself the instance is told."""
-        self.stream.on_message = None
         self.stream.close()
         for future in (self._accepted, self._head):
             if future.done():
@@ -100,7 +98,7 @@ class StreamingCall:
             return
         if headers.find(pairs, headers.STATUS) is None:
             # The head may have come first: a handler that begins its answer before it reads accepts the body later.
-            if peer is not None and (not self._accepted.done() or peer == self.stream.peer):
+            if peer is not None and (not self._accepted.done() or peer == self.stream.peer_subject):
                 self._connect(peer, pairs)
                 if not self._accepted.done():
                     self._accepted.set_result(None)
@@ -118,10 +116,8 @@ class StreamingCall:
 
     def _connect(self, peer: bytes, pairs: headers.Pairs) -> None:
         """Give the stream the subject of the instance's end, and its credit."""
-        self.stream.peer = peer
         credit = headers.find(pairs, headers.CREDIT)
-        if credit and credit.isdigit() and len(credit) < 10:
-            self.stream.grant(int(credit))
+        self.stream.connect(peer, int(credit) if credit and credit.isdigit() and len(credit) < 10 else 0)
 
     @staticmethod
     async def _within(future: asyncio.Future[Any], timeout: float | None, detail: str) -> None:

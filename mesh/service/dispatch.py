@@ -16,7 +16,7 @@ from functools import partial
 from mesh import headers, logs
 from mesh.boot_clock import boot_ms
 from mesh.bus import Bus
-from mesh.bus.bundles import APART, MARK, BadBundle, unpack
+from mesh.bus.bundles import MARK, BadBundle
 from mesh.errors import MeshError, NotFound, Overloaded
 from mesh.service import request_log
 from mesh.service.endpoints import DeclaredEndpoint
@@ -94,20 +94,20 @@ class Dispatcher:
         return partial(self._receive, self._endpoints[endpoint.encode()])
 
     def _receive_bundle(self, prefix: bytes, reply: bytes, bundle: bytes) -> None:
-        """Take a message that holds several requests; ``prefix`` is the subject without the endpoint's name."""
-        subjects = self._bus.subjects
-        if not subjects.may_reply(reply):
+        """Take a message that holds several requests; ``prefix`` is the subject without the endpoint's name.
+
+        See `mesh.bus.bundling`.
+        """
+        if not self._bus.subjects.may_reply(reply):
             self._dropped(f"a bundle that asks for its answers on {reply[:80]!r}")
             return
-        if not subjects.is_inbox(reply):
-            self._replies.send(reply, APART, b"")
+        messages = self._bus.open_bundle(reply, bundle)
+        if messages is None:
             return
         end = reply.rindex(b".")
         sender, inbox = reply[:end], reply[: end + 1]
-        self._bus.takers.remember(inbox)
-        self._bus.expect_answers()
         try:
-            for (name, token), block, payload in unpack(bundle, 2):
+            for (name, token), block, payload in messages:
                 if not token.isalnum():
                     raise BadBundle(f"{token[:80]!r} is no token")
                 try:
@@ -129,7 +129,7 @@ class Dispatcher:
         if reply and not self._bus.subjects.may_reply(reply):
             self._dropped(f"a request that asks for its answer on {reply[:80]!r}")
             return
-        self._bus.expect_answers()
+        self._bus.expect_replies()
         sender = reply[: reply.rindex(b".")] if self._bus.subjects.is_inbox(reply) else b""
         self._accept(endpoint, subject, reply, sender, block, payload)
 

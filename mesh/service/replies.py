@@ -84,7 +84,7 @@ class Replies:
             raise BadRequest("this path is not for WebSockets", reason="no_websocket")
         if not reply or kind != b"stream":
             return None
-        stream = self._streams.answer(reply, _credit(request), reads=True, writes=True)
+        stream = self._streams.accept(reply, _credit(request))
         return IncomingBody(self._bus, reply, stream, context)
 
     def open_websocket(self, request: Request, reply: bytes) -> WebSocket:
@@ -95,7 +95,7 @@ class Replies:
             )
             error.status, error.title = 426, "Upgrade required"
             raise error
-        stream = self._streams.answer(reply, _credit(request), reads=True, writes=True)
+        stream = self._streams.accept(reply, _credit(request))
         return WebSocket(self._bus, request, reply, stream)
 
     async def stream(
@@ -135,9 +135,9 @@ class Replies:
         """Write the pieces on the stream of the request's body, if it has one, else on a new one."""
         task = asyncio.current_task()
         assert task is not None
-        own = self._streams.answer(reply, credit, reads=False, writes=True) if incoming is None else None
+        own = self._streams.accept(reply, credit, reads=False) if incoming is None else None
         stream = own or incoming.stream  # type: ignore[union-attr]
-        block = response_block(response)[:-2] + b"Mesh-Stream: %b\r\n\r\n" % stream.own
+        block = response_block(response)[:-2] + b"Mesh-Stream: %b\r\n\r\n" % stream.own_subject
         begun = False
 
         def begin() -> None:
@@ -153,7 +153,7 @@ class Replies:
             context.cancelled.set()
             task.cancel()
 
-        stream.on_broken = broken
+        stream.listen(broken=broken)
         timer = asyncio.get_running_loop().call_later(FIRST_PIECE_S, begin)
         try:
             async for piece in response.pieces():
@@ -171,7 +171,7 @@ class Replies:
             stream.abort(error if isinstance(error, MeshError) else MeshError("the service failed in mid-stream"))
         finally:
             timer.cancel()
-            stream.on_broken = None
+            stream.stop_listening()
             if own is not None:
                 own.close()
 

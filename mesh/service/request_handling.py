@@ -212,7 +212,7 @@ class RequestHandler:
             context.cancelled.set()
             task.cancel()
 
-        socket.stream.on_broken = broken
+        socket.stream.listen(broken=broken)
         self._websockets.add(socket)
         code, reason, result = NORMAL, "", None
         try:
@@ -231,7 +231,7 @@ class RequestHandler:
                 _log.exception("handler %s failed", endpoint.name, extra={"endpoint": endpoint.name})
         finally:
             self._websockets.discard(socket)
-            socket.stream.on_broken = None
+            socket.stream.stop_listening()
             socket.shut(code, reason)
             if not socket.accepted:  # after the reply
                 self._loop.call_soon(socket.stream.close)

@@ -93,7 +93,7 @@ def watch_blocking(instance: ServiceInstance, limit_s: float) -> BlockingWatch |
     names |= {code: f"event handler {e.name}" for e in service.subscriptions if (code := code_of(e.run)) is not None}
     endpoints = instance.endpoints.values()
     watch = BlockingWatch(limit_s, names, lambda: sum(e.statistics.num_requests for e in endpoints))
-    instance.bus.held_up = watch.recent
+    instance.bus.loop_blocked_by = watch.recent
     watch.start()
     return watch
 

@@ -161,8 +161,11 @@ class IncomingBody:
         if self._accepted:
             raise RuntimeError("the body has been read")
         self._accepted = True
-        accept = b"NATS/1.0\r\nMesh-Stream: %b\r\nMesh-Credit: %d\r\n\r\n" % (self.stream.own, self.stream.window)
-        self._bus.publish(self._reply, b"", accept, self.stream.own)
+        accept = b"NATS/1.0\r\nMesh-Stream: %b\r\nMesh-Credit: %d\r\n\r\n" % (
+            self.stream.own_subject,
+            self.stream.window,
+        )
+        self._bus.publish(self._reply, b"", accept, self.stream.own_subject)
         while (frame := await self.stream.read()) is not None:
             if frame.kind != frames.DATA:
                 raise StreamBroken(f"a {frame.kind.decode()} frame in a body")

@@ -89,7 +89,7 @@ class WebSocket:
             raise ValueError(f"the client does not offer the subprotocol {subprotocol!r}, but {self.subprotocols}")
         pairs = [
             (b"Mesh-Status", b"101"),
-            (b"Mesh-Stream", self.stream.own),
+            (b"Mesh-Stream", self.stream.own_subject),
             (b"Mesh-Credit", b"%d" % self.stream.window),
         ]
         if subprotocol:

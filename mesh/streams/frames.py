@@ -1,6 +1,11 @@
-"""The frames of a stream: one NATS message each, with one header that says which frame it is and of what kind.
+"""The frames of a stream: one NATS message each, with a header that has the frame's number and its kind.
 
-``Mesh-Frame: 7 data`` is the seventh frame. A credit has no place in the order: ``Mesh-Frame: credit 524288``.
+The seventh frame of a direction, which carries three bytes, as its header block and payload are on the wire::
+
+    NATS/1.0\r\nMesh-Frame: 7 data\r\n\r\n
+    abc
+
+Frames are numbered from 1 in each direction. A credit has no number: ``Mesh-Frame: credit 524288``.
 """
 
 from __future__ import annotations
@@ -17,27 +22,27 @@ TEXT: Final = b"text"
 BINARY: Final = b"binary"
 """A WebSocket message, or its last part."""
 MORE: Final = b"+"
-"""Behind `TEXT` or `BINARY`: a part of a message, more follow."""
+"""Follows `TEXT` or `BINARY` if the frame is a part of a message, and not the last one."""
 CLOSE: Final = b"close"
-"""A WebSocket's close: ``{"code": 1000, "reason": ""}``."""
+"""A WebSocket is closed; the payload is ``{"code": 1000, "reason": ""}``."""
 ABORT: Final = b"abort"
-"""The sender gives up; the payload is a problem document. Everything that was sent is void."""
+"""The sender gives up; the payload is a problem document. All that it sent before is void."""
 CREDIT: Final = b"credit"
-"""How much the receiver of the credit may have sent since the beginning."""
+"""How many bytes the receiver of the credit may have sent since the beginning."""
 GONE: Final = b"gone"
-"""Not a frame: NATS says that nobody listens at the other end."""
+"""Not a frame on the wire: NATS's no-responders, so the other end does not listen."""
 
 KINDS: Final = frozenset({DATA, END, TEXT, BINARY, TEXT + MORE, BINARY + MORE, CLOSE, ABORT})
 LAST: Final = frozenset({END, CLOSE})
-"""Nothing follows these."""
+"""Frames that end their direction."""
 
-_START = b"NATS/1.0\r\nMesh-Frame: "
-_FRAME = b"mesh-frame"
-_MOST_DIGITS = 18
+_FRAME_START = b"NATS/1.0\r\nMesh-Frame: "
+_HEADER = b"mesh-frame"
+_MAX_DIGITS = 18
 
 
 class Frame(NamedTuple):
-    """A frame as it came. ``number`` is its place in the order, from 1; of a credit, the credit."""
+    """A frame as it came. ``number``: its place in the order, from 1; for a credit, the credit."""
 
     number: int
     kind: bytes
@@ -55,13 +60,13 @@ def credit_block(credit: int) -> bytes:
 
 
 def read(header_block: bytes, payload: bytes) -> Frame | None:
-    """The frame in a message; None where it is none. Never raises: a message can come from anyone."""
-    if header_block.startswith(_START) and header_block.find(b"\r\n", len(_START)) == len(header_block) - 4:
-        text: bytes | None = header_block[len(_START) : -4]
+    """The frame in a message; None if it is not a frame. Never raises: a message can come from anyone."""
+    if header_block.startswith(_FRAME_START) and header_block.find(b"\r\n", len(_FRAME_START)) == len(header_block) - 4:
+        text: bytes | None = header_block[len(_FRAME_START) : -4]
     elif not payload and header_block.startswith(headers.NO_RESPONDERS):
         return Frame(0, GONE, b"")
     else:
-        text = headers.find(headers.decode(header_block), _FRAME)
+        text = headers.find(headers.decode(header_block), _HEADER)
     if text is None:
         return None
     first, _, second = text.partition(b" ")
@@ -73,10 +78,10 @@ def read(header_block: bytes, payload: bytes) -> Frame | None:
 
 
 def is_frame(header_block: bytes) -> bool:
-    """Whether a message with that block is a frame that somebody should take: neither a credit nor an abort."""
+    """True if a message with this block is a frame that expects a receiver: neither a credit nor an abort."""
     frame = read(header_block, b"-")
     return frame is not None and frame.kind not in (CREDIT, ABORT)
 
 
 def _is_number(text: bytes) -> bool:
-    return text.isdigit() and len(text) <= _MOST_DIGITS
+    return text.isdigit() and len(text) <= _MAX_DIGITS

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mesh import Service
-from mesh.bus.bundles import APART, unpack
+from mesh.bus.bundles import REFUSAL, unpack
 from mesh.embedded import NatsServer
 from mesh.errors import DeadlineExceeded
 from mesh.testing import Mesh
@@ -52,7 +52,7 @@ async def test_parallel_requests_to_a_service_of_another_account(caplog):
         mesh.bus_settings = replace(mesh.bus_settings, servers=(server.url.replace("//", "//svc:p@"),))
         await mesh.start(kit())
         gateway = mesh.gateway.bus
-        assert gateway._bundles
+        assert gateway._sends_bundles
 
         async def client(number):
             for _ in range(20):
@@ -61,7 +61,7 @@ async def test_parallel_requests_to_a_service_of_another_account(caplog):
 
         async with asyncio.timeout(30):
             await asyncio.gather(*map(client, range(32)))
-        assert gateway._apart, "no bundle was tried"
+        assert gateway._bundle_peers.refusing, "no bundle was tried"
         assert caplog.text.count("no bundles to mesh.to.kit.") == 1
         assert (await mesh.http.get("/lines/300")).text.splitlines() == [str(number) for number in range(300)]
 
@@ -75,7 +75,7 @@ async def pair(nats_url, prefix):
             got.append((subject, reply, block, payload))
             if subject.endswith(b".+"):
                 if callee.answers:
-                    callee.publish(reply, b"", APART)
+                    callee.publish(reply, b"", REFUSAL)
             else:
                 callee.publish(reply, payload, OK)
 
@@ -86,7 +86,9 @@ async def pair(nats_url, prefix):
 
 
 def send(bus, place, body, endings, timeout=5):
-    return bus.send(place + b"get", body, BLOCK, timeout, lambda ending: endings.append((body, ending)), place=place)
+    return bus.send(
+        place + b"get", body, BLOCK, timeout, lambda ending: endings.append((body, ending)), bundle_prefix=place
+    )
 
 
 async def test_a_refused_bundle_is_sent_again_one_by_one_and_is_the_last(pair):
@@ -113,7 +115,7 @@ async def test_who_has_ended_is_not_sent_again(pair):
     caller.requests.close(first)  # its client went away: the refusal comes to its token all the same
     ((_, reply, _, payload),) = got
     assert len(list(unpack(payload, 2))) == 3
-    callee.publish(reply, b"", APART)
+    callee.publish(reply, b"", REFUSAL)
     await eventually(lambda: len(endings) == 2)
     assert sorted(body for body, _ in endings) == [b"1", b"2"]
     assert len(got) == 3
@@ -127,7 +129,7 @@ async def test_a_refused_bundle_that_cannot_be_sent_again_ends_its_requests(pair
     await eventually(lambda: got)
     await eventually(lambda: len(endings) == 2)
     assert [type(ending) for _, ending in endings] == [DeadlineExceeded] * 2
-    callee.publish(pending[0].reply, b"", APART)
+    callee.publish(pending[0].reply, b"", REFUSAL)
     await callee.flush()
     await caller.flush()
     assert len(got) == 1
@@ -143,7 +145,7 @@ STATUS = b"NATS/1.0\r\nMesh-Status: %b\r\n"
         (STATUS % b"503" + b"x-note: mesh-bundles: off\r\n\r\n", b""),
         (STATUS % b"503" + b"mesh-bundles: offside\r\n\r\n", b""),
         (STATUS % b"200" + b"mesh-bundles: off\r\n\r\n", b""),
-        (APART, b"a body"),
+        (REFUSAL, b"a body"),
     ],
     ids=["a value", "a value of a 503", "another word", "another status", "a body"],
 )
@@ -162,7 +164,7 @@ async def test_no_other_answer_sends_a_bundle_again(pair, block, payload, closed
     assert [(body, ending.block) for body, ending in endings] == ([] if closed else [(b"0", block)])
     await callee.flush()
     assert [subject for subject, *_ in got] == [place + b"+"]
-    assert not caller._apart
+    assert not caller._bundle_peers.refusing
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["it waits", "it was closed"])
@@ -177,7 +179,7 @@ async def test_a_bundle_of_which_one_was_answered_is_not_sent_again(pair, closed
     await eventually(lambda: len(endings) == 1)
     if closed:
         caller.requests.close(first)
-    callee.publish(first.reply, b"", APART)
+    callee.publish(first.reply, b"", REFUSAL)
     await callee.flush()
     await caller.flush()
     await callee.flush()
@@ -190,7 +192,7 @@ async def test_an_answer_to_one_request_does_not_hide_a_refused_bundle_later(pai
     callee.answers = False
     endings = []
     alone = send(caller, place, b"alone", endings)
-    callee.publish(alone.reply, b"", APART)
+    callee.publish(alone.reply, b"", REFUSAL)
     await eventually(lambda: len(endings) == 1)
     callee.answers = True
     for number in range(3):

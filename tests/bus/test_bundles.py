@@ -6,9 +6,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mesh.bus import Bus
-from mesh.bus.bundles import LARGEST, MOST_BYTES, MOST_REQUESTS, BadBundle, Bundle, Takers, unpack
-from mesh.bus.requests import Reply, Requests
+from mesh.bus import Bus, bundles
+from mesh.bus.bundles import MAX_BUNDLE, MAX_MESSAGE, BadBundle, BundledMessage, encode, unpack
+from mesh.bus.bundling import BoundedSet
+from mesh.bus.pending import Reply
+from mesh.bus.requests import Requests
+from mesh.bus.write_queue import REQUESTS_PER_WRITE
 from mesh.errors import DeadlineExceeded, Forbidden, NoResponders, TooLarge
 from mesh.settings import BusSettings
 from tests.bus.parts import OK, bus_on
@@ -25,13 +28,11 @@ MESSAGES = st.lists(st.tuples(NAMES, NAMES, st.binary(max_size=50), st.binary(ma
 
 @given(MESSAGES)
 def test_what_goes_in_comes_out(messages):
-    bundle = Bundle(
-        items=[
-            (b"%b %b" % (name, token), b"", b"NATS/1.0\r\n" + block, payload, None)
-            for name, token, block, payload in messages
-        ]
-    )
-    command, _, payload = b"".join(bundle.frames(b"mesh.to.users.i1.")).partition(b"\r\n")
+    bundle = [
+        BundledMessage(b"%b %b" % (name, token), b"", b"NATS/1.0\r\n" + block, payload, None)
+        for name, token, block, payload in messages
+    ]
+    command, _, payload = b"".join(encode(b"mesh.to.users.i1.", bundle)).partition(b"\r\n")
     subject, size = command.split()[1], int(command.split()[-1])
     assert (subject, len(payload)) == (b"mesh.to.users.i1.+", size + 2)
     assert list(unpack(payload[:-2], 2)) == [
@@ -40,12 +41,22 @@ def test_what_goes_in_comes_out(messages):
 
 
 def test_a_message_alone_is_an_ordinary_one():
-    request = Bundle(items=[(b"get t1", b"mesh.inbox.a.b.c.t1", BLOCK, b"body", None)])
+    request = BundledMessage(b"get t1", b"mesh.inbox.a.b.c.t1", BLOCK, b"body", None)
     command = b"HPUB mesh.to.users.i1.get mesh.inbox.a.b.c.t1 %d %d\r\n" % (len(BLOCK), len(BLOCK) + 4)
-    assert b"".join(request.frames(b"mesh.to.users.i1.")) == command + BLOCK + b"body\r\n"
-    reply = Bundle(items=[(b"t1", b"", OK, b"", None)])
+    assert b"".join(encode(b"mesh.to.users.i1.", [request])) == command + BLOCK + b"body\r\n"
+    reply = BundledMessage(b"t1", b"", OK, b"", None)
     command = b"HPUB mesh.inbox.a.b.c.t1 %d %d\r\n" % (len(OK), len(OK))
-    assert b"".join(reply.frames(b"mesh.inbox.a.b.c.")) == command + OK + b"\r\n"
+    assert b"".join(encode(b"mesh.inbox.a.b.c.", [reply])) == command + OK + b"\r\n"
+
+
+def test_the_example_of_the_docstring_is_what_is_written():
+    messages = [
+        BundledMessage(b"get t1", b"mesh.inbox.gateway.G1.a1b2.t1", b"NATS/1.0\r\n\r\n", b"", None),
+        BundledMessage(b"add t2", b"mesh.inbox.gateway.G1.a1b2.t2", b"NATS/1.0\r\n\r\n", b'{"name":"Ada"}', None),
+    ]
+    shown = [line.strip() for line in bundles.__doc__.partition("as the bytes of one PUB")[2].splitlines()[2:6]]
+    written = b"".join(encode(b"mesh.to.users.I1.", messages))
+    assert written.replace(b"\r\n", b"\\r\\n").decode() == "".join(shown)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +74,7 @@ def test_a_message_alone_is_an_ordinary_one():
         b"t1 0 3\r\nabc\r\n",
         b"get t1 more 0 3\r\nabc\r\n",
         b"get t1 a b\r\nabc\r\n",
-        b"x" * (MOST_BYTES + 1),
+        b"x" * (MAX_BUNDLE + 1),
     ],
 )
 def test_what_is_broken_is_refused_where_it_breaks(broken):
@@ -71,7 +82,7 @@ def test_what_is_broken_is_refused_where_it_breaks(broken):
     found = []
     with pytest.raises(BadBundle):
         found.extend(message for message in unpack(whole + broken, 2))
-    assert found == ([([b"get", b"t0"], b"", b"ok")] if len(broken) < MOST_BYTES else [])
+    assert found == ([([b"get", b"t0"], b"", b"ok")] if len(broken) < MAX_BUNDLE else [])
 
 
 @given(st.binary(max_size=100))
@@ -85,11 +96,11 @@ def test_any_bytes_end_in_messages_or_a_refusal(data):
 
 
 def test_who_takes_bundles_is_remembered_for_a_bounded_number():
-    takers = Takers()
-    for number in range(3 * Takers.MOST):
+    takers = BoundedSet()
+    for number in range(3 * BoundedSet.MAX):
         takers.remember(b"%d" % number)
-        assert len(takers) <= Takers.MOST
-    assert b"%d" % (3 * Takers.MOST - 1) in takers
+        assert len(takers) <= BoundedSet.MAX
+    assert b"%d" % (3 * BoundedSet.MAX - 1) in takers
 
 
 # -- nobody listens
@@ -106,7 +117,7 @@ def three(requests, timeout=5.0):
     """Requests as they are after they were sent in one bundle, and what they ended with."""
     endings = [[], [], []]
     pending = [requests.expect(timeout, ending.append) for ending in endings]
-    pending[0].others = pending[1:]
+    pending[0].bundled_with = pending[1:]
     return pending, endings
 
 
@@ -128,10 +139,23 @@ async def test_nobody_listens_is_heard_though_the_first_was_cancelled(requests):
     assert kinds(endings) == [[], [NoResponders], [NoResponders]]
 
 
+async def test_nobody_listens_is_heard_though_the_first_was_cancelled_before_its_bundle_was_written(pair):
+    """The bus knows who was together when the bundle is written: the first may have ended by then."""
+    caller, callee, _, place = pair
+    endings = [[], [], []]
+    pending = [send(caller, place, b"get", settle=ending.append) for ending in endings]
+    assert caller._fast_transport.queue._bundles
+    caller.requests.close(pending[0])
+    await caller.flush()
+    callee.publish(pending[0].reply, b"", NOBODY)
+    await eventually(lambda: endings[2])
+    assert kinds(endings) == [[], [NoResponders], [NoResponders]]
+
+
 async def test_nobody_listens_is_heard_though_the_first_gave_up(requests):
     pending, endings = three(requests)
     hasty = requests.expect(0.001, endings[0].append)
-    hasty.others = pending[1:]
+    hasty.bundled_with = pending[1:]
     await eventually(lambda: endings[0])
     requests.deliver(hasty.reply, b"", NOBODY, b"")
     assert kinds(endings) == [[DeadlineExceeded], [NoResponders], [NoResponders]]
@@ -154,7 +178,7 @@ async def test_firsts_that_were_cancelled_are_forgotten(requests):
             requests.close(one)
     pending, _ = three(requests)
     requests.close(pending[0])
-    assert len(requests._heirs) == 1
+    assert len(requests._headless) == 1
     for one in pending:
         requests.close(one)
 
@@ -207,7 +231,7 @@ async def pair(nats_url, prefix):
 
 
 def send(bus, place, name, body=b"", settle=lambda ending: None):
-    return bus.send(place + name, body, BLOCK, 5, settle, place=place)
+    return bus.send(place + name, body, BLOCK, 5, settle, bundle_prefix=place)
 
 
 async def test_requests_of_one_turn_share_a_message(pair):
@@ -224,15 +248,15 @@ async def test_requests_of_one_turn_share_a_message(pair):
 async def test_many_requests_are_written_before_the_turn_ends(pair):
     """So the receiver begins while the sender collects the rest: with two cores, a fifth more in a second."""
     caller, _callee, listener, place = pair
-    lane = caller._lane
+    lane = caller._fast_transport
     pending = []
-    for number in range(2 * MOST_REQUESTS + 3):
-        written = lane.out_bytes
+    for number in range(2 * REQUESTS_PER_WRITE + 3):
+        written = lane.queue.bytes_out
         pending.append(send(caller, place, b"get", b"%d" % number))
-        assert (lane.out_bytes > written) == ((number + 1) % MOST_REQUESTS == 0)
+        assert (lane.queue.bytes_out > written) == ((number + 1) % REQUESTS_PER_WRITE == 0)
     await eventually(lambda: len(listener.messages) == 3)
     bodies = [[body for _, _, body in unpack(payload, 2)] for _, _, _, payload in listener.messages]
-    assert [len(of_one) for of_one in bodies] == [MOST_REQUESTS, MOST_REQUESTS, 3]
+    assert [len(of_one) for of_one in bodies] == [REQUESTS_PER_WRITE, REQUESTS_PER_WRITE, 3]
     assert [body for of_one in bodies for body in of_one] == [b"%d" % number for number in range(len(pending))]
     for one in pending:
         caller.requests.close(one)
@@ -259,7 +283,7 @@ async def test_replies_share_a_message_once_their_caller_sent_a_bundle(pair):
         await eventually(lambda endings=endings: len(endings) == 3)
         assert [ending.payload for ending in endings] == [one.token for one in pending]
         assert caller.statistics()["in_msgs"] - before == expected
-        callee.takers.remember(pending[0].reply[: pending[0].reply.rindex(b".") + 1])
+        callee._bundle_peers.inboxes.remember(pending[0].reply[: pending[0].reply.rindex(b".") + 1])
 
 
 async def test_messages_keep_their_order_whatever_is_bundled(pair):
@@ -267,7 +291,7 @@ async def test_messages_keep_their_order_whatever_is_bundled(pair):
     first = [send(caller, place, b"get", b"%d" % number) for number in (0, 1)]
     caller.publish(place + b"plain", b"2")
     second = [send(caller, place, b"get", b"%d" % number) for number in (3, 4)]
-    large = send(caller, place, b"get", b"5" * (LARGEST + 1))
+    large = send(caller, place, b"get", b"5" * (MAX_MESSAGE + 1))
     await eventually(lambda: len(listener.messages) == 4)
     seen = []
     for subject, _, _, payload in listener.messages:
@@ -284,7 +308,7 @@ async def test_a_bundle_has_its_size_and_large_messages_go_by_themselves(pair):
     pending = [send(caller, place, b"get", body) for _ in range(20)]
     await eventually(lambda: sum(len(list(unpack(m[3], 2))) for m in listener.messages) == 20)
     assert len(listener.messages) == 4
-    assert all(len(payload) <= MOST_BYTES for _, _, _, payload in listener.messages)
+    assert all(len(payload) <= MAX_BUNDLE for _, _, _, payload in listener.messages)
     for one in pending:
         caller.requests.close(one)
 
@@ -305,9 +329,9 @@ async def test_a_lost_connection_ends_what_was_not_sent_yet(nats, prefix):
         place = f"{prefix}.to.users.I1.".encode()
         send(caller, place, b"get", b"", endings.append)
         send(caller, place, b"get", b"", endings.append)
-        caller._lane.abort()
-        caller._lane.lost(caller._lane._protocol)
-        assert not caller._lane._bundles
+        caller._fast_transport.abort()
+        caller._fast_transport.lost(caller._fast_transport._protocol)
+        assert not caller._fast_transport.queue._bundles
         await eventually(lambda: len(endings) == 2)
         assert len(caller.requests) == 0
         await caller.wait_connected(10)
@@ -331,11 +355,11 @@ async def test_where_bundles_are_off_every_request_is_a_message(nats_url, prefix
 
 async def test_what_a_slow_server_does_not_take_is_sent_by_itself_and_counted(pair):
     caller, _callee, listener, place = pair
-    lane = caller._lane
-    lane.pause()
+    lane = caller._fast_transport
+    lane.queue.pause()
     pending = [send(caller, place, b"get", b"1") for _ in range(3)]
     assert caller.buffered > 0
-    lane.resume()
+    lane.queue.resume()
     await eventually(lambda: len(listener.messages) == 3)
     for one in pending:
         caller.requests.close(one)

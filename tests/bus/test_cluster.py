@@ -83,7 +83,7 @@ async def test_a_node_that_says_goodbye_is_left_for_another_one(lane):
 
 async def test_the_old_node_is_left_when_the_others_have_heard_of_the_new_place(monkeypatch):
     """A node that heard of the end before it heard of the beginning would say that nobody listens."""
-    monkeypatch.setattr("mesh.bus.supervised_connection.SPREAD_S", 60)
+    monkeypatch.setattr("mesh.bus.supervised_connection.INTEREST_SPREAD_S", 60)
     async with NatsServer() as one, NatsServer() as two:  # no cluster: what one knows, the other never hears
         servers = {server.port: server for server in (one, two)}
         async with AsyncExitStack() as stack:
@@ -94,7 +94,7 @@ async def test_the_old_node_is_left_when_the_others_have_heard_of_the_new_place(
             await bus.flush()
             home = servers[bus.server["port"]]
             asker = await stack.enter_async_context(Bus(BusSettings(servers=(home.url,))))
-            moving = asyncio.create_task(bus._link.move())
+            moving = asyncio.create_task(bus._connection.move())
             await eventually(lambda: bus.server.get("port") not in (None, home.port), 20)
             asker.publish(asker.address("t.heard"), b"")
             await asyncio.wait_for(heard.wait(), 10)
@@ -110,7 +110,7 @@ async def test_the_old_node_is_left_when_the_others_have_heard_of_the_new_place(
 async def test_a_single_server_that_says_goodbye_is_kept_until_it_goes():
     async with NatsServer() as server, Bus(BusSettings(servers=(server.url,))) as bus:
         server.lame_duck()
-        await bus._link.move()
+        await bus._connection.move()
         assert bus.connected
         await bus.flush()
         await server.kill()  # it would take its time
@@ -137,9 +137,9 @@ async def test_a_blink_is_waited_for_and_an_outage_is_not():
         await asyncio.wait_for(lost.wait(), 10)
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await bus.blink()
+        await bus.wait_reconnected()
         first = loop.time() - began
-        await bus.blink()
+        await bus.wait_reconnected()
         assert not bus.connected
         assert loop.time() - began - first < 0.02  # the time for it is over
 

@@ -12,11 +12,12 @@ import pytest
 from nats.aio.client import Client, Server
 
 from mesh.bus import Bus
+from mesh.bus.backoff import Backoff
 from mesh.bus.connection_errors import ServerSaid
 from mesh.bus.encryption_guard import Guard
 from mesh.bus.fast_transport import FastTransport
 from mesh.bus.guarded_transports import GuardedTcp
-from mesh.bus.supervised_connection import Backoff, SupervisedConnection
+from mesh.bus.supervised_connection import SupervisedConnection
 from mesh.embedded import NatsServer, free_port
 from mesh.errors import BusUnavailable, DeadlineExceeded
 from mesh.settings import BusSettings
@@ -141,7 +142,7 @@ async def test_it_is_said_why_a_server_ended_the_connection(nats_url, caplog):
     async with bus_on(nats_url) as bus:
         down, back = asyncio.Event(), asyncio.Event()
         bus.on_connection(lambda up: (back if up else down).set())
-        bus._lane.received(b"-ERR 'Stale Connection'\r\n")
+        bus._fast_transport.received(b"-ERR 'Stale Connection'\r\n")
         await asyncio.wait_for(down.wait(), 10)
         await asyncio.wait_for(back.wait(), 10)
         said = [record.getMessage() for record in caplog.records]
@@ -194,7 +195,7 @@ async def test_a_request_to_a_frozen_server_keeps_its_timeout(nats, prefix, lane
 
 async def test_reconnecting_never_gives_up_and_is_spread(nats_url):
     async with bus_on(nats_url) as bus:
-        options = bus._link._options(bus.jetstream_client(), [], Backoff(), Guard(bus.settings))
+        options = bus._connection._options(bus.jetstream_client(), [], Backoff(), Guard(bus.settings))
         assert options["max_reconnect_attempts"] == -1
         assert (options["ping_interval"], options["max_outstanding_pings"]) == (1, 2)
         assert options["pending_size"] == 0
@@ -267,7 +268,7 @@ async def test_nats_over_websocket():
     ):
         await echo(bus, "t.echo")
         assert (await bus.request(bus.address("t.echo"), b"x" * 100_000, timeout=10)).payload == b"x" * 100_000
-        assert bus._link.plain_because == "NATS is reached over WebSocket"
+        assert bus._connection.plain_because == "NATS is reached over WebSocket"
 
 
 async def test_a_kept_reply_that_the_next_server_does_not_take_holds_up_nothing(prefix, lane, caplog):

@@ -13,7 +13,7 @@ def read(*chunks):
     """Feed chunks; return what the hot subscription got and what was passed on to nats-py."""
     hot, cold = [], []
     reader = FrameReader(cold.append)
-    reader.routes[HOT] = lambda *message: hot.append(message)
+    reader.callbacks[HOT] = lambda *message: hot.append(message)
     for chunk in chunks:
         reader.feed(chunk)
     return hot, b"".join(cold), reader
@@ -103,7 +103,7 @@ def test_a_failing_callback_does_not_stop_the_stream(caplog):
         raise RuntimeError("boom")
 
     reader = FrameReader(seen.append)
-    reader.routes[HOT] = fail
+    reader.callbacks[HOT] = fail
     reader.feed(b"MSG s 7 1\r\na\r\nMSG s 7 1\r\nb\r\nPING\r\n")
     assert seen == [b"a", b"b", b"PING\r\n"]
     assert "a subscription callback failed" in caplog.text
@@ -112,7 +112,7 @@ def test_a_failing_callback_does_not_stop_the_stream(caplog):
 def test_a_new_connection_starts_afresh():
     hot, cold = [], []
     reader = FrameReader(cold.append)
-    reader.routes[HOT] = lambda *message: hot.append(message)
+    reader.callbacks[HOT] = lambda *message: hot.append(message)
     reader.feed(b"MSG s 7 100\r\npartial")
     reader.reset()
     reader.feed(b"MSG s 7 2\r\nok\r\n")

@@ -50,21 +50,13 @@ async def test_a_bundle_that_is_not_permitted_is_the_last_one(caplog):
             endings = []
             for _ in range(2):
                 place = b"mesh.to.users.I1."
-                bus.send(place + b"get", b"", OK, 5, endings.append, place=place)
+                bus.send(place + b"get", b"", OK, 5, endings.append, bundle_prefix=place)
             await eventually(lambda: len(endings) == 2)
             return [type(ending) for ending in endings]
 
         assert await two() == [Forbidden, Forbidden]
         assert "MESH_BUNDLES" in caplog.text
         assert await two() == [Reply, Reply]
-
-
-async def test_a_broken_contract_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):
-    monkeypatch.setattr("mesh.bus.supervised_connection.check_contract", lambda: "nats-py is another one")
-    async with bus_on(nats_url) as bus:
-        assert not bus.lane
-        await echo(bus, f"{prefix}.echo")
-        assert (await bus.request(bus.address(f"{prefix}.echo"), b"x", timeout=5)).payload == b"x"
 
 
 async def test_a_lane_that_does_not_deliver_falls_back_to_plain(nats_url, prefix, monkeypatch, caplog):

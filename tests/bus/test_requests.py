@@ -4,7 +4,8 @@ import weakref
 
 import pytest
 
-from mesh.bus.requests import Reply, Requests
+from mesh.bus.pending import Reply
+from mesh.bus.requests import Requests
 from mesh.errors import BusUnavailable, DeadlineExceeded, InstanceLost, NoResponders
 
 OK = b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n"
@@ -121,12 +122,13 @@ async def test_a_hundred_thousand_end_without_a_trace(requests):
     assert sum(len(bucket) for bucket in requests._buckets.values()) == 0
 
 
-async def test_streams_get_every_reply_until_closed(requests):
+async def test_a_listener_gets_every_reply_until_it_stops(requests):
     got = []
-    reply = requests.open_stream(lambda block, payload: got.append(payload))
+    reply = requests.new_reply()
+    requests.listen(reply, lambda block, payload: got.append(payload))
     requests.deliver(reply, b"", b"", b"1")
     requests.deliver(reply, b"", OK, b"2")
-    requests.close_stream(reply)
+    requests.stop_listening(reply)
     requests.deliver(reply, b"", b"", b"3")
     assert got == [b"1", b"2"]
 
@@ -145,11 +147,11 @@ async def test_nothing_that_waited_outlives_its_request_in_what_is_remembered_of
     """The first of a bundle ends unheard: the others are remembered until that happens again, which may be never."""
     waits = [Waits() for _ in range(3)]
     first, *others = [requests.expect(5, one.settle) for one in waits]
-    first.others = others
+    first.bundled_with = others
     seen = [weakref.ref(one) for one in waits]
     for pending in others:
         pending.stream = waits[0]
-        pending.doubted = waits[0].settle
+        pending.on_suspected_loss = waits[0].settle
     requests.close(first)
     for pending in others:
         if end == "closed":

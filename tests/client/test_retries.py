@@ -95,13 +95,13 @@ def held(name: str = "held", **options) -> Held:
 async def die(instance):
     """What `kill -9` is to everybody else: its connection is gone, and it says nothing any more."""
     instance.bus.reply = lambda *message: None
-    await instance.bus._link.aclose()
+    await instance.bus._connection.aclose()
 
 
 async def blink(bus):
     """The connection breaks; returns when there is another one."""
     count = bus.connections
-    bus._link.lane.abort()
+    bus._connection.fast_transport.abort()
     await eventually(lambda: bus.connected and bus.connections > count)
 
 

@@ -22,7 +22,7 @@ def accept(peer, credit):
 async def call(nats_url, prefix):
     async with Bus(BusSettings(servers=(nats_url,), prefix="mesh")) as bus:
         streams = Streams(bus)
-        call = StreamingCall(streams.call(), bus.subjects, "i1")
+        call = StreamingCall(streams.open(), bus.subjects, "i1")
         yield call
         call.close()
         await streams.aclose()
@@ -30,7 +30,7 @@ async def call(nats_url, prefix):
 
 def room(call):
     """Bytes that may be sent, at most 1000."""
-    return call.stream._out.room(1000)
+    return call.stream._outflow.sendable(1000)
 
 
 @pytest.mark.parametrize("first", [head(MINE), accept(MINE, b"0")], ids=["head", "acceptance"])
@@ -40,7 +40,7 @@ async def test_a_credit_after_the_first_word_is_taken_from_the_same_instance_alo
     assert call.begun
     for forged in (accept(OTHER, b"5000"), accept(MINE, b"-1"), accept(MINE, b"9" * 30)):
         say(forged, b"")
-        assert (call.stream.peer, room(call)) == (MINE, -1)
+        assert (call.stream.peer_subject, room(call)) == (MINE, -1)
     say(accept(MINE, b"5000"), b"")
     assert room(call) == 1000
     say(accept(MINE, b"1"), b"")  # credits are totals: it takes nothing away
@@ -51,4 +51,4 @@ async def test_a_late_acceptance_of_a_call_that_has_its_answer_does_nothing(call
     say = call.stream.deliver
     say(b"NATS/1.0\r\nMesh-Status: 200\r\n\r\n", b"done")
     say(accept(MINE, b"5000"), b"")
-    assert (call.streamed, call.stream.peer, room(call)) == (False, b"", -1)
+    assert (call.streamed, call.stream.peer_subject, room(call)) == (False, b"", -1)

@@ -31,7 +31,7 @@ TASKS = [
     (Readiness, "_repeat"),
     (Streams, "_watch"),
     (DurableEvents, "_keep"),
-    (plain_client, "echo"),
+    (plain_client, "ping_self"),
 ]
 
 

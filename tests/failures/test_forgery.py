@@ -192,7 +192,7 @@ async def test_two_processes_with_one_id_do_not_answer_each_other_for_ever(nats_
             assert (await mesh.http.get("/now")).json() == "now"
             # One of them has its second connection now, and the other one its first.
             connections = twin.bus.connections
-            twin.bus._lane._transport.abort()
+            twin.bus._fast_transport._transport.abort()
             await eventually(lambda: twin.bus.connected and twin.bus.connections > connections, 5)
             await asyncio.sleep(0.3)
             heard.clear()

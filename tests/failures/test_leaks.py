@@ -110,7 +110,7 @@ async def nothing_left(mesh):
     await eventually(lambda: instance.dispatcher.inflight == 0)
     await eventually(lambda: len(gateway.bus.requests) == 0 == gateway.lifecycle.inflight)
     assert not any(gateway.bus.requests._buckets.values())  # empty ones go when their time has come
-    assert not gateway.bus.requests._streams
+    assert not gateway.bus.requests._listeners
     assert not instance.dispatcher._running
     assert not instance.dispatcher._by_reply
     assert not gateway.lifecycle.limits._inflight

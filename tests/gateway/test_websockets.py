@@ -161,8 +161,8 @@ async def test_a_slow_reader_slows_the_sender(mesh, service):
         await ws.receive()
         await ws.send_str("flood")
         (stream,) = mesh.instances[0].streams._open.values()
-        await eventually(lambda: stream.waits)
-        assert stream._out.spent < 64 * 1024 * 1024
+        await eventually(lambda: stream.is_out_of_credit)
+        assert stream._outflow.spent < 64 * 1024 * 1024
         assert (await ws.receive()).data == bytes(100_000)
         ws._response.connection.transport.abort()
     await eventually(lambda: service.open == 0)

@@ -9,7 +9,7 @@ from mesh.errors import BusUnavailable
 from mesh.settings import BusSettings
 from tests.bus.parts import echo
 
-PATIENCE_S = 0.3
+GIVE_UP_S = 0.3
 
 
 def settings(url, lane="auto", **fields):
@@ -27,7 +27,7 @@ async def works(settings):
 
 async def refused(settings, *, final=True, secrets=()):
     """The error and the hint of a connection that is not made; ``final`` says whether it is given up at once."""
-    bus = Bus(settings, patience_s=30 if final else PATIENCE_S)
+    bus = Bus(settings, give_up_s=30 if final else GIVE_UP_S)
     began = time.monotonic()
     with pytest.raises(BusUnavailable) as caught:
         async with bus:

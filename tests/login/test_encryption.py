@@ -155,7 +155,7 @@ async def test_a_server_that_info_names_must_be_encrypted_too(lane, authority):
     ):
         client = bus.jetstream_client()
         await client._process_info({"connect_urls": [f"127.0.0.1:{port}"]})
-        assert bus._link.has_others
+        assert bus._connection.has_others
         guard, tried = client._transport.guard, set()
         begin = guard.begin
         guard.begin = lambda uri: (tried.add(uri.port), begin(uri))

@@ -107,7 +107,7 @@ async def test_revoked_credentials(lane, tmp_path):
 
 async def test_credentials_that_expire_while_connected_are_said_and_renewed_ones_taken(lane, tmp_path, caplog):
     operator = Operator()
-    path = operator.credentials(tmp_path / "a.creds", expires=int(time.time()) + 2)
+    path = operator.credentials(tmp_path / "a.creds", expires=int(time.time()) + 3)
     async with (
         NatsServer(jetstream=False, extra_config=operator.config()) as server,
         Bus(settings(server.url, lane, credentials=path)) as bus,
@@ -243,7 +243,7 @@ async def test_a_server_learnt_from_info_gets_the_login_of_the_url(lane):
         NatsServer(name="b", jetstream=False, cluster=members[1], extra_config=login) as second,
         Bus(settings(first.url.replace("//", "//ada:p%40ss@"), lane)) as bus,
     ):
-        await eventually(lambda: bus._link.has_others)
+        await eventually(lambda: bus._connection.has_others)
         await first.kill()
         await eventually(lambda: bus.connected and bus.server["server_name"] == "b")
         assert bus.jetstream_client().connected_url.port == second.port

@@ -173,6 +173,6 @@ async def test_a_websocket_where_none_is(nats_url):
 
 async def test_what_websockets_need_is_said(monkeypatch):
     monkeypatch.setattr("nats.aio.transport.aiohttp", None)
-    monkeypatch.setattr("mesh.bus.supervised_connection.provide", lambda: None)
+    monkeypatch.setattr("mesh.bus.supervised_connection.provide_aiohttp", lambda: None)
     text = await refused(settings("ws://127.0.0.1:1"))
     assert text.endswith("ws:// and wss:// need aiohttp|pip install 'nats-http-mesh[websocket]'")

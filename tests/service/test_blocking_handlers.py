@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mesh import Service
-from mesh.bus.connection_errors import reason_of
+from mesh.bus.connection_errors import failure_of
 from mesh.service import ServiceInstance
 from mesh.service.blocking_handlers import BlockingWatch
 from mesh.service.run import watch_blocking
@@ -130,13 +130,13 @@ async def test_nobody_is_named_where_no_code_of_the_users_runs(mesh, watched, ca
 
 async def test_the_connections_end_names_the_handler(mesh, watched, caplog):
     instance, _ = watched
-    assert instance.bus.held_up() == ""
+    assert instance.bus.loop_blocked_by() == ""
     await mesh.http.get("/block?seconds=0.5")
-    await eventually(instance.bus.held_up)
-    instance.bus._link._note(Exception("nats: 'Stale Connection'"), None)
+    await eventually(instance.bus.loop_blocked_by)
+    instance.bus._connection._note(Exception("nats: 'Stale Connection'"), None)
     (said,) = [record.getMessage() for record in caplog.records if "heard nothing" in record.getMessage()]
     assert re.search(rf"from this process for too long; trying again \(handler block {LINE} .* for \d\.\d s\)", said)
-    assert "was it stopped" in reason_of(Exception("nats: 'Stale Connection'")).todo
+    assert "was it stopped" in failure_of(Exception("nats: 'Stale Connection'")).todo
 
 
 async def test_none_is_wanted(mesh):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from mesh import Service
-from mesh.bus.bundles import APART, unpack
+from mesh.bus.bundles import REFUSAL, unpack
 from mesh.testing import Mesh
 from tests.conditions import eventually
 
@@ -138,7 +138,7 @@ async def test_a_bundle_from_another_account_is_not_begun_and_told_so_once(calle
     caller.send(frame(b"t3", b"later"))
     await eventually(lambda: b"t3" in caller.replies and got)
     assert service.called == ["later"]
-    assert got == [(APART, b"")]
+    assert got == [(REFUSAL, b"")]
 
 
 async def test_one_that_is_slow_does_not_hold_up_the_others(caller, service):

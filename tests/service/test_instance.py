@@ -202,7 +202,7 @@ async def test_who_was_cut_off_announces_again(mesh, witness):
     instance = await mesh.start(sleeper(), heartbeat_ms=30_000)
     await witness.until(lambda heard: any(m.name == "sleeper" for m in heard))
     count = len(witness.heard)
-    await instance.bus._link.client.force_reconnect()
+    await instance.bus._connection.client.force_reconnect()
     await witness.until(lambda heard: any(m.name == "sleeper" for m in heard[count:]))
     assert isinstance(next(m for m in witness.heard[count:] if m.name == "sleeper"), Announcement)
 

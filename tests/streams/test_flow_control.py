@@ -9,10 +9,10 @@ from mesh.streams import frames
 from mesh.streams.flow_control import (
     POOL,
     SMALLEST_WINDOW,
-    Broken,
     Inflow,
     Outflow,
-    Pool,
+    ProtocolViolation,
+    WindowPool,
     cost,
 )
 from mesh.streams.frames import Frame
@@ -50,16 +50,16 @@ def test_a_frame_that_is_missing_or_comes_twice_breaks_the_stream(numbers):
     *first, last = numbers
     for number in first:
         inflow.accept(number, 1)
-    with pytest.raises(Broken, match="was due"):
+    with pytest.raises(ProtocolViolation, match="was due"):
         inflow.accept(last, 1)
 
 
 def test_more_than_was_granted_breaks_the_stream():
     inflow = Inflow(SMALLEST_WINDOW, SMALLEST_WINDOW)
     inflow.accept(1, SMALLEST_WINDOW)
-    with pytest.raises(Broken, match="were granted"):
+    with pytest.raises(ProtocolViolation, match="were granted"):
         inflow.accept(2, 0)
-    with pytest.raises(Broken, match="are allowed"):
+    with pytest.raises(ProtocolViolation, match="are allowed"):
         Inflow(WINDOW, WINDOW).accept(1, LARGEST_CHUNK + 1)
 
 
@@ -74,9 +74,9 @@ def test_everything_arrives_in_order_and_nobody_holds_more_than_the_window(windo
     turns = iter(reads_first)
     left, waiting, sent, taken = list(writes), [], 0, 0
     while left or waiting:
-        size = out.room(left[0]) if left else -1
+        size = out.sendable(left[0]) if left else -1
         if size >= 0 and (not waiting or not next(turns, False)):
-            inflow.accept(out.take(size), size)
+            inflow.accept(out.spend(size), size)
             waiting.append(size)
             sent += size
             left[0] -= size
@@ -94,9 +94,9 @@ def test_everything_arrives_in_order_and_nobody_holds_more_than_the_window(windo
 
 def test_a_large_write_does_not_go_in_crumbs():
     out = Outflow(SMALLEST_WINDOW)
-    out.take(SMALLEST_WINDOW - 300)
-    assert out.room(CHUNK) == -1
-    assert out.room(100) == 100
+    out.spend(SMALLEST_WINDOW - 300)
+    assert out.sendable(CHUNK) == -1
+    assert out.sendable(100) == 100
 
 
 def test_credits_are_totals():
@@ -108,11 +108,11 @@ def test_credits_are_totals():
 
 
 def test_many_streams_share_a_connection():
-    pool = Pool()
+    pool = WindowPool()
     windows = [pool.take() for _ in range(5000)]
     assert windows[0] == WINDOW
     assert windows[-1] == SMALLEST_WINDOW
     assert sum(windows) <= POOL + 5000 * SMALLEST_WINDOW
     for window in windows:
-        pool.give(window)
+        pool.give_back(window)
     assert pool.take() == WINDOW

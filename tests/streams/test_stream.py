@@ -41,10 +41,9 @@ class Pair:
             await bus.aclose()
 
     def open(self):
-        caller = self.hubs[0].call()
-        callee = self.hubs[1].answer(caller.own, FIRST_CREDIT, reads=True, writes=True)
-        caller.peer = callee.own
-        caller.grant(callee.window)
+        caller = self.hubs[0].open()
+        callee = self.hubs[1].accept(caller.own_subject, FIRST_CREDIT)
+        caller.connect(callee.own_subject, callee.window)
         return caller, callee
 
 
@@ -81,14 +80,14 @@ async def test_both_directions_carry_everything(pair, size):
 async def test_a_slow_reader_slows_the_writer(pair):
     caller, callee = pair.open()
     writing = asyncio.ensure_future(callee.write(bytes(10_000_000)))
-    await eventually(lambda: callee.waits)
+    await eventually(lambda: callee.is_out_of_credit)
     await pair.buses[1].flush()
     await pair.buses[0].flush()
-    assert callee._out.spent <= FIRST_CREDIT
+    assert callee._outflow.spent <= FIRST_CREDIT
     taken = 0
     while taken < 5_000_000:
         taken += len((await caller.read()).payload)
-    assert callee._out.spent - taken <= caller.window
+    assert callee._outflow.spent - taken <= caller.window
     assert not writing.done()
     writing.cancel()
     callee.close()
@@ -119,10 +118,10 @@ async def test_who_gives_up_is_heard_by_reader_and_writer(pair, side):
     ends = pair.open()
     quitter, other = ends[side], ends[1 - side]
     heard = []
-    other.on_broken = heard.append
+    other.listen(broken=heard.append)
     reading = asyncio.ensure_future(other.read())
     writing = asyncio.ensure_future(other.write(bytes(1_000_000)))
-    await eventually(lambda: other.waits)
+    await eventually(lambda: other.is_out_of_credit)
     quitter.abort(Conflict("enough"))
     with pytest.raises(Conflict, match="enough"):
         await reading
@@ -147,7 +146,7 @@ async def test_a_mishap_on_the_bus_ends_in_an_error(pair, mishap):
     send, held = pair.hubs[1].send, []
 
     def faulty(stream, block, payload):
-        if stream.own == callee.own and b" data" in block:
+        if stream.own_subject == callee.own_subject and b" data" in block:
             held.append((block, payload))
             if len(held) == 3:
                 if mishap == "lost":
@@ -189,7 +188,7 @@ async def test_a_peer_that_dies_is_noticed(nats_url, prefix, side):
 async def test_a_writer_to_nobody_stops(pair):
     """The reader forgot the stream without a word: whoever still sends is told."""
     caller, callee = pair.open()
-    pair.hubs[0].forget(caller)
+    pair.hubs[0].remove(caller)
     with pytest.raises(StreamBroken, match="over"):
         await callee.write(bytes(10_000_000))
 
@@ -212,16 +211,22 @@ async def test_a_frame_from_nowhere_and_frames_to_strangers(pair):
         block = b"NATS/1.0\r\nMesh-Status: 200\r\nMesh-Stream: %b\r\n\r\n" % peer
         with pytest.raises(BadReply):
             hub.adopt(b"mesh.inbox.x.y.z.1", block)
-    hub.orphan(b"mesh.announce.a.b", frames.block(1, frames.DATA))
+    hub.refuse_orphan(b"mesh.announce.a.b", frames.block(1, frames.DATA))
 
 
 async def test_windows_shrink_while_many_are_open_and_nothing_stays(pair):
     hub = pair.hubs[0]
-    streams = [hub.call() for _ in range(2000)]
+    streams = [hub.open() for _ in range(2000)]
     assert streams[-1].window == SMALLEST_WINDOW
     for stream in streams:
         stream.close()
     assert len(hub) == 0
-    assert len(pair.buses[0].requests._streams) <= 1  # plain nats-py has a stream of its own to see the server live
+    assert len(pair.buses[0].requests._listeners) <= 1  # plain nats-py has a stream of its own to see the server live
     del streams, stream
     gc.collect()
+
+
+async def test_a_bus_has_its_streams_once(pair):
+    """A second owner would take over the replies of the first one silently."""
+    with pytest.raises(RuntimeError, match="have an owner already"):
+        Streams(pair.buses[0])

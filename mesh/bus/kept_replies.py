@@ -1,13 +1,15 @@
-"""Replies that wait for a connection: their callers, on another server of the cluster, may still wait too."""
+"""Replies that wait for a connection: their callers, on another server of the cluster, may still wait for them."""
 
 from __future__ import annotations
 
-HELD_REPLIES = 2 * 1024 * 1024
-"""Bytes of replies kept while disconnected."""
+from typing import Final
+
+MAX_KEPT: Final = 2 * 1024 * 1024
+"""Bytes of replies that are kept while there is no connection."""
 
 
-class HeldReplies:
-    """Reply subject, payload and header block of each, in order."""
+class KeptReplies:
+    """Replies in the order in which they were given: reply subject, payload and header block of each."""
 
     __slots__ = ("_replies", "_size", "dropped")
 
@@ -18,15 +20,15 @@ class HeldReplies:
         self._size = 0
 
     def keep(self, reply: bytes, payload: bytes, block: bytes) -> None:
-        """Keep one, or count it as dropped."""
+        """Keep a reply, or count it as dropped."""
         size = len(payload) + len(block)
-        if self._size + size > HELD_REPLIES:
+        if self._size + size > MAX_KEPT:
             self.dropped += 1
             return
         self._replies.append((reply, payload, block))
         self._size += size
 
     def release(self) -> list[tuple[bytes, bytes, bytes]]:
-        """All that were kept, to be sent now."""
+        """Return all that were kept, to be sent now, and forget them."""
         replies, self._replies, self._size = self._replies, [], 0
         return replies
