@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from mesh import messages
 from mesh.bus import Bus
 from mesh.errors import MeshError
-from mesh.messages import Conflict, Conflicts
+from mesh.messages import Conflicts, RouteConflict
 from mesh.registry import Change
 
 MOST = 20
@@ -22,9 +22,9 @@ class ConflictNotices:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._current: set[Conflict] = set()
+        self._current: set[RouteConflict] = set()
 
-    def changed(self, begun: Sequence[Conflict], over: Sequence[Conflict]) -> None:
+    def changed(self, begun: Sequence[RouteConflict], over: Sequence[RouteConflict]) -> None:
         """These conflicts began, and those are over."""
         self._current = (self._current | set(begun)) - set(over)
         for service in sorted({*_parties(begun), *_parties(over)}):
@@ -38,7 +38,7 @@ class ConflictNotices:
                 if begun:
                     self._tell(change.service, change.instance, begun, ())
 
-    def _tell(self, service: str, instance: str, begun: Sequence[Conflict], over: Sequence[Conflict]) -> None:
+    def _tell(self, service: str, instance: str, begun: Sequence[RouteConflict], over: Sequence[RouteConflict]) -> None:
         subject = self._bus.subjects.control("conflicts", service, instance)
         message = Conflicts(begun=tuple(begun[:MOST]), over=tuple(over[:MOST]))
         try:
@@ -47,9 +47,9 @@ class ConflictNotices:
             _log.debug("%s is not told of its conflicts: %s", service, error)
 
 
-def _parties(conflicts: Iterable[Conflict]) -> set[str]:
+def _parties(conflicts: Iterable[RouteConflict]) -> set[str]:
     return {service for conflict in conflicts for service in (conflict.winner, *conflict.losers)}
 
 
-def _of(service: str, conflicts: Iterable[Conflict]) -> list[Conflict]:
+def _of(service: str, conflicts: Iterable[RouteConflict]) -> list[RouteConflict]:
     return [conflict for conflict in conflicts if service == conflict.winner or service in conflict.losers]

@@ -94,7 +94,7 @@ class Health:
             "conflicts": len(self._directory.conflicts),
         }
         if wanted and show_routes:
-            self._directory.settle()
+            self._directory.update_now()
             document["routes"] = [
                 {"method": entry.method, "path": entry.template, "service": entry.service}
                 for entry in self._directory.table.entries()

@@ -90,7 +90,7 @@ def build(
 
     @app.get("/api/routes")
     async def routes() -> dict[str, Any]:
-        directory.settle()
+        directory.update_now()
         table = directory.table
         return {
             "routes": [_route(entry) for entry in table.entries()],
@@ -104,7 +104,7 @@ def build(
 
     @app.get("/api/conflicts")
     async def conflicts() -> list[Any]:
-        directory.settle()
+        directory.update_now()
         return [msgspec.to_builtins(conflict) for conflict in directory.conflicts]
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -123,7 +123,7 @@ def _mesh_lines(bus: Bus, watcher: Watcher, directory: LiveRoutes) -> Iterable[s
         "Instances by service and state.",
         (({"service": service, "state": state}, count) for (service, state), count in sorted(states.items())),
     )
-    directory.settle()
+    directory.update_now()
     yield from family("mesh_routes", "gauge", "Live routes.", [({}, len(directory.table))])
     yield from family("mesh_route_conflicts", "gauge", "Routes claimed twice.", [({}, len(directory.conflicts))])
     yield from family("mesh_registry_stale", "gauge", "1 while cut off from NATS.", [({}, int(watcher.stale))])

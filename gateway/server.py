@@ -206,7 +206,7 @@ class Gateway:
 
     async def _become_ready(self) -> None:
         await self.watcher.synchronised.wait()
-        self.directory.settle()
+        self.directory.update_now()
         self.announcer.declare("ready")
 
     async def _expire(self) -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from mesh.messages import Conflict
+from mesh.messages import RouteConflict
 
 WHY = {"earlier": "the earlier claim", "owner": "owner of the prefix", "reserved": "the gateway's own path"}
 
 
-def sentence(conflict: Conflict) -> str:
+def sentence(conflict: RouteConflict) -> str:
     """Who serves the route, why, and which services claim it too."""
     route, why = f"{conflict.method} {conflict.path}", WHY[conflict.why]
     return f"{route} is served by {conflict.winner} ({why}), claimed by {', '.join(conflict.losers)} too"
 
 
-def told(conflict: Conflict, service: str) -> str:
+def told(conflict: RouteConflict, service: str) -> str:
     """The same to one of the services that claim it, with what to do."""
     route, why = f"{conflict.method} {conflict.path}", WHY[conflict.why]
     if service == conflict.winner:
@@ -22,7 +22,7 @@ def told(conflict: Conflict, service: str) -> str:
     return f"{lost}; {advice(conflict, service)}"
 
 
-def advice(conflict: Conflict, service: str = "SERVICE") -> str:
+def advice(conflict: RouteConflict, service: str = "SERVICE") -> str:
     """What a service that does not get the route can do."""
     if conflict.why == "reserved":
         return "announce another path"

@@ -102,7 +102,7 @@ class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mes
     """Which of its connections to NATS this is, from 1: when it grows, what was on its way may be lost; 0: not told."""
 
 
-class Conflict(Struct, frozen=True):
+class RouteConflict(Struct, frozen=True):
     """A route that others than its winner announce; ``losers`` do not get it.
 
     ``why``: the winner has the ``earlier`` claim, the prefix has an ``owner`` (who need not claim the path), or the
@@ -119,8 +119,8 @@ class Conflict(Struct, frozen=True):
 class Conflicts(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.conflicts"):
     """What a gateway tells the services that claim one route: conflicts that are there, and those that are over."""
 
-    begun: tuple[Conflict, ...] = ()
-    over: tuple[Conflict, ...] = ()
+    begun: tuple[RouteConflict, ...] = ()
+    over: tuple[RouteConflict, ...] = ()
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.heartbeat"):
@@ -242,13 +242,13 @@ __all__ = [
     "Announcement",
     "BadMessage",
     "Cancel",
-    "Conflict",
     "Conflicts",
     "Control",
     "Discover",
     "Endpoint",
     "Heartbeat",
     "Route",
+    "RouteConflict",
     "State",
     "Why",
     "decode",

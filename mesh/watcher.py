@@ -14,7 +14,7 @@ from mesh import messages
 from mesh.bus import Bus, Subscription
 from mesh.errors import MeshError
 from mesh.messages import Announcement, BadMessage, Discover
-from mesh.registry import Ask, Change, Liveness, Registry
+from mesh.registry import Change, DiscoverRequest, Liveness, Registry
 from mesh.tasks import keep
 
 TICK_S = 0.1
@@ -209,12 +209,12 @@ class Watcher:
             return False
         return True
 
-    def _handle(self, outcome: Sequence[Change | Ask]) -> None:
+    def _handle(self, outcome: Sequence[Change | DiscoverRequest]) -> None:
         if not outcome:
             return
         changes = [item for item in outcome if isinstance(item, Change)]
         for item in outcome:
-            if isinstance(item, Ask):
+            if isinstance(item, DiscoverRequest):
                 self._discover(self._bus.subjects.discover(item.service, item.instance), 0)
         if changes:
             for listener in list(self._listeners):

@@ -55,13 +55,13 @@ def test_the_earliest_of_several_instances_counts():
     registry = Registry()
     registry.apply(announcement(1, "/a", "/b", id="one", claimed=(20,)), 0.0)
     registry.apply(announcement(1, "/a", "/b", id="two", claimed=(10, 30)), 0.0)
-    (announced,) = registry.announced("users")
+    (announced,) = registry.claimed_routes("users")
     assert announced.claimed == (10, 20)
     assert kinds(registry.apply(announcement(2, "/a", "/b", id="one", claimed=(5,)), 1.0)) == ["claimed"]
-    assert registry.announced("users")[0].claimed == (5, 5)
+    assert registry.claimed_routes("users")[0].claimed == (5, 5)
     assert registry.apply(announcement(3, "/a", "/b", id="one", claimed=(5, 5)), 1.0) == []
     registry.apply(announcement(4, id="one", state="stopped"), 2.0)
-    assert registry.announced("users")[0].claimed == (10, 30)
+    assert registry.claimed_routes("users")[0].claimed == (10, 30)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_earliest_of_several_instances_counts():
 def test_an_implementation_without_claims_has_them_since_it_started(started, moment):
     registry = Registry()
     registry.apply(announcement(1, started=started), 0.0)
-    assert registry.announced("users")[0].claimed == (moment,)
+    assert registry.claimed_routes("users")[0].claimed == (moment,)
 
 
 @pytest.mark.parametrize("claimed", [(1, 2, 3), (-1,), (NEVER + 1,)])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesh.cli.main import fail
+from mesh.cli.exit import fail
 
 if TYPE_CHECKING:
     from mesh.cli.http_load import Load, Seen, Target

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from mesh.cli.bus_command import HELP, Missing, execute
 from mesh.cli.completion_names import endpoints, services_and_methods
-from mesh.cli.mesh_view import HELP, MeshView, Missing, Target, execute
+from mesh.cli.mesh_observer import InstanceSelector, MeshObserver
 from mesh.cli.terminal import clean
 from mesh.cli.texts import nearest
 from mesh.defaults import DEADLINE_S
@@ -168,10 +169,10 @@ async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, opti
     from mesh.client import Answer
     from mesh.foreign import subjects_of, survey
 
-    async with MeshView(bus) as view:
-        _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
+    async with MeshObserver(bus) as observer:
+        _, micros = await asyncio.gather(observer.synchronise(), survey(bus, "INFO"))
         foreign = [m for m in micros if m.kind(bus.subjects.prefix)]
-        own = view.instances(Target(service))
+        own = observer.instances(InstanceSelector(service))
         names = {e.name for i in own for e in i.content.endpoints}
         subjects = subjects_of((m for m in foreign if m.name == service), bus.subjects.prefix)
         if endpoint in subjects and endpoint not in names:
@@ -180,7 +181,7 @@ async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, opti
             return Answer(await bus.request(address, payload, block, timeout=timeout, lenient=True), "", 1)
         names |= subjects.keys()
         if not names:
-            raise view.missing(Target(service), (m.name for m in foreign))
+            raise observer.missing(InstanceSelector(service), (m.name for m in foreign))
         if endpoint in names:
             raise Missing(f"no instance of {service} that has {endpoint!r} listens now; see 'mesh ls {service}'")
         hint = nearest(endpoint, names) or f" It has: {', '.join(sorted(names))}."
@@ -194,7 +195,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
     from urllib.parse import quote
 
     from mesh.cli.response_output import show
-    from mesh.cli.routes import gateway_view
+    from mesh.cli.routes import observe_gateway
     from mesh.client import Caller, RouteDestination
     from mesh.routes import Gone, Match, NotAllowed, Refusal, parse_target
     from mesh.streams import TAKES_STREAMS, Streams
@@ -207,17 +208,17 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
     parsed = parse_target(path.encode(), query.encode())
     if isinstance(parsed, Refusal):
         raise Missing(parsed.detail)
-    async with gateway_view(bus) as view:
+    async with observe_gateway(bus) as observer:
         streams = Streams(bus)
-        caller = Caller(bus, view.watcher, streams)
-        await view.synchronise()
-        match = view.directory.table.match(method, parsed.segments)
+        caller = Caller(bus, observer.watcher, streams)
+        await observer.synchronise()
+        match = observer.routes.match(method, parsed.segments)
         if isinstance(match, NotAllowed):
             raise Missing(f"{path} answers {', '.join(match.allow)}, and not {method}")
         if isinstance(match, Gone):
             raise Missing(f"no live instance of {match.entry.service} serves {path}")
         if not isinstance(match, Match):
-            near = view.directory.table.nearest(path)
+            near = observer.routes.nearest(path)
             raise Missing(f"no service announces {path}." + (f" Near: {', '.join(near)}." if near else ""))
         entry = match.entry
         identifier = new_id().encode()

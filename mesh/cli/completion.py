@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mesh.cli.mesh_view import HELP
+from mesh.cli.bus_command import HELP
 
 # click's scripts complete no file where a command has nothing to offer, and none behind the @ of `-d @FILE`. These are
 # the places in them that are changed, each with what stands there instead.

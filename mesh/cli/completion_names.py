@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from mesh.foreign.survey import Micro
+    from mesh.foreign.survey import MicroInstance
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 CONNECT_S = 0.5
@@ -49,7 +49,7 @@ def _matching(names: Iterable[str], incomplete: str) -> list[str]:
     return sorted(name for name in sound if name.startswith(incomplete))
 
 
-def _asked(verb: str, service: str = "") -> list[Micro]:
+def _asked(verb: str, service: str = "") -> list[MicroInstance]:
     """Who answers ``$SRV.<verb>``, instances of the mesh and foreign ones; nobody where anything goes wrong."""
     import os
     from dataclasses import replace
@@ -60,7 +60,7 @@ def _asked(verb: str, service: str = "") -> list[Micro]:
 
     logging.disable()  # nothing may come between what the person types
 
-    async def ask() -> list[Micro]:
+    async def ask() -> list[MicroInstance]:
         (settings,) = load_all(BusSettings, environ=os.environ, file=find_file(os.environ))
         async with asyncio.timeout(WHOLE_S):
             async with Bus(replace(settings, connect_timeout_s=CONNECT_S)) as bus:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mesh.foreign import Micro
+    from mesh.foreign import MicroInstance
     from mesh.messages import Announcement
 
 
-def taken(micro: Micro, prefix: str, problems: list[str] | None = None) -> Announcement | None:
+def announced_by(micro: MicroInstance, prefix: str, problems: list[str] | None = None) -> Announcement | None:
     """What a gateway takes ``micro`` to announce; None for an instance of a mesh, or one whose name is none.
 
     ``prefix`` is that of the mesh that is looked at. ``problems`` takes a sentence for everything that is left out.

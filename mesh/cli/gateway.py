@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
+from mesh.cli.exit import fail
 from mesh.cli.load_settings import load
-from mesh.cli.main import fail
 from mesh.settings import DEFAULT_FILE, BusSettings, GatewaySettings, ServiceSettings, find_file, load_all
 
 

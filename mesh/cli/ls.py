@@ -6,27 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli.bus_command import HELP, execute
 from mesh.cli.completion_names import services
-from mesh.cli.foreign_services import taken
-from mesh.cli.mesh_view import HELP, age, execute, number, span, state_of, target_of
-from mesh.cli.terminal import STATES, Fit
+from mesh.cli.foreign_services import announced_by
+from mesh.cli.formatting import age, number, span, state_of
+from mesh.cli.mesh_observer import parse_selector
+from mesh.cli.terminal import STATES, ColumnFit
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
-    from mesh.cli.mesh_view import MeshView, Target
-    from mesh.foreign.survey import Micro
+    from mesh.cli.mesh_observer import InstanceSelector, MeshObserver
+    from mesh.foreign.survey import MicroInstance
     from mesh.registry import Instance
 
 # What gives way on a narrow terminal, in this order.
 FIT = (
-    Fit("INSTANCE", 8, mark=""),
-    Fit("REVISION"),
-    Fit("HEARD"),
-    Fit("SERVICE", 16),
-    Fit("STATE", 10),
-    Fit("VERSION", 8),
-    Fit("AGE"),
-    Fit("LAG"),
+    ColumnFit("INSTANCE", 8, mark=""),
+    ColumnFit("REVISION"),
+    ColumnFit("HEARD"),
+    ColumnFit("SERVICE", 16),
+    ColumnFit("STATE", 10),
+    ColumnFit("VERSION", 8),
+    ColumnFit("AGE"),
+    ColumnFit("LAG"),
 )
 HEAD = ("SERVICE", "INSTANCE", "VERSION", "STATE", "AGE", "HEARD", "LOAD", "LAG", "REVISION", "ROUTES")
 
@@ -49,33 +51,35 @@ def command(service: str | None, as_json: bool, quick: bool) -> None:
 
     Exit codes: 0, 1 when SERVICE is unknown, 2 for wrong usage, 75 without NATS.
     """
-    target = target_of(service) if service else None
-    execute(lambda bus: _ls(bus, target, as_json, quick))
+    selector = parse_selector(service) if service else None
+    execute(lambda bus: _ls(bus, selector, as_json, quick))
 
 
-async def _ls(bus: Bus, target: Target | None, as_json: bool, quick: bool) -> int:
+async def _ls(bus: Bus, selector: InstanceSelector | None, as_json: bool, quick: bool) -> int:
     import asyncio
 
-    from mesh.cli.mesh_view import MeshView
+    from mesh.cli.mesh_observer import MeshObserver
     from mesh.cli.terminal import Terminal
     from mesh.foreign.survey import survey
 
-    async with MeshView(bus) as view:
-        _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
-        foreign = view.foreign(micros)
-        instances = view.instances(target)
+    async with MeshObserver(bus) as observer:
+        _, micros = await asyncio.gather(observer.synchronise(), survey(bus, "INFO"))
+        foreign = observer.foreign(micros)
+        instances = observer.instances(selector)
         shown = [
-            m for m in foreign if target is None or (m.name == target.service and m.id.startswith(target.instance))
+            m
+            for m in foreign
+            if selector is None or (m.name == selector.service and m.id.startswith(selector.instance))
         ]
-        if target and not instances and not shown:
-            raise view.missing(target, (m.name for m in foreign))
+        if selector and not instances and not shown:
+            raise observer.missing(selector, (m.name for m in foreign))
         if instances and not quick:
-            await view.beats(service=target.service if target else "")
-        instances = view.instances(target)
-        rows = [_row(view, i) for i in instances]
+            await observer.wait_heartbeats(service=selector.service if selector else "")
+        instances = observer.instances(selector)
+        rows = [_row(observer, i) for i in instances]
         rows += [_foreign(m, bus.subjects.prefix) for m in shown]
         if not rows:
-            view.say_nothing()
+            observer.say_nothing()
     terminal = Terminal()
     if as_json:
         terminal.json(rows)
@@ -88,8 +92,8 @@ def _colour(column: str, cell: str) -> str:
     return STATES.get(cell, "") if column == "STATE" else ""
 
 
-def _row(view: MeshView, instance: Instance) -> dict[str, Any]:
-    beaten = view.has_beaten(instance)
+def _row(observer: MeshObserver, instance: Instance) -> dict[str, Any]:
+    beaten = observer.has_load(instance)
     return {
         "service": instance.service,
         "instance": instance.id,
@@ -98,7 +102,7 @@ def _row(view: MeshView, instance: Instance) -> dict[str, Any]:
         "state": state_of(instance),
         "started": instance.started,
         "age_s": age(instance.started),
-        "heard_s": round(max(0.0, view.watcher.now - instance.seen), 3),
+        "heard_s": round(max(0.0, observer.watcher.now - instance.seen), 3),
         "inflight": instance.inflight if beaten else None,
         "capacity": instance.capacity if beaten else None,
         "lag_ms": instance.lag_ms if beaten else None,
@@ -107,7 +111,7 @@ def _row(view: MeshView, instance: Instance) -> dict[str, Any]:
     }
 
 
-def _foreign(micro: Micro, prefix: str) -> dict[str, Any]:
+def _foreign(micro: MicroInstance, prefix: str) -> dict[str, Any]:
     return {
         "service": micro.name,
         "instance": micro.id,
@@ -116,7 +120,7 @@ def _foreign(micro: Micro, prefix: str) -> dict[str, Any]:
         "state": micro.kind(prefix),
         "metadata": micro.metadata,
         # None for one of another mesh: no gateway of this one asks it.
-        "routes": None if (announced := taken(micro, prefix)) is None else len(announced.routes),
+        "routes": None if (announced := announced_by(micro, prefix)) is None else len(announced.routes),
     }
 
 

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from mesh import headers
-from mesh.cli.mesh_view import Missing
+from mesh.cli.bus_command import Missing
 from mesh.cli.terminal import Terminal, clean
 
 if TYPE_CHECKING:

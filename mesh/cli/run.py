@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from mesh.cli.exit import fail
 from mesh.cli.load_settings import load
-from mesh.cli.main import fail
 from mesh.settings import BusSettings, ServiceSettings
 
 APPLICATIONS = frozenset({"fastapi", "starlette", "litestar", "quart", "flask", "django", "falcon", "blacksheep"})

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
+from mesh.cli.exit import fail
 from mesh.cli.load_settings import load
-from mesh.cli.main import fail
 from mesh.cli.run import is_application, load_module, run_service
 from mesh.settings import BusSettings, ServiceSettings
 

@@ -54,7 +54,7 @@ class Terminal:
         self,
         head: Sequence[str],
         rows: Iterable[Sequence[str]],
-        fit: Sequence[Fit] = (),
+        fit: Sequence[ColumnFit] = (),
         colour: Callable[[str, str], str] = lambda column, cell: "",
     ) -> None:
         """Print aligned columns; ``fit`` says what gives way on a terminal that is too narrow, one after the other.
@@ -80,7 +80,7 @@ class Terminal:
             self.line(self.paint(f"not shown: {', '.join(hidden)}"[: self.width], "dim"))
 
 
-class Fit(NamedTuple):
+class ColumnFit(NamedTuple):
     """How one column of a table gives way: down to ``least`` characters, with 0 it is left out.
 
     ``mark`` ends a text that was cut; without one its beginning can be copied, as that of an id.
@@ -91,7 +91,7 @@ class Fit(NamedTuple):
     mark: str = "…"
 
 
-def fitted(head: Sequence[str], widths: Sequence[int], fit: Sequence[Fit], room: int) -> list[int]:
+def fitted(head: Sequence[str], widths: Sequence[int], fit: Sequence[ColumnFit], room: int) -> list[int]:
     """The width of each column within ``room`` characters (0: any number); 0 for one that is left out."""
     found = list(widths)
 

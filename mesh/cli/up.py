@@ -16,11 +16,11 @@ import click
 
 from mesh.bus import Bus
 from mesh.bus.connection_errors import NO_NATS as START_ONE
+from mesh.cli.bus_command import connecting, without_nats
+from mesh.cli.bus_command import quiet as quiet_library
 from mesh.cli.examples import examples
+from mesh.cli.exit import NO_NATS, fail
 from mesh.cli.load_settings import load
-from mesh.cli.main import NO_NATS, fail
-from mesh.cli.mesh_view import connecting, without_nats
-from mesh.cli.mesh_view import quiet as quiet_library
 from mesh.cli.terminal import Terminal
 from mesh.embedded import NatsServer, ServerError, Supervisor, ended, free_port
 from mesh.errors import BusUnavailable

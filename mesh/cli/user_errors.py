@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 import mesh
-from mesh.cli.main import fail
+from mesh.cli.exit import fail
 from mesh.errors import ConfigError, DeclarationError
 from mesh.source_files import is_installed, short
 

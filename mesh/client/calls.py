@@ -156,7 +156,7 @@ def declared_policy(watcher: Watcher, service: str, endpoint: str) -> RetryPolic
 
     A call has no method of its own. So it counts as a request of each route, and without a route nothing is repeated.
     """
-    routes = [r for c in watcher.registry.contents(service) for r in c.routes if r.endpoint == endpoint]
+    routes = [r for c in watcher.registry.content(service) for r in c.routes if r.endpoint == endpoint]
     policies = [RetryPolicy.of(route.method, [route]) for route in routes]
     if not policies:
         return NEVER

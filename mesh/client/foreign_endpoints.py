@@ -5,7 +5,7 @@ from __future__ import annotations
 from mesh.bus import Bus, Reply
 from mesh.client.attempts import block_of
 from mesh.errors import DeadlineExceeded, NoResponders, NotFound
-from mesh.foreign import FIRST_S, Micro, subjects_of, survey
+from mesh.foreign import FIRST_S, MicroInstance, subjects_of, survey
 
 KEEP_S = 60.0
 """For how long an answer counts; a service may be replaced by one whose endpoints listen elsewhere."""
@@ -41,7 +41,7 @@ class ForeignEndpoints:
             raise
 
     async def _ask(self, service: str, deadline: float) -> dict[str, str]:
-        def found(micros: list[Micro]) -> bool:
+        def found(micros: list[MicroInstance]) -> bool:
             return any(micro.foreign for micro in micros)
 
         # One answer will do: instances of one service are taken to have the same endpoints.

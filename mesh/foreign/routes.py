@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from mesh.foreign.survey import Asked, Micro
+from mesh.foreign.survey import MicroEndpoint, MicroInstance
 from mesh.messages import MAX_TIMEOUT_MS, Announcement, Endpoint, Route, revision_of
 from mesh.routes import BadTemplate, parse_template
 from mesh.subjects import RESERVED, is_name, takes_requests
@@ -26,12 +26,12 @@ HEARTBEAT_MS = 30_000
 MAX_ENDPOINTS = 1000
 
 
-def subjects_of(micros: Iterable[Micro], prefix: str) -> dict[str, str]:
+def subjects_of(micros: Iterable[MicroInstance], prefix: str) -> dict[str, str]:
     """Where the endpoints of these instances listen, by name; without those that no request may be sent to."""
     return {e.name: e.subject for micro in micros for e in micro.endpoints if takes_requests(e.subject, prefix)}
 
 
-def announcement_of(micro: Micro, prefix: str, problems: list[str]) -> Announcement | None:
+def announcement_of(micro: MicroInstance, prefix: str, problems: list[str]) -> Announcement | None:
     """What the service would announce if it were one of the mesh with ``prefix``; None where it can have no such name.
 
     A route's endpoint is the endpoint's whole subject: that is where its requests go. ``problems`` takes a sentence for
@@ -73,7 +73,7 @@ def announcement_of(micro: Micro, prefix: str, problems: list[str]) -> Announcem
     )
 
 
-def _route(asked: Asked, prefix: str) -> Route:
+def _route(asked: MicroEndpoint, prefix: str) -> Route:
     """Raises ValueError with what is wrong."""
     given = asked.metadata
     subject = asked.subject

@@ -36,7 +36,7 @@ CONTRADICTED = "mesh.contradicted"
 
 
 @dataclass(slots=True)
-class Asked:
+class MicroEndpoint:
     """One endpoint, as INFO or STATS describe it; times in milliseconds."""
 
     name: str
@@ -52,7 +52,7 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Micro:
+class MicroInstance:
     """One instance's answer. ``elapsed_ms`` is the time it took."""
 
     name: str
@@ -61,7 +61,7 @@ class Micro:
     description: str = ""
     started: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
-    endpoints: list[Asked] = field(default_factory=list)
+    endpoints: list[MicroEndpoint] = field(default_factory=list)
     elapsed_ms: float = 0.0
 
     @property
@@ -84,15 +84,15 @@ async def survey(
     *,
     first: float = FIRST_S,
     quiet: float = QUIET_S,
-    complete: Callable[[list[Micro]], bool] | None = None,
-) -> list[Micro]:
+    complete: Callable[[list[MicroInstance]], bool] | None = None,
+) -> list[MicroInstance]:
     """The answers to ``$SRV.<verb>`` of one service or of all, by name and id.
 
     Ends when ``complete`` says so of what has come, when nobody listens, after ``first`` seconds without any
     answer, ``quiet`` seconds after the last one, and in any case after ``first`` + `LONGEST_S`.
     """
     subject = ".".join(filter(None, ("$SRV", verb, service)))
-    found: dict[tuple[str, str], Micro] = {}
+    found: dict[tuple[str, str], MicroInstance] = {}
     loop = asyncio.get_running_loop()
     until = loop.time() + first
     latest = until + LONGEST_S
@@ -117,7 +117,7 @@ async def survey(
     return [found[key] for key in sorted(found)]
 
 
-def read(payload: bytes) -> Micro | None:
+def read(payload: bytes) -> MicroInstance | None:
     """A PING, INFO or STATS response, as far as it can be understood; None where it names nobody."""
     try:
         document = msgspec.json.decode(payload)
@@ -129,7 +129,7 @@ def read(payload: bytes) -> Micro | None:
     if not isinstance(name, str) or not isinstance(id, str) or not name or not id:
         return None
     endpoints = document.get("endpoints")
-    return Micro(
+    return MicroInstance(
         name=name,
         id=id,
         version=_text(document.get("version")),
@@ -140,10 +140,10 @@ def read(payload: bytes) -> Micro | None:
     )
 
 
-def _endpoint(document: dict[str, Any]) -> Asked:
+def _endpoint(document: dict[str, Any]) -> MicroEndpoint:
     data = document.get("data")
     data = data if isinstance(data, dict) else {}
-    return Asked(
+    return MicroEndpoint(
         name=_text(document.get("name")),
         subject=_text(document.get("subject")),
         queue_group=_text(document.get("queue_group")),

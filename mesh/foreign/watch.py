@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from mesh.bus import Bus
 from mesh.errors import MeshError
 from mesh.foreign.routes import announcement_of
-from mesh.foreign.survey import Micro, read, survey
+from mesh.foreign.survey import MicroInstance, read, survey
 from mesh.tasks import keep
 from mesh.watcher import Watcher
 
@@ -87,12 +87,12 @@ class ForeignWatch:
         self._known = {key for key in self._known if registry.get(*key) is not None}  # the others were ousted
         wanted = there if anew else there - self._known
 
-        def take(key: Key, micro: Micro | None) -> None:
+        def take(key: Key, micro: MicroInstance | None) -> None:
             if micro is not None and micro.foreign and (micro.name, micro.id) == key:
                 self._take(micro)
 
         # Answers get lost, and a process may have been slow: only who stays silent when asked itself is gone.
-        def judge(key: Key, micro: Micro | None) -> None:
+        def judge(key: Key, micro: MicroInstance | None) -> None:
             if micro is None and self._bus.connected:
                 self._known.discard(key)
                 self._watcher.dismiss(*key)
@@ -100,7 +100,7 @@ class ForeignWatch:
         await self._ask("PING", self._known - there, judge)
         await self._ask("INFO", wanted, take)
 
-    async def _ask(self, verb: str, keys: Iterable[Key], then: Callable[[Key, Micro | None], None]) -> None:
+    async def _ask(self, verb: str, keys: Iterable[Key], then: Callable[[Key, MicroInstance | None], None]) -> None:
         """Ask each of ``keys``, some at a time and in any order; ``then`` gets each answer, or None for none.
 
         Ends after `ASKING_S`, whoever has not been asked: there may be very many who do not answer.
@@ -136,7 +136,7 @@ class ForeignWatch:
         )
         return False
 
-    def _take(self, micro: Micro) -> None:
+    def _take(self, micro: MicroInstance) -> None:
         problems: list[str] = []
         found = announcement_of(micro, self._bus.subjects.prefix, problems)
         for problem in problems:

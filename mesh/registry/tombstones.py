@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-Key = tuple[str, str]
+InstanceKey = tuple[str, str]
+"""Service and instance id."""
 
 
 class Tombstone(NamedTuple):
@@ -32,15 +33,15 @@ class Tombstones:
         """How many ended early because there were too many."""
         self._lifetime_s = lifetime_s
         self._limit = limit
-        self._stones: OrderedDict[Key, Tombstone] = OrderedDict()
+        self._stones: OrderedDict[InstanceKey, Tombstone] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._stones)
 
-    def get(self, key: Key) -> Tombstone | None:
+    def get(self, key: InstanceKey) -> Tombstone | None:
         return self._stones.get(key)
 
-    def set(self, key: Key, seq: int, *, final: bool, now: float) -> None:
+    def set(self, key: InstanceKey, seq: int, *, final: bool, now: float) -> None:
         """Remember that the instance is gone; a later tombstone never knows less than an earlier one."""
         before = self._stones.pop(key, None)
         if before is not None:
@@ -51,7 +52,7 @@ class Tombstones:
             self._stones.popitem(last=False)
             self.evicted += 1
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: InstanceKey) -> None:
         self._stones.pop(key, None)
 
     def expire(self, now: float) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from msgspec import Struct
 
 from mesh.defaults import ROUTE_MEMORY_S
-from mesh.messages import Conflict
+from mesh.messages import RouteConflict
 from mesh.routes.nearest import nearest
 from mesh.routes.path_claims import with_head
 from mesh.routes.service_claims import NOTHING, Content, Entry, Holding, Key, Rejected, Rules, by_revision, hold
@@ -58,7 +58,7 @@ class RouteTable:
         self._root = Node()
         self._holdings: dict[str, Holding] = {}
         self._remembered: dict[str, float] = {}
-        self._conflicts: dict[Key, Conflict] = {}
+        self._conflicts: dict[Key, RouteConflict] = {}
         self._size = 0
 
     def replace(self, service: str, contents: Iterable[Content], now: float) -> RouteTable:
@@ -142,7 +142,7 @@ class RouteTable:
         return frozenset(service for service, holding in self._holdings.items() if holding.due is None)
 
     @property
-    def conflicts(self) -> tuple[Conflict, ...]:
+    def conflicts(self) -> tuple[RouteConflict, ...]:
         """Routes that others than their winner announce, by path and method."""
         return tuple(sorted(self._conflicts.values(), key=lambda conflict: (conflict.path, conflict.method)))
 
@@ -188,7 +188,7 @@ class RouteTable:
         if not changed:
             return table
         edit = Edit(self._root)
-        conflicts: dict[Key, Conflict | None] = {}
+        conflicts: dict[Key, RouteConflict | None] = {}
         for number, key in enumerate(changed, 1):
             if number % ROUTES == 0:
                 yield

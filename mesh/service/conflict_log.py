@@ -7,7 +7,7 @@ from collections import deque
 from time import monotonic
 
 from mesh import conflict_texts, messages
-from mesh.messages import Conflict
+from mesh.messages import RouteConflict
 
 MOST = 200
 """Conflicts that are remembered as told."""
@@ -22,7 +22,7 @@ _log = logging.getLogger("mesh.service")
 class ConflictLog:
     def __init__(self, service: str) -> None:
         self._service = service
-        self._told: dict[Conflict, float] = {}  # with the moment, the oldest first
+        self._told: dict[RouteConflict, float] = {}  # with the moment, the oldest first
         self._lines: deque[float] = deque(maxlen=LINES)
 
     def take(self, payload: bytes) -> None:
@@ -38,7 +38,7 @@ class ConflictLog:
             if self._told.pop(conflict, None) is not None and self._may_say(now):
                 _log.info("%s %s: the conflict is over", conflict.method, conflict.path)
 
-    def _begun(self, conflict: Conflict, now: float) -> None:
+    def _begun(self, conflict: RouteConflict, now: float) -> None:
         told = self._told.pop(conflict, None)
         self._told[conflict] = now
         if told is not None and now - told < AGAIN_S:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mesh.cli.mesh_view import HELP
+from mesh.cli.bus_command import HELP
 from mesh.cli.texts import counted
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def command(observe: float, as_json: bool) -> None:
     """
     import asyncio
 
+    from mesh.cli.bus_command import detach, quiet
+    from mesh.cli.exit import NO_NATS
     from mesh.cli.load_settings import load
-    from mesh.cli.main import NO_NATS
-    from mesh.cli.mesh_view import detach, quiet
     from mesh.errors import BusUnavailable
     from mesh.settings import BusSettings
 
@@ -71,11 +71,11 @@ def command(observe: float, as_json: bool) -> None:
 async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
     import asyncio
 
+    from mesh.cli.bus_command import connecting
     from mesh.cli.doctor import bus_checks, mesh_checks
     from mesh.cli.doctor.findings import ok
     from mesh.cli.doctor.witness import Witness
-    from mesh.cli.mesh_view import connecting
-    from mesh.cli.routes import gateway_view
+    from mesh.cli.routes import observe_gateway
     from mesh.foreign.survey import survey
     from mesh.messages import BadMessage, decode
     from mesh.settings_reader import redact
@@ -100,11 +100,11 @@ async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
 
         for subject in (bus.subjects.announce_all, bus.subjects.heartbeat_all):
             await bus.subscribe(subject, hear)
-        async with gateway_view(bus) as view:
+        async with observe_gateway(bus) as observer:
             findings += await bus_checks.examine(bus)
-            _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))
-            await view.beats(observe)
-            findings += mesh_checks.examine(mesh_checks.Mesh(view, micros, complaints.lines, witness))
+            _, micros = await asyncio.gather(observer.synchronise(), survey(bus, "PING"))
+            await observer.wait_heartbeats(observe)
+            findings += mesh_checks.examine(mesh_checks.Observations(observer, micros, complaints.lines, witness))
     return findings
 
 
