@@ -225,7 +225,7 @@ class Call:
         """Another attempt, where one may help; else the end."""
         failed = self._note(error)
         if isinstance(error, NoResponders) and peer.foreign:  # NATS balances those: there is no other one to try
-            self._watcher.doubt(peer.service)
+            self._watcher.report_no_responders(peer.service)
             self._end(failed)
             return
         reason = reason_of(error)

@@ -1,7 +1,7 @@
-"""Asks NATS micro services (ADR-32) through ``$SRV``, those of the mesh and foreign ones alike.
+"""Asks NATS micro services (NATS ADR-32) through ``$SRV``: those of the mesh and foreign ones alike.
 
-Clients differ in what they leave out and in their number and time formats, so replies are read leniently: whoever
-has a name and an id is listed, and a field of another type than expected counts as missing.
+Clients differ in the fields that they leave out and in their formats of numbers and times. So replies are read
+leniently: an instance with a name and an id is listed, and a field of another type than expected counts as missing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -19,25 +19,25 @@ from mesh.headers import NO_RESPONDERS
 if TYPE_CHECKING:
     from mesh.bus import Bus
 
-QUIET_S = 0.15
-"""A survey is over when nobody has answered for so long; the answers come within milliseconds of each other."""
-FIRST_S = 0.5
-"""How long the first answer may take."""
-LONGEST_S = 3.0
-"""A survey is over so long after the first answer was due at the latest, whoever goes on answering."""
-MOST = 16_384
+QUIET_S: Final = 0.15
+"""Seconds without another answer after which a survey ends: answers come within milliseconds of each other."""
+FIRST_S: Final = 0.5
+"""Seconds that the first answer may take."""
+LONGEST_S: Final = 3.0
+"""Seconds after `FIRST_S` at which a survey ends, even if answers still come."""
+MAX_INSTANCES: Final = 16_384
 """Instances that a survey lists at most; more answers end it."""
+PREFIX: Final = "mesh.prefix"
+"""The metadata key of every instance of a mesh: the prefix of its subjects."""
+CONTRADICTED: Final = "mesh.contradicted"
+"""The metadata key for the number of messages that others published in an instance's name; absent if there are none."""
 _LARGEST = 1e18
-"""No figure counts above it: 30 years in nanoseconds, and an integer everywhere."""
-PREFIX = "mesh.prefix"
-"""The metadata key with which an instance of a mesh says so."""
-CONTRADICTED = "mesh.contradicted"
-"""The one with which it says how many messages somebody else has published in its name; only where there are any."""
+"""The largest figure that counts: 30 years in nanoseconds, and an integer in every implementation of JSON."""
 
 
 @dataclass(slots=True)
 class MicroEndpoint:
-    """One endpoint, as INFO or STATS describe it; times in milliseconds."""
+    """One endpoint, as INFO or STATS describes it; times in milliseconds."""
 
     name: str
     subject: str = ""
@@ -53,7 +53,7 @@ class MicroEndpoint:
 
 @dataclass(slots=True)
 class MicroInstance:
-    """One instance's answer. ``elapsed_ms`` is the time it took."""
+    """The answer of one instance. ``elapsed_ms`` is how long it took."""
 
     name: str
     id: str
@@ -66,11 +66,11 @@ class MicroInstance:
 
     @property
     def foreign(self) -> bool:
-        """Whether it is an instance of no mesh."""
+        """True if it is not an instance of any mesh."""
         return PREFIX not in self.metadata
 
     def kind(self, prefix: str) -> str:
-        """Empty for an instance of the mesh with that prefix, else what to call it."""
+        """Empty for an instance of the mesh with that prefix, else a name for what it is."""
         other = self.metadata.get(PREFIX)
         if other == prefix:
             return ""
@@ -86,10 +86,15 @@ async def survey(
     quiet: float = QUIET_S,
     complete: Callable[[list[MicroInstance]], bool] | None = None,
 ) -> list[MicroInstance]:
-    """The answers to ``$SRV.<verb>`` of one service or of all, by name and id.
+    """The answers to ``$SRV.<verb>``, sorted by name and id.
 
-    Ends when ``complete`` says so of what has come, when nobody listens, after ``first`` seconds without any
-    answer, ``quiet`` seconds after the last one, and in any case after ``first`` + `LONGEST_S`.
+    verb: PING, INFO or STATS
+    service: ask this one only; empty asks all
+    first: seconds without any answer after which the survey ends
+    quiet: seconds after the last answer at which it ends
+    complete: called with the answers so far; True ends the survey
+
+    Ends at once if NATS has no responders, and in any case after ``first`` + `LONGEST_S`.
     """
     subject = ".".join(filter(None, ("$SRV", verb, service)))
     found: dict[tuple[str, str], MicroInstance] = {}
@@ -112,13 +117,13 @@ async def survey(
             micro.elapsed_ms = (time.perf_counter() - began) * 1000
             found.setdefault((micro.name, micro.id), micro)
             until = min(latest, loop.time() + quiet)
-            if len(found) >= MOST or (complete is not None and complete(list(found.values()))):
+            if len(found) >= MAX_INSTANCES or (complete is not None and complete(list(found.values()))):
                 break
     return [found[key] for key in sorted(found)]
 
 
 def read(payload: bytes) -> MicroInstance | None:
-    """A PING, INFO or STATS response, as far as it can be understood; None where it names nobody."""
+    """The instance in a PING, INFO or STATS response; None if it has no name and id."""
     try:
         document = msgspec.json.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -166,7 +171,7 @@ def _texts(value: Any) -> dict[str, str]:
 
 
 def _number(value: Any) -> float | None:
-    """A number that can be shown and calculated with; JSON has ones that are beyond any float."""
+    """``value`` if it is a number that can be shown and calculated with. JSON has numbers beyond any float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if 0 <= value <= _LARGEST else None

@@ -95,7 +95,7 @@ async def test_gateways_know_the_truth_again_at_once(mesh, forge, released, capl
     await asyncio.sleep(0.3)  # a stopped instance's calls are failed 250 ms later; this one's are not
     released.set()
     assert (await running).json() == "later"
-    assert "somebody else speaks for this instance" in caplog.text
+    assert "another process speaks for this instance" in caplog.text
 
 
 @pytest.mark.parametrize("facts", [{"claimed": (0,)}, {"connection": MAX_COUNT}])

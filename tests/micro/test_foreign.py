@@ -237,7 +237,7 @@ async def test_services_of_a_mesh_are_not_foreign(mesh, nats_url, prefix):
 
     await mesh.start(service)
     async with Mesh(service, nats_url=nats_url, prefix=f"{prefix}-other"):
-        await mesh.gateway.foreign.round(anew=True)
+        await mesh.gateway.foreign.round(all_info=True)
         assert [i.foreign for i in mesh.gateway.watcher.registry.instances("own")] == [False]
 
 
