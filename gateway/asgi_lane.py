@@ -13,12 +13,13 @@ from typing import Any
 
 from gateway.body_streams import ClientGone, Receive, Send, Upload, read_body, send_stream
 from gateway.gateway_request import GatewayRequest, Scope, gone
-from gateway.header_translation import NO_BODY, Pairs, read_head, response
+from gateway.header_translation import NO_BODY, read_head, response
 from gateway.request_checks import Admitted
 from gateway.request_lifecycle import RequestLifecycle
 from gateway.websocket_relay import Relay, deny
 from mesh.client import Answer
 from mesh.errors import MeshError
+from mesh.headers import Pairs
 from mesh.streams import Stream
 
 WATCH_S = 0.05

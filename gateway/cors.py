@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
-from gateway.header_translation import Pairs, lines_of
+from gateway.header_translation import lines_of
+from mesh.headers import Pairs
 
 _MAX_AGE = b"600"
 _OWN = b"access-control-"

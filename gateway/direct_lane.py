@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from gateway.body_memory import Body
 from gateway.gateway_request import GatewayRequest
-from gateway.header_translation import Head, Pairs, lines_of
+from gateway.header_translation import Head, lines_of
 from gateway.request_checks import Behind
 from gateway.request_lifecycle import RequestLifecycle
 from mesh.client import Answer, Call
 from mesh.errors import MeshError
+from mesh.headers import Pairs
 
 if TYPE_CHECKING:
     from gateway.http_connection import Connection

@@ -8,9 +8,10 @@ from __future__ import annotations
 import binascii
 import re
 
-from gateway.header_translation import Head, Pairs
+from gateway.header_translation import Head
 from gateway.problems import refuse
 from mesh.errors import MeshError
+from mesh.headers import Pairs
 
 # RFC 3986 section 3.2.2 and 3.2.3: a name or IPv4 address (may be empty), or an IP literal in brackets; then a port.
 _HOST = re.compile(

@@ -9,8 +9,8 @@ import msgspec
 from mesh import headers
 from mesh.bus import Reply
 from mesh.errors import BadReply, MeshError
-
-Pairs = list[tuple[bytes, bytes]]
+from mesh.headers import Pairs
+from mesh.numbers import parse_count
 
 _KNOWN_MAX = 4096
 _LONGEST_LENGTH = 18
@@ -142,7 +142,7 @@ def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bo
         raise BadReply(f"the service replied with the status {headers.find(pairs, headers.STATUS)!r}")
     out = crossing(pairs)
     length = headers.find(pairs, b"content-length") if streamed or method == "HEAD" else None
-    if length is not None and not (length.isdigit() and len(length) <= _LONGEST_LENGTH):
+    if length is not None and parse_count(length, _LONGEST_LENGTH) is None:
         if streamed:  # nobody here could count along
             raise BadReply(f"the service replied with the content-length {length[:80]!r}")
         length = None

@@ -28,7 +28,7 @@ from gateway.asgi_response import AsgiResponse, Flow
 from gateway.direct_lane import DirectRequest
 from gateway.fair_turns import ANSWER, HEADERS, RESTED_S, TURN, Turns
 from gateway.framing import bad_request, check_handshake, check_head, check_trailer, length_of, read_target
-from gateway.header_translation import Head, Pairs, lines_of, read_head
+from gateway.header_translation import Head, lines_of, read_head
 from gateway.health import OWN
 from gateway.listener import KEEP_ALIVE_S
 from gateway.listening_sockets import has_closed
@@ -36,6 +36,7 @@ from gateway.problems import refuse
 from gateway.request_lifecycle import RequestLifecycle
 from gateway.slow_clients import OutgoingBuffer
 from mesh.errors import MeshError
+from mesh.headers import Pairs
 from mesh.settings import GatewaySettings
 
 LINGER_S = 2.0

@@ -10,14 +10,13 @@ from msgspec import Struct
 
 from gateway.cors import Cors
 from gateway.gateway_request import GatewayRequest, forwarded
-from gateway.header_translation import Pairs
 from gateway.problems import refuse
 from gateway.trace_context import Ids
 from mesh.balancer import RetryPolicy
 from mesh.bus import Bus
 from mesh.client import RouteDestination
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
-from mesh.headers import is_sound
+from mesh.headers import Pairs, is_sound
 from mesh.live_routes import LiveRoutes
 from mesh.routes import Entry, Gone, Match, NotAllowed, Refusal, RouteTable, parse_target
 from mesh.settings import GatewaySettings

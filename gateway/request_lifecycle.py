@@ -14,7 +14,7 @@ from gateway.access_log import AccessLog, begin
 from gateway.body_memory import BodyMemory
 from gateway.cors import Cors
 from gateway.gateway_request import GatewayRequest
-from gateway.header_translation import Head, Pairs, ResponseHeads
+from gateway.header_translation import Head, ResponseHeads
 from gateway.health import is_own, own_label
 from gateway.problems import encode_document, public_detail, refuse, render
 from gateway.request_checks import Admitted, Behind, RequestChecks
@@ -25,6 +25,7 @@ from gateway.trusted_proxies import TrustedProxies
 from mesh.bus import Bus
 from mesh.client import Caller
 from mesh.errors import MeshError
+from mesh.headers import Pairs
 from mesh.live_routes import LiveRoutes
 from mesh.settings import GatewaySettings
 from mesh.watcher import Watcher

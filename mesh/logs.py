@@ -12,13 +12,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-import msgspec
-
 from mesh.colour import has_colours
+from mesh.json_codec import encode_any
 from mesh.printable import clean, clean_lines, escaped_json
 
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
-_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 Facts = Callable[[], dict[str, str]]
 _sources: list[Facts] = []
@@ -52,7 +50,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return escaped_json(_encode(line).decode())
+        return escaped_json(encode_any(line).decode())
 
 
 class TextFormatter(logging.Formatter):

@@ -13,6 +13,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from mesh import json_codec
+from mesh.json_codec import NOT_DECODABLE, decode_or_none
 from mesh.subjects import GATEWAY, QUEUE, RESERVED
 
 State = Literal["starting", "ready", "unready", "draining", "stopped"]
@@ -150,7 +152,6 @@ class Cancel(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.c
 
 Control = Announcement | Heartbeat
 
-_encoder = msgspec.json.Encoder()
 _control = msgspec.json.Decoder(Control)
 _discover = msgspec.json.Decoder(Discover)
 _cancel = msgspec.json.Decoder(Cancel)
@@ -159,7 +160,7 @@ _conflicts = msgspec.json.Decoder(Conflicts)
 
 def encode(message: Announcement | Heartbeat | Discover | Cancel | Conflicts) -> bytes:
     """JSON bytes of a control message; raises `BadMessage` over the size limit of its type."""
-    data = _encoder.encode(message)
+    data = json_codec.encode(message)
     limit = MAX_HEARTBEAT if isinstance(message, Heartbeat) else MAX_ANNOUNCEMENT
     if len(data) > limit:
         kind = type(message).__name__.lower()
@@ -177,7 +178,7 @@ def decode(data: bytes, service: str, instance: str) -> Control:
         raise BadMessage(f"{len(data)} bytes; at most {MAX_ANNOUNCEMENT} are allowed")
     try:
         message: Control = _control.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except NOT_DECODABLE as error:
         raise BadMessage(str(error)) from error
     if message.name != service or message.id != instance:
         raise BadMessage(f"speaks for {message.name}.{message.id} on the subject of {service}.{instance}")
@@ -200,41 +201,34 @@ def decode(data: bytes, service: str, instance: str) -> Control:
 
 
 def decode_sibling(data: bytes, service: str) -> Announcement | None:
-    """The announcement of some instance of ``service``, or None where ``data`` is not one."""
+    """The announcement of any instance of ``service``, or None if ``data`` is not one."""
+    message = decode_or_none(data, _control)
+    if not isinstance(message, Announcement):
+        return None
     try:
-        message: Control = _control.decode(data)
-        return decode(data, service, message.id) if isinstance(message, Announcement) else None  # type: ignore[return-value]
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, BadMessage):
+        return decode(data, service, message.id)  # type: ignore[return-value]
+    except BadMessage:
         return None
 
 
 def decode_discover(data: bytes) -> Discover:
     """A discover message; an empty or unreadable body counts as the default, so that people can send one by hand."""
-    try:
-        return _discover.decode(data) if data else Discover()
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return Discover()
+    return decode_or_none(data, _discover) or Discover()
 
 
 def decode_cancel(data: bytes) -> Cancel | None:
-    """A cancel message, or None where ``data`` is not one."""
-    try:
-        return _cancel.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
+    """A cancel message, or None if ``data`` is not one."""
+    return decode_or_none(data, _cancel)
 
 
 def decode_conflicts(data: bytes) -> Conflicts | None:
-    """A message about conflicts, or None where ``data`` is not one."""
-    try:
-        return _conflicts.decode(data) if len(data) <= MAX_ANNOUNCEMENT else None
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
+    """A message about conflicts, or None if ``data`` is not one."""
+    return decode_or_none(data, _conflicts) if len(data) <= MAX_ANNOUNCEMENT else None
 
 
 def revision_of(name: str, version: str, endpoints: tuple[Endpoint, ...], routes: tuple[Route, ...]) -> str:
     """22 base64url characters that are equal for equal name, version, endpoints and routes."""
-    content = _encoder.encode((name, version, endpoints, routes))
+    content = json_codec.encode((name, version, endpoints, routes))
     return base64.urlsafe_b64encode(hashlib.sha256(content).digest()[:16]).rstrip(b"=").decode()
 
 

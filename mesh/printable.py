@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
+from mesh import json_codec
 
 
 def clean(text: str) -> str:
@@ -24,7 +24,7 @@ def clean_lines(text: str, indent: str = "    ") -> str:
 
 def json_text(value: Any) -> str:
     """``value`` as one line of JSON; what `clean` would escape is escaped here in JSON's own way."""
-    return escaped_json(msgspec.json.encode(value).decode())
+    return escaped_json(json_codec.encode(value).decode())
 
 
 def escaped_json(text: str) -> str:

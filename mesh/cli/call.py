@@ -14,6 +14,7 @@ from mesh.cli.mesh_observer import InstanceSelector, MeshObserver
 from mesh.cli.terminal import clean
 from mesh.cli.texts import nearest
 from mesh.defaults import DEADLINE_S
+from mesh.json_codec import NOT_DECODABLE
 from mesh.subjects import is_name
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _argument(text: str) -> tuple[str, Any]:
         return key, value
     try:
         return key, msgspec.json.decode(value.encode())
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except NOT_DECODABLE as error:
         raise click.UsageError(f"{clean(text)!r}: {error}; for text write {key}={clean(value)}") from None
 
 

@@ -15,6 +15,7 @@ import msgspec
 from mesh import headers
 from mesh.cli.bus_command import Missing
 from mesh.cli.terminal import Terminal, clean
+from mesh.json_codec import NOT_DECODABLE
 
 if TYPE_CHECKING:
     from mesh.client import Answer
@@ -73,7 +74,7 @@ def _decoded(body: bytes) -> Any:
     """The body for a JSON document: its value, else its text, else base64."""
     try:
         return msgspec.json.decode(body) if body else None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODABLE:
         pass
     try:
         return body.decode()
@@ -129,9 +130,9 @@ def _tame(text: str) -> str:
 
 
 def is_json(body: bytes) -> bool:
-    """Whether that is one JSON document."""
+    """True if the body is one JSON document."""
     try:
         msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except NOT_DECODABLE:
         return False
     return True

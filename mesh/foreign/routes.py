@@ -19,6 +19,7 @@ import msgspec
 
 from mesh.foreign.survey import MicroEndpoint, MicroInstance
 from mesh.messages import MAX_TIMEOUT_MS, Announcement, Endpoint, Route, revision_of
+from mesh.numbers import parse_count
 from mesh.routes import BadTemplate, parse_template
 from mesh.subjects import RESERVED, is_name, takes_requests
 
@@ -87,10 +88,10 @@ def _route(asked: MicroEndpoint, prefix: str) -> Route:
         parse_template(given["http.path"])
     except BadTemplate as error:
         raise ValueError(f"http.path {given['http.path'][:80]!r}: {error}") from error
-    timeout = given.get("http.timeout_ms", "0")
-    # Not more digits than the largest has: Python refuses to read thousands of them with a ValueError of its own.
-    if not (timeout.isascii() and timeout.isdecimal()) or len(timeout) > 7 or int(timeout) > MAX_TIMEOUT_MS:
-        raise ValueError(f"http.timeout_ms {timeout[:20]!r} is not a number up to {MAX_TIMEOUT_MS}")
+    timeout_text = given.get("http.timeout_ms", "0")
+    timeout_ms = parse_count(timeout_text)
+    if timeout_ms is None or timeout_ms > MAX_TIMEOUT_MS:
+        raise ValueError(f"http.timeout_ms {timeout_text[:20]!r} is not a number up to {MAX_TIMEOUT_MS}")
     retry = given.get("http.retry", "true").lower()
     if retry not in ("true", "false"):
         raise ValueError(f"http.retry {retry[:20]!r} is neither true nor false")
@@ -100,7 +101,7 @@ def _route(asked: MicroEndpoint, prefix: str) -> Route:
         "endpoint": asked.name,
         "summary": given.get("http.summary", "")[:200],
         "auth": given.get("http.auth", ""),
-        "timeout_ms": int(timeout),
+        "timeout_ms": timeout_ms,
         "retry": retry == "true",
     }
     try:

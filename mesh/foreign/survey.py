@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from mesh.headers import NO_RESPONDERS
+from mesh.headers import says_no_responders
+from mesh.json_codec import decode_or_none
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
@@ -31,6 +32,7 @@ PREFIX: Final = "mesh.prefix"
 """The metadata key of every instance of a mesh: the prefix of its subjects."""
 CONTRADICTED: Final = "mesh.contradicted"
 """The metadata key for the number of messages that others published in an instance's name; absent if there are none."""
+_ANY = msgspec.json.Decoder()
 _LARGEST = 1e18
 """The largest figure that counts: 30 years in nanoseconds, and an integer in every implementation of JSON."""
 
@@ -109,7 +111,7 @@ async def survey(
                     reply = await replies.get()
             except TimeoutError:
                 break
-            if not reply.payload and reply.block.startswith(NO_RESPONDERS):
+            if says_no_responders(reply.block, reply.payload):
                 break
             micro = read(reply.payload)
             if micro is None:
@@ -124,10 +126,7 @@ async def survey(
 
 def read(payload: bytes) -> MicroInstance | None:
     """The instance in a PING, INFO or STATS response; None if it has no name and id."""
-    try:
-        document = msgspec.json.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+    document = decode_or_none(payload, _ANY)
     if not isinstance(document, dict):
         return None
     name, id = document.get("name"), document.get("id")
