@@ -51,7 +51,7 @@ class BadMessage(ValueError):
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """A NATS micro endpoint (ADR-32): name, subject, queue group, metadata of strings."""
+    """A NATS micro endpoint (NATS ADR-32): name, subject, queue group, metadata of strings."""
 
     name: Name
     subject: str
@@ -81,7 +81,7 @@ class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.announcement"):
-    """The complete state of an instance: ADR-32's INFO fields and what the mesh adds."""
+    """The complete state of an instance: NATS ADR-32's INFO fields and what the mesh adds."""
 
     name: Name
     id: Name

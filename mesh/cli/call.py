@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
@@ -19,17 +19,16 @@ from mesh.subjects import is_name
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
-    from mesh.client import Answer
     from mesh.headers import Pairs
 
-METHOD = re.compile(r"[A-Z]{1,32}")
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-WITH_QUERY = frozenset({"GET", "HEAD", "DELETE"})
-"""Methods of requests whose arguments are the query."""
+METHOD: Final = re.compile(r"[A-Z]{1,32}")
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+WITH_QUERY: Final = frozenset({"GET", "HEAD", "DELETE"})
+"""Methods whose arguments become the query; of others, the body."""
 
 
 class Options(NamedTuple):
-    """What the flags say."""
+    """The options of the command line. ``timeout`` in seconds, 0 if it is not given."""
 
     body: bytes | None
     headers: Pairs
@@ -50,7 +49,7 @@ class Options(NamedTuple):
     "--timeout",
     type=click.FloatRange(0.001, 3600),
     metavar="SECONDS",
-    help="How long the answer, or its first piece, may take  [default: the route's, else 10]",
+    help=f"How long the answer, or its first piece, may take  [default: the route's, else {DEADLINE_S:g}]",
 )
 def command(
     what: str,
@@ -142,32 +141,26 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
     import msgspec
 
     from mesh.cli.response_output import show
-    from mesh.client import Caller, NamedEndpoint
-    from mesh.errors import NoInstances, NoResponders
+    from mesh.client import Calls
+    from mesh.errors import NoInstances, NoResponders, NotFound
     from mesh.streams import TAKES_STREAMS, Streams
-    from mesh.watcher import Watcher
 
     payload = options.body if options.body is not None else msgspec.json.encode(values)
-    timeout = options.timeout or DEADLINE_S
-    watcher, streams = Watcher(bus, everything=False), Streams(bus)
-    await watcher.start()
-    await watcher.watch(service)
+    lines = _lines(options.headers) + TAKES_STREAMS
+    streams = Streams(bus)
+    calls = Calls(bus, streams)
     try:
-        destination = NamedEndpoint(service, endpoint, bus.subjects.request(service, endpoint))
-        common = _lines(options.headers) + TAKES_STREAMS
-        try:
-            answer = await Caller(bus, watcher, streams).call(destination, common, payload, timeout)
-        except (NoResponders, NoInstances):
-            answer = await _elsewhere(bus, service, endpoint, payload, options, timeout)
+        answer = await calls.send(service, endpoint, payload, options.timeout or DEADLINE_S, lines)
         return await show(answer, head=False, include=options.include, as_json=options.as_json)
+    except (NoResponders, NoInstances, NotFound):
+        raise await _reason_unanswered(bus, service, endpoint) from None
     finally:
         await streams.aclose()
-        await watcher.aclose()
+        await calls.aclose()
 
 
-async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, options: Options, timeout: float) -> Answer:
-    """The answer of a foreign NATS micro service with that name, or the error that says what there is instead."""
-    from mesh.client import Answer
+async def _reason_unanswered(bus: Bus, service: str, endpoint: str) -> Missing:
+    """Why no instance answered: what is there instead, in the mesh and among foreign services."""
     from mesh.foreign import subjects_of, survey
 
     async with MeshObserver(bus) as observer:
@@ -175,18 +168,13 @@ async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, opti
         foreign = [m for m in micros if m.kind(bus.subjects.prefix)]
         own = observer.instances(InstanceSelector(service))
         names = {e.name for i in own for e in i.content.endpoints}
-        subjects = subjects_of((m for m in foreign if m.name == service), bus.subjects.prefix)
-        if endpoint in subjects and endpoint not in names:
-            block = b"NATS/1.0\r\n%b\r\n" % _lines(options.headers)
-            address = bus.address(subjects[endpoint])
-            return Answer(await bus.request(address, payload, block, timeout=timeout, lenient=True), "", 1)
-        names |= subjects.keys()
+        names |= subjects_of((m for m in foreign if m.name == service), bus.subjects.prefix).keys()
         if not names:
-            raise observer.missing(InstanceSelector(service), (m.name for m in foreign))
+            return observer.missing(InstanceSelector(service), (m.name for m in foreign))
         if endpoint in names:
-            raise Missing(f"no instance of {service} that has {endpoint!r} listens now; see 'mesh ls {service}'")
+            return Missing(f"no instance of {service} that has {endpoint!r} listens now; see 'mesh ls {service}'")
         hint = nearest(endpoint, names) or f" It has: {', '.join(sorted(names))}."
-        raise Missing(f"{service} has no endpoint {endpoint!r}.{hint}")
+        return Missing(f"{service} has no endpoint {endpoint!r}.{hint}")
 
 
 # -- a route

@@ -39,7 +39,7 @@ async def _show(answer: Answer, *, head: bool, include: bool, as_json: bool) -> 
         raise Missing(f"the reply has the status {headers.find(pairs, headers.STATUS)!r}")
     body = reply.payload
     if status >= 400 and not body and headers.find(pairs, headers.STATUS) is None:
-        # The error of a foreign service is two headers (ADR-32); it is shown as a gateway's clients get it.
+        # The error of a foreign service is two headers (NATS ADR-32); it is shown as a gateway's clients get it.
         from gateway.header_translation import response
 
         _, pairs, body = response(reply, "GET")

@@ -56,7 +56,7 @@ class Calls:
         Raises the `mesh.errors` class of an error reply, `BadReply` where the result is not of type ``returns``.
         """
         with _marked():
-            answer = await self._send(service, endpoint, codec.encode(arguments), timeout, carried)
+            answer = await self.send(service, endpoint, codec.encode(arguments), timeout, carried)
             return read_answer(answer, returns, f"{service}.{endpoint}")
 
     async def stream(
@@ -76,7 +76,7 @@ class Calls:
         """
         what = f"{service}.{endpoint}"
         with _marked():
-            answer = await self._send(service, endpoint, codec.encode(arguments), timeout, carried + TAKES_STREAMS)
+            answer = await self.send(service, endpoint, codec.encode(arguments), timeout, carried + TAKES_STREAMS)
             whole = read_answer(answer, returns, what) if answer.stream is None else None
         if answer.stream is None:
             yield whole
@@ -111,7 +111,11 @@ class Calls:
         else:
             self._bus.publish(self._bus.address(subject), codec.encode(data), block)
 
-    async def _send(self, service: str, endpoint: str, payload: bytes, timeout: float, carried: bytes) -> Answer:
+    async def send(self, service: str, endpoint: str, payload: bytes, timeout: float, carried: bytes) -> Answer:
+        """The answer of one instance as it is, an error reply too; the parameters are those of `call`.
+
+        Raises as `Caller.call` does, and `NotFound` if a foreign service of that name has no such endpoint.
+        """
         if self._watcher is None or self._caller is None:
             self._watcher = Watcher(self._bus, everything=False)
             self._caller = Caller(self._bus, self._watcher, self._streams)

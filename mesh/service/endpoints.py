@@ -32,7 +32,7 @@ BUCKETS = 256
 
 @dataclass(slots=True)
 class Statistics:
-    """Figures of one endpoint since its start or the last reset; times in nanoseconds, as ADR-32 has them."""
+    """Figures of one endpoint since its start or the last reset; times in nanoseconds, as NATS ADR-32 has them."""
 
     num_requests: int = 0
     num_errors: int = 0

@@ -1,7 +1,7 @@
-"""Endpoints called by name: their subjects, their queue groups, and groups of them (ADR-32).
+"""Endpoints called by name: their subjects, their queue groups, and groups of them (NATS ADR-32).
 
 A subject that an author gives is used literally, so that micro clients of every language reach it; one that nobody
-gives is the mesh's own. Wildcards are allowed as ADR-32 allows them, except in the first token: a subscriber on
+gives is the mesh's own. Wildcards are allowed as NATS ADR-32 allows them, except in the first token: a subscriber on
 ``*`` or ``>`` would listen to everybody's requests and replies, and nobody would be told any more that nobody listens.
 """
 

@@ -1,4 +1,4 @@
-"""The NATS micro side of an instance: ``$SRV.PING``, ``$SRV.INFO`` and ``$SRV.STATS`` (ADR-32).
+"""The NATS micro side of an instance: ``$SRV.PING``, ``$SRV.INFO`` and ``$SRV.STATS`` (NATS ADR-32).
 
 Answered in the subscription's callback, so they never queue behind handlers.
 """
@@ -111,6 +111,6 @@ def _figures(statistics: Statistics) -> dict[str, Any]:
         "processing_time": statistics.processing_time,
         "average_processing_time": statistics.processing_time // count if count else 0,
     }
-    if any(statistics.latencies):  # ADR-32's field for whatever a service adds
+    if any(statistics.latencies):  # NATS ADR-32's field for whatever a service adds
         figures["data"] = {"p50_ms": statistics.percentile_ms(0.5), "p99_ms": statistics.percentile_ms(0.99)}
     return figures

@@ -239,13 +239,13 @@ def _phrase(status: int) -> str:
 
 
 def _error_headers(status: int, detail: str) -> headers.Pairs:
-    """ADR-32's error headers: a number, and a description that is never empty."""
+    """NATS ADR-32's error headers: a number, and a description that is never empty."""
     text = "".join(c if " " <= c <= "~" else " " for c in detail)[:512].strip()
     return [(b"Nats-Service-Error-Code", b"%d" % status), (b"Nats-Service-Error", (text or _phrase(status)).encode())]
 
 
 def problem_reply(error: MeshError, request_id: str) -> tuple[bytes, bytes]:
-    """Header block and body of an error: problem+json, with ADR-32's error headers beside it."""
+    """Header block and body of an error: problem+json, with NATS ADR-32's error headers beside it."""
     body = _encode(error.problem(request_id))
     pairs = [
         (b"Mesh-Status", b"%d" % error.status),

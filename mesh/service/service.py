@@ -19,7 +19,7 @@ from mesh.service.readiness import Check
 from mesh.service.router import H, Router, checked_prefix
 from mesh.subjects import QUEUE, RESERVED, Subjects, is_name
 
-# ADR-32 asks for a version that follows semver.org; this is its official pattern without named groups.
+# NATS ADR-32 asks for a version that follows semver.org; this is its official pattern without named groups.
 SEMVER = re.compile(
     r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
     r"(-((0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?"
@@ -90,7 +90,7 @@ class Service(Router):
         return self._group.endpoint(name, subject=subject, queue_group=queue_group, metadata=metadata, cancel=cancel)
 
     def group(self, name: str, *, queue_group: QueueGroup = ...) -> Group:
-        """Endpoints whose subjects begin with ``name``; ``queue_group`` is theirs where they give none (ADR-32)."""
+        """Endpoints whose subjects begin with ``name`` (NATS ADR-32); ``queue_group`` is theirs where they give none."""
         return self._group.group(name, queue_group=queue_group)
 
     def _declare(self, handler: Callable[..., Any], options: dict[str, Any]) -> None:
