@@ -18,7 +18,7 @@ from mesh.client import RouteDestination
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
 from mesh.headers import Pairs, is_sound
 from mesh.live_routes import LiveRoutes
-from mesh.routes import Entry, Gone, Match, NotAllowed, Refusal, RouteTable, parse_target
+from mesh.routes import Entry, Gone, Match, NotAllowed, RefusedTarget, RouteTable, parse_target
 from mesh.settings import GatewaySettings
 from mesh.streams import TAKES_STREAMS
 from mesh.watcher import Watcher
@@ -67,7 +67,7 @@ class RequestChecks:
         """The call that a request is. Raises the refusal otherwise, or `Behind`; nothing has been published then."""
         settings, method, entry, head = self._settings, exchange.method, exchange.entry, exchange.head
         target = parse_target(exchange.path, exchange.query, settings.max_target)
-        if isinstance(target, Refusal):
+        if isinstance(target, RefusedTarget):
             entry.path = exchange.path[:128].decode("latin-1")
             raise refuse(target.status, target.reason, target.detail)
         if head.number > settings.max_headers or head.size > settings.max_header_bytes:
@@ -126,7 +126,7 @@ class RequestChecks:
         if exchange.path == b"*":
             return 204, [(b"allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")], b""
         target = parse_target(exchange.path, exchange.query, self._settings.max_target)
-        if isinstance(target, Refusal):
+        if isinstance(target, RefusedTarget):
             return None
         match = self._directory.table.match("OPTIONS", target.segments)
         if not isinstance(match, Match) and self._directory.behind:

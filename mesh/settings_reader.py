@@ -34,7 +34,7 @@ _told: set[str] = set()  # variables that this process has warned of
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SettingType:
     """A type of value: ``parse`` raises ValueError or TypeError, ``allowed`` completes "give …"."""
 
     parse: Callable[[object], Any]
@@ -65,13 +65,13 @@ class Documented:
 
 @dataclass(frozen=True, slots=True)
 class _Meta:
-    kind: Kind
+    kind: SettingType
     env: tuple[str, ...]
     doc: str
     secret: bool
 
 
-def setting(default: Any, kind: Kind, *, doc: str, env: Sequence[str] = (), secret: bool = False) -> Any:
+def setting(default: Any, kind: SettingType, *, doc: str, env: Sequence[str] = (), secret: bool = False) -> Any:
     """A field of a settings class.
 
     ``env`` holds the variables that set it, the first one present wins. ``secret`` values never reach an error,

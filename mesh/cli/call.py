@@ -186,7 +186,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
     from mesh.cli.response_output import show
     from mesh.cli.routes import observe_gateway
     from mesh.client import Caller, RouteDestination
-    from mesh.routes import Gone, Match, NotAllowed, Refusal, parse_target
+    from mesh.routes import Gone, Match, NotAllowed, RefusedTarget, parse_target
     from mesh.streams import TAKES_STREAMS, Streams
     from mesh.subjects import new_id
 
@@ -195,7 +195,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
     target, body, pairs = _fill(method, target, values, options)
     path, _, query = target.partition("?")
     parsed = parse_target(path.encode(), query.encode())
-    if isinstance(parsed, Refusal):
+    if isinstance(parsed, RefusedTarget):
         raise Missing(parsed.detail)
     async with observe_gateway(bus) as observer:
         streams = Streams(bus)

@@ -53,7 +53,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Target:
+class BenchTarget:
     """What is asked: ``raw`` is the request as bytes, sent again and again."""
 
     host: str
@@ -62,7 +62,9 @@ class Target:
     raw: bytes
 
     @classmethod
-    def of(cls, url: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes = b"") -> Target:
+    def of(
+        cls, url: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> BenchTarget:
         """Raises ValueError with a sentence where the URL is none."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -82,7 +84,7 @@ class Target:
 
 
 @dataclass
-class Seen:
+class LoadResult:
     """What came of it. ``late_s`` is the longest that the generator itself was behind."""
 
     histogram: Histogram = field(default_factory=Histogram)
@@ -118,14 +120,14 @@ class Seen:
         }
 
 
-class Load:
+class LoadGenerator:
     """Asks ``target`` on ``connections`` connections: ``rate`` times a second, or as often as it answers where 0.
 
     A request that has no answer after ``timeout_s`` is an error, and its connection is made anew.
     """
 
-    def __init__(self, target: Target, *, connections: int, rate: float = 0.0, timeout_s: float = 10.0) -> None:
-        self.seen = Seen()
+    def __init__(self, target: BenchTarget, *, connections: int, rate: float = 0.0, timeout_s: float = 10.0) -> None:
+        self.result = LoadResult()
         self.stopping = False
         self._target = target
         self._rate = rate
@@ -138,8 +140,8 @@ class Load:
         self._began = self._released = 0.0
         self._issued = 0
 
-    async def run(self, seconds: float) -> Seen:
-        """Load for that long, then wait for what is under way. Raises OSError where nobody listens at the start."""
+    async def run(self, seconds: float) -> LoadResult:
+        """Send requests for that long, then wait for those in flight. Raises OSError if nothing listens at the start."""
         loop = asyncio.get_running_loop()
         await asyncio.gather(*(self._open() for _ in range(self._number)))
         self._began = perf_counter()
@@ -155,12 +157,12 @@ class Load:
                 self._check(now)
                 await asyncio.sleep(TICK_S if self._rate else 0.05)
             self.stopping = True
-            self.seen.seconds = perf_counter() - self._began
+            self.result.seconds = perf_counter() - self._began
             until = loop.time() + self._timeout_s
             while any(connection.since for connection in self._all) and loop.time() < until:
                 self._check(perf_counter())
                 await asyncio.sleep(0.01)
-            self.seen.unsent += len(self._due)
+            self.result.unsent += len(self._due)
         finally:
             self.stopping = True
             opening = list(self._opening)
@@ -171,7 +173,7 @@ class Load:
                 connection.abort()
             while self._all:  # noqa: ASYNC110 - the event loop tells each of them in its next turn
                 await asyncio.sleep(0)
-        return self.seen
+        return self.result
 
     def next(self, connection: _Connection) -> None:
         """A connection is free."""
@@ -190,7 +192,7 @@ class Load:
         if connection in self._idle:
             self._idle.remove(connection)
         if why:
-            self.seen.errors[why] += 1
+            self.result.errors[why] += 1
         if not self.stopping:
             task = asyncio.ensure_future(self._again())
             self._opening.add(task)
@@ -200,7 +202,7 @@ class Load:
         """Let out what is due: in steps of a tick, so that all of a step were due at its beginning."""
         step = math.floor((now - self._began) / TICK_S) * TICK_S
         moment = self._began + step
-        self.seen.late_s = max(self.seen.late_s, now - self._released - 2 * TICK_S)
+        self.result.late_s = max(self.result.late_s, now - self._released - 2 * TICK_S)
         self._released = now
         while self._issued / self._rate <= step:
             due = min(moment, self._began + math.ceil(self._issued / self._rate / TICK_S) * TICK_S)
@@ -227,7 +229,7 @@ class Load:
             try:
                 await self._open()
             except OSError:
-                self.seen.errors["connect"] += 1
+                self.result.errors["connect"] += 1
                 await asyncio.sleep(0.1)
             else:
                 if self._idle:
@@ -238,7 +240,7 @@ class Load:
 class _Connection(asyncio.Protocol):
     """One keep-alive connection. ``since`` is when its request was due, 0.0 while it has none."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: LoadGenerator) -> None:
         self.since = self.sent = 0.0
         self._load = load
         self._parser = httptools.HttpResponseParser(self)
@@ -261,7 +263,7 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._load.seen.bytes_in += len(data)
+        self._load.result.bytes_in += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -271,9 +273,9 @@ class _Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200 or not self.since:
             return
-        seen = self._load.seen
-        seen.histogram.record(perf_counter() - self.since)
-        seen.statuses[status] += 1
+        result = self._load.result
+        result.histogram.record(perf_counter() - self.since)
+        result.statuses[status] += 1
         self.since = 0.0
         if self._parser.should_keep_alive():
             self._load.next(self)

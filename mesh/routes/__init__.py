@@ -1,6 +1,6 @@
 """Routes: from a request's target to the service, endpoint and values that answer it. No I/O, no clock."""
 
-from mesh.routes.request_target import MAX_TARGET, Refusal, Target, parse_target
+from mesh.routes.request_target import MAX_TARGET, RefusedTarget, RequestTarget, parse_target
 from mesh.routes.service_claims import Binding, Content, Entry, Rejected
 from mesh.routes.slices import Steps
 from mesh.routes.table import Gone, Match, NoRoute, NotAllowed, RouteTable
@@ -16,11 +16,11 @@ __all__ = [
     "Match",
     "NoRoute",
     "NotAllowed",
-    "Refusal",
+    "RefusedTarget",
     "Rejected",
+    "RequestTarget",
     "RouteTable",
     "Steps",
-    "Target",
     "Template",
     "mount",
     "parse_target",

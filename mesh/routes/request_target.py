@@ -22,7 +22,7 @@ _PLAIN: Final = bytes(set(_VISIBLE) - set(b"%\\?#"))
 _OUTSIDE_PATH = re.compile(rb"[^!-~]|[?#]")
 
 
-class Target(Struct, frozen=True):
+class RequestTarget(Struct, frozen=True):
     """A target that may be matched: the raw path and query, and the path's decoded segments."""
 
     path: bytes
@@ -30,7 +30,7 @@ class Target(Struct, frozen=True):
     segments: tuple[str, ...]
 
 
-class Refusal(NamedTuple):
+class RefusedTarget(NamedTuple):
     """A target that is answered at once: HTTP status, reason for programs, sentence for people."""
 
     status: int
@@ -38,20 +38,22 @@ class Refusal(NamedTuple):
     detail: str
 
 
-def parse_target(path: bytes, query: bytes = b"", limit: int = MAX_TARGET) -> Target | Refusal:
+def parse_target(path: bytes, query: bytes = b"", limit: int = MAX_TARGET) -> RequestTarget | RefusedTarget:
     """The target of a raw path (still percent-encoded) and query (without ``?``), or why it is refused.
 
     Never raises. Segments are split on literal ``/``, then decoded once: ``b"/a%2Fb/"`` has ``("a/b", "")``.
     """
     if len(path) + len(query) > limit:
-        return Refusal(414, "target_too_long", f"The target has {len(path) + len(query)} bytes; {limit} are allowed.")
+        return RefusedTarget(
+            414, "target_too_long", f"The target has {len(path) + len(query)} bytes; {limit} are allowed."
+        )
     if not path.startswith(b"/"):
         return _bad("The path does not start with '/'.")
     if query and (strange := query.translate(None, _VISIBLE)):
         return _bad(f"The query has the raw byte 0x{strange[0]:02X}, which must be percent-encoded.")
     # A segment that starts with a dot is looked at more closely, as it may be a dot segment.
     if not path.translate(None, _PLAIN) and path.find(b"/.") < 0:  # ``in`` is slower: it tries the bytes as a number
-        return Target(path, query, tuple(path[1:].decode("ascii").split("/")))
+        return RequestTarget(path, query, tuple(path[1:].decode("ascii").split("/")))
     if found := _OUTSIDE_PATH.search(path):
         return _bad(f"The path has the raw byte 0x{found[0][0]:02X}, which must be percent-encoded.")
     segments = []
@@ -60,8 +62,8 @@ def parse_target(path: bytes, query: bytes = b"", limit: int = MAX_TARGET) -> Ta
             segments.append(decode_segment(raw))
         except BadSegment as error:
             return _bad(f"Segment {place} of the path {error}.")
-    return Target(path, query, tuple(segments))
+    return RequestTarget(path, query, tuple(segments))
 
 
-def _bad(detail: str) -> Refusal:
-    return Refusal(400, "bad_target", detail)
+def _bad(detail: str) -> RefusedTarget:
+    return RefusedTarget(400, "bad_target", detail)
