@@ -65,7 +65,7 @@ class BenchTarget:
     def of(
         cls, url: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> BenchTarget:
-        """Raises ValueError with a sentence where the URL is none."""
+        """The target for a request. Raises ValueError with a sentence if it cannot be sent."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not a URL like http://127.0.0.1:8080/jokes")
@@ -141,7 +141,7 @@ class LoadGenerator:
         self._issued = 0
 
     async def run(self, seconds: float) -> LoadResult:
-        """Send requests for that long, then wait for those in flight. Raises OSError if nothing listens at the start."""
+        """Send requests for that long, then wait for those in flight. Raises OSError if nothing listens."""
         loop = asyncio.get_running_loop()
         await asyncio.gather(*(self._open() for _ in range(self._number)))
         self._began = perf_counter()

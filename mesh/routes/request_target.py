@@ -44,9 +44,8 @@ def parse_target(path: bytes, query: bytes = b"", limit: int = MAX_TARGET) -> Re
     Never raises. Segments are split on literal ``/``, then decoded once: ``b"/a%2Fb/"`` has ``("a/b", "")``.
     """
     if len(path) + len(query) > limit:
-        return RefusedTarget(
-            414, "target_too_long", f"The target has {len(path) + len(query)} bytes; {limit} are allowed."
-        )
+        size = len(path) + len(query)
+        return RefusedTarget(414, "target_too_long", f"The target has {size} bytes; {limit} are allowed.")
     if not path.startswith(b"/"):
         return _bad("The path does not start with '/'.")
     if query and (strange := query.translate(None, _VISIBLE)):

@@ -90,7 +90,7 @@ class Service(Router):
         return self._group.endpoint(name, subject=subject, queue_group=queue_group, metadata=metadata, cancel=cancel)
 
     def group(self, name: str, *, queue_group: QueueGroup = ...) -> Group:
-        """Endpoints whose subjects begin with ``name`` (NATS ADR-32); ``queue_group`` is theirs where they give none."""
+        """Endpoints whose subjects begin with ``name`` (NATS ADR-32), with ``queue_group`` unless they give one."""
         return self._group.group(name, queue_group=queue_group)
 
     def _declare(self, handler: Callable[..., Any], options: dict[str, Any]) -> None:
