@@ -16,6 +16,7 @@ from mesh.cli.terminal import STATES, ColumnFit
 if TYPE_CHECKING:
     from mesh.bus import Bus
     from mesh.cli.mesh_observer import InstanceSelector, MeshObserver
+    from mesh.cli.terminal import Terminal
     from mesh.foreign.survey import MicroInstance
     from mesh.registry import Instance
 
@@ -56,36 +57,40 @@ def command(service: str | None, as_json: bool, quick: bool) -> None:
 
 
 async def _ls(bus: Bus, selector: InstanceSelector | None, as_json: bool, quick: bool) -> int:
-    import asyncio
-
     from mesh.cli.mesh_observer import MeshObserver
     from mesh.cli.terminal import Terminal
-    from mesh.foreign.survey import survey
 
     async with MeshObserver(bus) as observer:
-        _, micros = await asyncio.gather(observer.synchronise(), survey(bus, "INFO"))
-        foreign = observer.foreign(micros)
-        instances = observer.instances(selector)
-        shown = [
-            m
-            for m in foreign
-            if selector is None or (m.name == selector.service and m.id.startswith(selector.instance))
-        ]
-        if selector and not instances and not shown:
-            raise observer.missing(selector, (m.name for m in foreign))
-        if instances and not quick:
-            await observer.wait_heartbeats(service=selector.service if selector else "")
-        instances = observer.instances(selector)
-        rows = [_row(observer, i) for i in instances]
-        rows += [_foreign(m, bus.subjects.prefix) for m in shown]
+        rows = await _rows(observer, selector, quick)
         if not rows:
             observer.say_nothing()
-    terminal = Terminal()
+    _print(Terminal(), rows, as_json)
+    return 0
+
+
+async def _rows(observer: MeshObserver, selector: InstanceSelector | None, quick: bool) -> list[dict[str, Any]]:
+    """A row per instance. Raises `Missing` for a name that does not exist."""
+    import asyncio
+
+    from mesh.foreign.survey import survey
+
+    _, micros = await asyncio.gather(observer.synchronise(), survey(observer.bus, "INFO"))
+    foreign = observer.foreign(micros)
+    shown = [m for m in foreign if selector is None or selector.selects(m.name, m.id)]
+    instances = observer.instances(selector)
+    if selector and not instances and not shown:
+        raise observer.missing(selector, (m.name for m in foreign))
+    if instances and not quick:
+        await observer.wait_heartbeats(service=selector.service if selector else "")
+    rows = [_row(observer, i) for i in observer.instances(selector)]
+    return rows + [_foreign(m, observer.bus.subjects.prefix) for m in shown]
+
+
+def _print(terminal: Terminal, rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         terminal.json(rows)
     elif rows:
         terminal.table(HEAD, [_cells(row) for row in rows], FIT, _colour)
-    return 0
 
 
 def _colour(column: str, cell: str) -> str:
@@ -93,7 +98,7 @@ def _colour(column: str, cell: str) -> str:
 
 
 def _row(observer: MeshObserver, instance: Instance) -> dict[str, Any]:
-    beaten = observer.has_load(instance)
+    has_load = observer.has_load(instance)
     return {
         "service": instance.service,
         "instance": instance.id,
@@ -103,9 +108,9 @@ def _row(observer: MeshObserver, instance: Instance) -> dict[str, Any]:
         "started": instance.started,
         "age_s": age(instance.started),
         "heard_s": round(max(0.0, observer.watcher.now - instance.seen), 3),
-        "inflight": instance.inflight if beaten else None,
-        "capacity": instance.capacity if beaten else None,
-        "lag_ms": instance.lag_ms if beaten else None,
+        "inflight": instance.inflight if has_load else None,
+        "capacity": instance.capacity if has_load else None,
+        "lag_ms": instance.lag_ms if has_load else None,
         "revision": instance.revision,
         "routes": len(instance.routes),
     }

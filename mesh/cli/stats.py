@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -42,9 +42,10 @@ FIT = (
     ColumnFit("AVERAGE"),
     ColumnFit("RATE"),
 )
-STATS_S = 1.0
-"""How long the slowest instance may take to answer."""
+FIRST_ANSWER_S: Final = 1.0
+"""Seconds that the first answer may take; longer than for PING, because an instance works for it."""
 Counts = dict[tuple[str, str, str], tuple[float, int]]
+"""By service, instance and endpoint: when its requests were counted, in monotonic seconds, and how many they were."""
 
 
 @click.command("stats", context_settings=HELP)
@@ -70,9 +71,8 @@ def command(service: str | None, watch: bool, interval: float, as_json: bool, qu
     execute(lambda bus: _stats(bus, selector, interval if watch else 0.0, as_json, quick))
 
 
-async def _stats(bus: Bus, selector: InstanceSelector | None, interval: float, as_json: bool, quick: bool) -> int:
-    import asyncio
-
+async def _stats(bus: Bus, selector: InstanceSelector | None, interval_s: float, as_json: bool, quick: bool) -> int:
+    from mesh.cli.refresh import refresh
     from mesh.cli.terminal import Terminal
 
     terminal = Terminal()
@@ -81,21 +81,22 @@ async def _stats(bus: Bus, selector: InstanceSelector | None, interval: float, a
         await observer.synchronise()
         if not quick:
             await observer.wait_heartbeats(service=selector.service if selector else "")
-        while True:
+
+        async def show() -> None:
             rows = await _rows(observer, selector, before)
-            if not rows and not before and (selector or not interval):
+            if not rows and not before and (selector or not interval_s):
                 await _say_why(observer, selector)
-            _print(terminal, rows, as_json, bool(interval))
-            if not interval:
-                return 0
-            try:
-                await asyncio.sleep(interval)
-            except asyncio.CancelledError:  # Ctrl-C is how watching ends
-                return 0
+            _print(terminal, rows, as_json, watching=bool(interval_s))
+
+        await refresh(show, interval_s)
+    return 0
 
 
 async def _rows(observer: MeshObserver, selector: InstanceSelector | None, before: Counts) -> list[dict[str, Any]]:
-    """A row per endpoint; ``before`` has the counts of the round before, and is given those of this one."""
+    """A row per endpoint.
+
+    before: the counts of the last call, for rates; they are replaced by those of this one
+    """
     import time
 
     from mesh.foreign.survey import survey
@@ -107,8 +108,8 @@ async def _rows(observer: MeshObserver, selector: InstanceSelector | None, befor
         observer.bus,
         "STATS",
         service,
-        first=STATS_S,
-        # A foreign namesake of a mesh's service is waited for only without a name.
+        first=FIRST_ANSWER_S,
+        # Without a name, foreign services are asked too, and how many there are is not known.
         complete=(lambda found: expected <= {(m.name, m.id) for m in found}) if alone else None,
     )
     rows = []
@@ -144,7 +145,7 @@ def _row(observer: MeshObserver, micro: MicroInstance, endpoint: MicroEndpoint, 
 
 
 async def _say_why(observer: MeshObserver, selector: InstanceSelector | None) -> None:
-    """Say why there is no row; raises `Missing` for a name that does not exist."""
+    """Say why there is no row. Raises `Missing` for a name that does not exist."""
     from mesh.foreign.survey import survey
 
     micros = await survey(observer.bus, "PING")
@@ -156,14 +157,14 @@ async def _say_why(observer: MeshObserver, selector: InstanceSelector | None) ->
         observer.say_nothing()
 
 
-def _print(terminal: Terminal, rows: list[dict[str, Any]], as_json: bool, again: bool) -> None:
+def _print(terminal: Terminal, rows: list[dict[str, Any]], as_json: bool, *, watching: bool) -> None:
     if as_json:
         terminal.json(rows)
         return
-    if again:
+    if watching:
         terminal.clear()
-    if rows or again:
-        terminal.table(HEAD, [_cells(row) for row in rows], FIT if again else (ColumnFit("RATE"), *FIT))
+    if rows or watching:
+        terminal.table(HEAD, [_cells(row) for row in rows], FIT if watching else (ColumnFit("RATE"), *FIT))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
