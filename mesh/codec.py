@@ -1,7 +1,7 @@
-"""JSON of users' values: msgspec's types, and Pydantic's where an annotation or a value is one of Pydantic's.
+"""JSON of users' values: by msgspec, or by Pydantic if an annotation or a value is one of Pydantic's.
 
-Nothing here imports Pydantic on its own account: whoever annotates with a model has imported it. A type of Pydantic's
-is read and written by Pydantic as a whole, everything around it included: ``list[Model]``, ``dict[str, Model] | None``.
+Pydantic is imported only if the user has imported it. An annotation that contains a type of Pydantic's is read and
+written by Pydantic as a whole: ``list[Model]``, ``dict[str, Model] | None``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PACKAGES = frozenset({"pydantic", "pydantic_core", "pydantic_extra_types", "ann
 
 
 class Mismatch(msgspec.ValidationError):
-    """A value of another shape than its annotation's. ``errors`` has a field (``items[0].name``) and a message each."""
+    """A value that does not fit its annotation. ``errors``: each has a ``field`` (``items[0].name``) and a ``message``."""
 
     def __init__(self, errors: Sequence[dict[str, str]]) -> None:
         super().__init__("; ".join(f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in errors))
@@ -27,9 +27,9 @@ class Mismatch(msgspec.ValidationError):
 
 
 class Adapter:
-    """Reads and writes the values of one annotation that is Pydantic's.
+    """Reads and writes the values of one annotation with Pydantic.
 
-    Raises TypeError, with a sentence, for an annotation that Pydantic cannot read.
+    Raises TypeError, with a sentence, for an annotation that Pydantic does not accept.
     """
 
     __slots__ = ("_adapter", "_wrong")
@@ -52,7 +52,7 @@ class Adapter:
         self._wrong = ValidationError
 
     def decode(self, data: bytes) -> Any:
-        """The value in a JSON text. Raises `msgspec.DecodeError` for what is no JSON, `Mismatch`."""
+        """The value in a JSON text. Raises `msgspec.DecodeError` if it is not JSON, and `Mismatch`."""
         try:
             return self._adapter.validate_json(data)
         except self._wrong as error:
@@ -62,14 +62,14 @@ class Adapter:
             raise _mismatch(error) from None
 
     def convert(self, value: Any) -> Any:
-        """The value for texts or plain Python objects. Raises `Mismatch`."""
+        """The value made of texts or Python objects. Raises `Mismatch`."""
         try:
             return self._adapter.validate_python(value)
         except self._wrong as error:
             raise _mismatch(error) from None
 
     def encode(self, value: Any) -> bytes:
-        """JSON of a value, by alias, with the members that the annotation has and no others. Raises `Mismatch`."""
+        """JSON of a value, by alias, with exactly the members of the annotation. Raises `Mismatch`."""
         try:
             value = self._adapter.validate_python(value, from_attributes=True)
         except self._wrong as error:
@@ -92,17 +92,17 @@ def _field(location: tuple[str | int, ...]) -> str:
 
 
 def is_model(kind: Any) -> bool:
-    """Whether a type is a model or a dataclass of Pydantic's."""
+    """True for a model or a dataclass of Pydantic."""
     return isinstance(kind, type) and hasattr(kind, "__pydantic_validator__")
 
 
 def is_constraint(extra: Any) -> bool:
-    """Whether what stands beside a type in ``Annotated`` is Pydantic's, such as ``Field(ge=1)``."""
+    """True for an argument of ``Annotated`` that is Pydantic's, such as ``Field(ge=1)``."""
     return type(extra).__module__.partition(".")[0] in _PACKAGES
 
 
 def is_pydantic(annotation: Any) -> bool:
-    """Whether an annotation is, or contains, a model, a type or a constraint of Pydantic's."""
+    """True if an annotation is, or contains, a model, a type or a constraint of Pydantic."""
     if not _PACKAGES & sys.modules.keys():
         return False
     return any(_is_theirs(part) for part in _parts(annotation, set()))
@@ -116,7 +116,7 @@ def _is_theirs(part: Any) -> bool:
 
 
 def _parts(annotation: Any, seen: set[Any]) -> Iterator[Any]:
-    """Every type in an annotation, in its fields too, and everything that stands beside one in ``Annotated``."""
+    """Every type in an annotation and in its fields, and every further argument of ``Annotated``."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         kind, *extras = typing.get_args(annotation)
@@ -155,11 +155,11 @@ def _hints(kind: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind, include_extras=True)
     except (NameError, TypeError):
-        return {}  # whoever reads it says what is wrong with it
+        return {}  # decoding says what is wrong with it
 
 
 def adapter_for(annotation: Any) -> Adapter | None:
-    """What reads and writes an annotation that is Pydantic's; None for any other. Raises TypeError."""
+    """The adapter for an annotation of Pydantic's; None for any other. Raises TypeError."""
     try:
         return _remembered(annotation)
     except TypeError:  # it cannot be hashed, or is wrong
@@ -172,18 +172,18 @@ def _remembered(annotation: Any) -> Adapter | None:
 
 
 def decoder(annotation: Any) -> msgspec.json.Decoder[Any] | Adapter:
-    """What decodes JSON of that type, with ``decode(bytes)``. Raises TypeError for a type that nobody knows."""
+    """A decoder of JSON to that type, with ``decode(bytes)``. Raises TypeError for a type unknown to both libraries."""
     return adapter_for(annotation) or msgspec.json.Decoder(annotation)
 
 
 def decode(data: bytes, annotation: Any) -> Any:
-    """The value in a JSON text. Raises `msgspec.DecodeError` for what is no JSON, `msgspec.ValidationError`."""
+    """The value in a JSON text. Raises `msgspec.DecodeError` if it is not JSON, and `msgspec.ValidationError`."""
     adapter = adapter_for(annotation)
     return msgspec.json.decode(data, type=annotation) if adapter is None else adapter.decode(data)
 
 
 def _encode_foreign(value: Any) -> msgspec.Raw:
-    """What msgspec does not know: a value of Pydantic's."""
+    """JSON of a value that msgspec does not know: one of Pydantic's."""
     dump = getattr(value, "model_dump_json", None)
     if dump is not None:
         return msgspec.Raw(dump(by_alias=True).encode())
@@ -193,4 +193,4 @@ def _encode_foreign(value: Any) -> msgspec.Raw:
 
 
 encode = msgspec.json.Encoder(enc_hook=_encode_foreign).encode
-"""JSON of a value, as bytes; models of Pydantic's by alias. Raises TypeError for a type that nobody knows."""
+"""JSON of a value, as bytes; models of Pydantic by alias. Raises TypeError for a type that neither library knows."""

@@ -1,4 +1,4 @@
-"""What a contested route means, in words: for logs, terminals and commands alike."""
+"""Route conflicts in words, for logs and commands."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ WHY = {"earlier": "the earlier claim", "owner": "owner of the prefix", "reserved
 
 
 def sentence(conflict: RouteConflict) -> str:
-    """Who serves the route, why, and which services claim it too."""
+    """Which service serves the route, why, and which other services claim it."""
     route, why = f"{conflict.method} {conflict.path}", WHY[conflict.why]
     return f"{route} is served by {conflict.winner} ({why}), claimed by {', '.join(conflict.losers)} too"
 
 
 def told(conflict: RouteConflict, service: str) -> str:
-    """The same to one of the services that claim it, with what to do."""
+    """The same for the log of one of the services that claim it, with what to do."""
     route, why = f"{conflict.method} {conflict.path}", WHY[conflict.why]
     if service == conflict.winner:
         return f"{route} is claimed by {', '.join(conflict.losers)} too; this service keeps it ({why})"
@@ -23,7 +23,7 @@ def told(conflict: RouteConflict, service: str) -> str:
 
 
 def advice(conflict: RouteConflict, service: str = "SERVICE") -> str:
-    """What a service that does not get the route can do."""
+    """How a service that does not get the route can change that."""
     if conflict.why == "reserved":
         return "announce another path"
     prefix = conflict.path.partition("{")[0].rstrip("/") or "/"

@@ -1,6 +1,6 @@
-"""The types of values that settings have: each turns a flag, a variable or a TOML value into a checked one.
+"""The types of settings: each turns the value of a flag, a variable or a TOML key into a checked one.
 
-Text from the environment and typed values from TOML or a command line meet here, so every kind takes both.
+Variables are text, values of TOML and of a command line have types. So every type takes both.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def text() -> SettingType:
 
 
 def secret() -> SettingType:
-    """Any text, kept to the character: a blank at the end of a password is part of it."""
+    """Any text, not stripped: a blank at the end of a password is part of it."""
 
     def parse(raw: object) -> str:
         if not isinstance(raw, str) or not raw:
@@ -129,7 +129,7 @@ def host() -> SettingType:
 
 
 def readable_file() -> SettingType:
-    """The path of a file that exists and can be read, checked now so that it does not fail later."""
+    """The path of a file that exists and can be read: better checked now than a failure later."""
 
     def parse(raw: object) -> Path:
         path = (raw if isinstance(raw, Path) else Path(_text(raw))).expanduser()
@@ -202,7 +202,7 @@ def networks() -> SettingType:
 
     def parse(raw: object) -> tuple[str, ...]:
         found = tuple(ip_network(part) for part in _parts(raw))
-        if any(network.prefixlen == 0 for network in found):  # then everybody is a proxy, and may say what he likes
+        if any(network.prefixlen == 0 for network in found):  # then every client is a trusted proxy
             raise ValueError(raw)
         return tuple(map(str, found))
 
