@@ -7,9 +7,9 @@ from math import ceil
 from typing import Any
 
 from mesh import headers
+from mesh.codec import encode_any
 from mesh.errors import BY_STATUS, MeshError
 from mesh.headers import Pairs
-from mesh.json_codec import encode_any
 
 _TITLES = {414: "Target too long", 431: "Headers too large", **{status: cls.title for status, cls in BY_STATUS.items()}}
 # What these say is for operators: of servers and their addresses, and of what a service has sent.

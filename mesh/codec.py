@@ -1,4 +1,4 @@
-"""JSON of users' values: by msgspec, or by Pydantic if an annotation or a value is one of Pydantic's.
+"""JSON of users' values and of messages: by msgspec, or by Pydantic if an annotation or a value is one of Pydantic's.
 
 Pydantic is imported only if the user has imported it. An annotation that contains a type of Pydantic's is read and
 written by Pydantic as a whole: ``list[Model]``, ``dict[str, Model] | None``.
@@ -11,15 +11,19 @@ import sys
 import typing
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises for bytes that are not JSON of its type. RecursionError is msgspec's for very deep nesting."""
+
+T = TypeVar("T")
 _PACKAGES = frozenset({"pydantic", "pydantic_core", "pydantic_extra_types", "annotated_types"})
 
 
 class Mismatch(msgspec.ValidationError):
-    """A value that does not fit its annotation. ``errors``: each has a ``field`` (``items[0].name``) and a ``message``."""
+    """A value that does not fit its annotation. Each of ``errors`` has a ``field`` (``items[0]``) and a ``message``."""
 
     def __init__(self, errors: Sequence[dict[str, str]]) -> None:
         super().__init__("; ".join(f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in errors))
@@ -182,6 +186,14 @@ def decode(data: bytes, annotation: Any) -> Any:
     return msgspec.json.decode(data, type=annotation) if adapter is None else adapter.decode(data)
 
 
+def decode_or_none(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
+    """The value in a JSON text of any sender, or None if it is not JSON of the decoder's type. Never raises."""
+    try:
+        return decoder.decode(data)
+    except UNREADABLE:
+        return None
+
+
 def _encode_foreign(value: Any) -> msgspec.Raw:
     """JSON of a value that msgspec does not know: one of Pydantic's."""
     dump = getattr(value, "model_dump_json", None)
@@ -194,3 +206,5 @@ def _encode_foreign(value: Any) -> msgspec.Raw:
 
 encode = msgspec.json.Encoder(enc_hook=_encode_foreign).encode
 """JSON of a value, as bytes; models of Pydantic by alias. Raises TypeError for a type that neither library knows."""
+encode_any = msgspec.json.Encoder(enc_hook=str).encode
+"""JSON of a value, as bytes; values of types that msgspec does not know as their text."""

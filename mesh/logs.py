@@ -12,8 +12,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from mesh.codec import encode_any
 from mesh.colour import has_colours
-from mesh.json_codec import encode_any
 from mesh.printable import clean, clean_lines, escaped_json
 
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}

@@ -13,8 +13,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from mesh import json_codec
-from mesh.json_codec import NOT_DECODABLE, decode_or_none
+from mesh import codec
 from mesh.subjects import GATEWAY, QUEUE, RESERVED
 
 State = Literal["starting", "ready", "unready", "draining", "stopped"]
@@ -162,7 +161,7 @@ _conflicts = msgspec.json.Decoder(Conflicts)
 
 def encode(message: Announcement | Heartbeat | Discover | Cancel | Conflicts) -> bytes:
     """JSON bytes of a control message; raises `BadMessage` over the size limit of its type."""
-    data = json_codec.encode(message)
+    data = codec.encode(message)
     limit = MAX_HEARTBEAT if isinstance(message, Heartbeat) else MAX_ANNOUNCEMENT
     if len(data) > limit:
         kind = type(message).__name__.lower()
@@ -181,7 +180,7 @@ def decode(data: bytes, service: str, instance: str) -> Control:
         raise BadMessage(f"{len(data)} bytes; at most {MAX_ANNOUNCEMENT} are allowed")
     try:
         message: Control = _control.decode(data)
-    except NOT_DECODABLE as error:
+    except codec.UNREADABLE as error:
         raise BadMessage(str(error)) from error
     if message.name != service or message.id != instance:
         raise BadMessage(f"speaks for {message.name}.{message.id} on the subject of {service}.{instance}")
@@ -205,7 +204,7 @@ def decode(data: bytes, service: str, instance: str) -> Control:
 
 def decode_sibling(data: bytes, service: str) -> Announcement | None:
     """The announcement of any instance of ``service``, or None if ``data`` is not one."""
-    message = decode_or_none(data, _control)
+    message = codec.decode_or_none(_control, data)
     if not isinstance(message, Announcement):
         return None
     try:
@@ -216,22 +215,22 @@ def decode_sibling(data: bytes, service: str) -> Announcement | None:
 
 def decode_discover(data: bytes) -> Discover:
     """A discover message; an empty or unreadable body counts as the default, so that people can send one by hand."""
-    return decode_or_none(data, _discover) or Discover()
+    return codec.decode_or_none(_discover, data) or Discover()
 
 
 def decode_cancel(data: bytes) -> Cancel | None:
     """A cancel message, or None if ``data`` is not one."""
-    return decode_or_none(data, _cancel)
+    return codec.decode_or_none(_cancel, data)
 
 
 def decode_conflicts(data: bytes) -> Conflicts | None:
     """A message about conflicts, or None if ``data`` is not one."""
-    return decode_or_none(data, _conflicts) if len(data) <= MAX_ANNOUNCEMENT else None
+    return codec.decode_or_none(_conflicts, data) if len(data) <= MAX_ANNOUNCEMENT else None
 
 
 def revision_of(name: str, version: str, endpoints: tuple[Endpoint, ...], routes: tuple[Route, ...]) -> str:
     """22 base64url characters, equal for equal name, version, endpoints and routes."""
-    content = json_codec.encode((name, version, endpoints, routes))
+    content = codec.encode((name, version, endpoints, routes))
     return base64.urlsafe_b64encode(hashlib.sha256(content).digest()[:16]).rstrip(b"=").decode()
 
 

@@ -1,14 +1,14 @@
-"""Whole numbers in texts of others: header values, metadata."""
+"""Reads whole numbers that others wrote."""
 
 from __future__ import annotations
 
 
 def parse_count(text: bytes | str | None, digits: int = 9) -> int | None:
-    """The whole number in ``text``, or None if it is not one: ``b"250"`` gives 250; ``b"-1"``, ``b""`` and None do not.
+    """A whole number in ASCII digits, without a sign.
 
-    digits: longer texts are not numbers. Python refuses to read thousands of digits, with an error of its own, and
-        such a number would not fit anywhere.
+    text: the field's value; None for a field that is missing
+    digits: the most digits that are read, so that no sender can make a number of any size
+
+    Returns None for a text that is no such number.
     """
-    if text and text.isdigit() and text.isascii() and len(text) <= digits:
-        return int(text)
-    return None
+    return int(text) if text and len(text) <= digits and text.isascii() and text.isdigit() else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mesh import json_codec
+from mesh import codec
 
 
 def clean(text: str) -> str:
@@ -24,7 +24,7 @@ def clean_lines(text: str, indent: str = "    ") -> str:
 
 def json_text(value: Any) -> str:
     """``value`` as one line of JSON. Characters that `clean` escapes are escaped in JSON's own way."""
-    return escaped_json(json_codec.encode(value).decode())
+    return escaped_json(codec.encode(value).decode())
 
 
 def escaped_json(text: str) -> str:

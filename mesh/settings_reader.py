@@ -21,12 +21,12 @@ from mesh.errors import ConfigError
 
 OWN_PREFIX = "MESH_"
 NEAR = 0.75
-"""Likeness (0 to 1) of a variable and a setting, without the prefix, from which the one is taken for a typing error."""
+"""Likeness (0 to 1), without the prefix, from which a variable is taken for the misspelt name of a setting."""
 _METADATA = "mesh.setting"
 _USERINFO = re.compile(r"[^/\s]+@")
 _ANYTHING_BEFORE_AT = re.compile(r"([a-z]+://)?.*@", re.DOTALL)
-# Kubernetes and Docker links describe a service called `mesh-…` in variables that start with MESH_ too. One has the name
-# of a setting (MESH_GATEWAY_PORT=tcp://10.0.0.1:8080). They are not settings.
+# Kubernetes and Docker links describe a service called `mesh-…` in variables that start with MESH_ too. One is named as
+# a setting is (MESH_GATEWAY_PORT=tcp://10.0.0.1:8080). They are not settings.
 _INJECTED_NAME = re.compile(r".*_SERVICE_(HOST|PORT(_.+)?)|.*_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://.*")
 _log = logging.getLogger("mesh.settings")

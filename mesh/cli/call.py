@@ -13,8 +13,8 @@ from mesh.cli.completion_names import endpoints, services_and_methods
 from mesh.cli.mesh_observer import InstanceSelector, MeshObserver
 from mesh.cli.terminal import clean
 from mesh.cli.texts import nearest
+from mesh.codec import UNREADABLE
 from mesh.defaults import DEADLINE_S
-from mesh.json_codec import NOT_DECODABLE
 from mesh.subjects import is_name
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _argument(text: str) -> tuple[str, Any]:
         return key, value
     try:
         return key, msgspec.json.decode(value.encode())
-    except NOT_DECODABLE as error:
+    except UNREADABLE as error:
         raise click.UsageError(f"{clean(text)!r}: {error}; for text write {key}={clean(value)}") from None
 
 

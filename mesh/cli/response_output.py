@@ -15,7 +15,7 @@ import msgspec
 from mesh import headers
 from mesh.cli.bus_command import Missing
 from mesh.cli.terminal import Terminal, clean
-from mesh.json_codec import NOT_DECODABLE
+from mesh.codec import UNREADABLE
 
 if TYPE_CHECKING:
     from mesh.client import Answer
@@ -74,7 +74,7 @@ def _decoded(body: bytes) -> Any:
     """The body for a JSON document: its value, else its text, else base64."""
     try:
         return msgspec.json.decode(body) if body else None
-    except NOT_DECODABLE:
+    except UNREADABLE:
         pass
     try:
         return body.decode()
@@ -133,6 +133,6 @@ def is_json(body: bytes) -> bool:
     """True if the body is one JSON document."""
     try:
         msgspec.json.decode(body)
-    except NOT_DECODABLE:
+    except UNREADABLE:
         return False
     return True

@@ -20,10 +20,10 @@ from mesh.cli.load_settings import load
 from mesh.cli.route_changes import altered_route, in_words
 from mesh.cli.terminal import Terminal, clean, json_text
 from mesh.cli.texts import counted, no_service, nothing
+from mesh.codec import UNREADABLE
 from mesh.conflict_texts import sentence
 from mesh.errors import BusUnavailable
 from mesh.foreign import ForeignWatch
-from mesh.json_codec import NOT_DECODABLE
 from mesh.live_routes import LiveRoutes
 from mesh.messages import Route, RouteConflict
 from mesh.registry import Change, Instance
@@ -258,7 +258,7 @@ class Tail:
                 shown: dict[str, Any] = {"time": _now(), "subject": text}
                 try:
                     line = json_text({**shown, "message": msgspec.json.decode(payload)})
-                except (*NOT_DECODABLE, UnicodeError, OverflowError):  # not JSON, or not to be encoded again
+                except (*UNREADABLE, UnicodeError, OverflowError):  # not JSON, or not to be encoded again
                     line = json_text({**shown, "message": body})
                 self._emit(line)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from mesh.codec import decode_or_none
 from mesh.headers import says_no_responders
-from mesh.json_codec import decode_or_none
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
@@ -126,7 +126,7 @@ async def survey(
 
 def read(payload: bytes) -> MicroInstance | None:
     """The instance in a PING, INFO or STATS response; None if it has no name and id."""
-    document = decode_or_none(payload, _ANY)
+    document = decode_or_none(_ANY, payload)
     if not isinstance(document, dict):
         return None
     name, id = document.get("name"), document.get("id")
