@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mesh.bus import Bus
     from mesh.registry import Change
 
-WAIT_S = 60.0
-"""How long to wait; a service gives its handlers 25 s unless it is told otherwise."""
+WAIT_S: Final = 60.0
+"""Seconds to wait: more than the 25 s that a service gives its handlers by default."""
 
 
 @click.command("drain", context_settings=HELP)
@@ -94,7 +94,7 @@ async def _drain(bus: Bus, selector: InstanceSelector, no_wait: bool, yes: bool,
 
 
 async def confirmed(question: str) -> bool:
-    """The answer of the person at the terminal; the connection stays alive and Ctrl-C works while they think."""
+    """True if the person at the terminal says yes. The connection stays alive meanwhile, and Ctrl-C works."""
     click.echo(f"{question} [y/N]: ", nl=False, err=True)
     loop, typed = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), typed.set)
@@ -106,7 +106,10 @@ async def confirmed(question: str) -> bool:
 
 
 class DrainProgress:
-    """Follows instances on their way out; ``remaining`` shrinks as they leave."""
+    """Follows instances until they have left, and prints how far they are.
+
+    remaining: their ids; it shrinks as they leave
+    """
 
     def __init__(self, service: str, remaining: set[str]) -> None:
         self.remaining = remaining

@@ -1,8 +1,8 @@
-"""HTTP load that tells the truth about waiting: what `mesh bench` sends, and what it measures.
+"""The HTTP load of `mesh bench`, and what it measures. Times include the time that requests had to wait.
 
-With a rate it is an open loop: requests are due at their time, whether or not those before have been answered, and a
-request's time begins when it was due. A generator that waits for answers leaves out the very requests that would have
-had to wait ("coordinated omission"). Without a rate each connection sends as soon as it has its answer.
+With a rate it is an open loop: requests are due at their time even if earlier ones have no response yet, and the time
+of a request begins when it was due. A generator that waits for responses leaves out the requests that would have had
+to wait ("coordinated omission"). Without a rate, each connection sends as soon as it has its response.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httptools
 
-TICK_S = 0.001
-"""Requests of an open loop are due in steps of this, so that none is counted as late for the event loop's grain."""
-STEP = math.log(1.01)
-"""Times are kept to one percent."""
-LATE_S = 0.02
-"""Lateness of the generator itself beyond which its figures are not to be trusted."""
+TICK_S: Final = 0.001
+"""Seconds of the steps in which requests of an open loop are due: no timer of the event loop is more exact."""
+STEP: Final = math.log(1.01)
+"""The width of a bucket of the histogram: times are exact to one percent."""
+LATE_S: Final = 0.02
+"""Seconds that the generator itself may be late; beyond it, its figures are not reliable."""
 
 
 class Histogram:
-    """Times in seconds, to one percent: as small after an hour as after a second."""
+    """Times in seconds, exact to one percent. Its size does not grow with the number of times."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -43,7 +43,7 @@ class Histogram:
         self._buckets[math.floor(math.log(max(seconds, 1e-6)) / STEP)] += 1
 
     def percentile(self, share: float) -> float:
-        """Seconds within which that share (0 to 1) of them lie; 0.0 without any."""
+        """The seconds that so large a share (0 to 1) of the times does not exceed; 0.0 without any times."""
         left = share * self.count
         for bucket in sorted(self._buckets):
             left -= self._buckets[bucket]
@@ -54,7 +54,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class BenchTarget:
-    """What is asked: ``raw`` is the request as bytes, sent again and again."""
+    """The server, and ``raw``: the bytes of the request that is sent each time."""
 
     host: str
     port: int
@@ -85,7 +85,7 @@ class BenchTarget:
 
 @dataclass
 class LoadResult:
-    """What came of it. ``late_s`` is the longest that the generator itself was behind."""
+    """What was measured. ``late_s`` is how late the generator itself was at most."""
 
     histogram: Histogram = field(default_factory=Histogram)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -97,12 +97,12 @@ class LoadResult:
 
     @property
     def failed(self) -> int:
-        """Requests without an answer, or with one that is an error."""
+        """The number of requests without a response, or with an error response."""
         wrong = sum(count for status, count in self.statuses.items() if status >= 400)
         return sum(self.errors.values()) + wrong + self.unsent
 
     def figures(self) -> dict[str, Any]:
-        """All of it, JSON-ready; times in milliseconds."""
+        """All figures, JSON-ready; times in milliseconds."""
         histogram = self.histogram
         shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
         return {
@@ -121,9 +121,11 @@ class LoadResult:
 
 
 class LoadGenerator:
-    """Asks ``target`` on ``connections`` connections: ``rate`` times a second, or as often as it answers where 0.
+    """Sends requests to ``target``.
 
-    A request that has no answer after ``timeout_s`` is an error, and its connection is made anew.
+    connections: connections that are kept open
+    rate: requests per second; 0 sends the next one on each connection as soon as it has its response
+    timeout_s: seconds after which a request without a response is an error, and its connection is replaced
     """
 
     def __init__(self, target: BenchTarget, *, connections: int, rate: float = 0.0, timeout_s: float = 10.0) -> None:
@@ -187,7 +189,7 @@ class LoadGenerator:
             self._idle.append(connection)
 
     def lost(self, connection: _Connection, why: str) -> None:
-        """A connection ended; ``why`` is empty where no request was under way."""
+        """A connection ended. ``why`` is empty if no request was in flight."""
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
@@ -199,7 +201,7 @@ class LoadGenerator:
             task.add_done_callback(self._opening.discard)
 
     def _release(self, now: float) -> None:
-        """Let out what is due: in steps of a tick, so that all of a step were due at its beginning."""
+        """Send the requests that are due, in steps of a tick: those of one step were all due at its beginning."""
         step = math.floor((now - self._began) / TICK_S) * TICK_S
         moment = self._began + step
         self.result.late_s = max(self.result.late_s, now - self._released - 2 * TICK_S)
@@ -255,7 +257,7 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def fail(self, why: str) -> None:
-        """Give the request up."""
+        """Give up the request."""
         self._why = why
         self._transport.abort()
 

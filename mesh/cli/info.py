@@ -111,7 +111,7 @@ def _micro(micro: MicroInstance, prefix: str) -> dict[str, Any]:
 
 
 def _routes(micro: MicroInstance, prefix: str) -> list[dict[str, Any]]:
-    """The routes that a gateway takes from it, under the names of their endpoints; none of another mesh's service."""
+    """The routes that a gateway serves of it, with the names of their endpoints; none of a service of another mesh."""
     announced = announced_by(micro, prefix)
     if announced is None:
         return []

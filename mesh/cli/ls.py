@@ -1,4 +1,4 @@
-"""`mesh ls`: who is there."""
+"""`mesh ls`: the live instances, and how they are."""
 
 from __future__ import annotations
 

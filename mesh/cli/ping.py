@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from mesh.bus import Bus
 
 GATEWAY = "gateway"
-PAUSE_S = 0.2
-"""Between two rounds; an instance answers a discover message at most ten times a second."""
-QUIET_S = 0.1
+PAUSE_S: Final = 0.2
+"""Seconds between two rounds: an instance answers a discover message at most ten times a second."""
+QUIET_S: Final = 0.1
+"""Seconds without another answer after which a round is over."""
 
 
 @dataclass(slots=True)
@@ -110,7 +111,7 @@ async def _ping(
 
 
 async def _everything(bus: Bus, count: int, timeout: float, found: Found) -> tuple[list[float], int]:
-    """The times of NATS itself, and the exit code: whoever announces himself must answer."""
+    """The times of NATS itself, and the exit code: 1 if an instance that announces itself does not answer."""
     from mesh.cli.mesh_observer import MeshObserver
 
     nats = []
@@ -152,7 +153,7 @@ async def _ask_services(bus: Bus, selector: InstanceSelector, timeout: float, fo
         ids = {(m.name, m.id) for m in answers}
         if selector.instance and (selector.service, selector.instance) in ids:
             return True
-        # MicroEndpoint for everybody, those that nobody knows of must have their time to answer too.
+        # Without a name, instances that have not announced themselves must have the time to answer too.
         return bool(selector.service) and bool(known) and known <= ids
 
     for micro in await survey(bus, "PING", selector.service, first=timeout, quiet=QUIET_S, complete=complete):
@@ -186,7 +187,7 @@ async def _ask_gateways(bus: Bus, selector: InstanceSelector, timeout: float, fo
     seen: set[str] = set()
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout
-    latest = until + LONGEST_S  # whoever goes on announcing
+    latest = until + LONGEST_S  # even if announcements still come
     while not (known and known <= seen) and not (selector.instance and selector.instance in seen):
         try:
             async with asyncio.timeout_at(until):
@@ -206,7 +207,7 @@ def _note(found: Found, service: str, id: str, version: str, elapsed: float, sel
 
 
 async def _silence(bus: Bus, selector: InstanceSelector) -> str:
-    """What to say of a selector that did not answer."""
+    """Why a service or an instance did not answer, as a sentence."""
     from mesh.cli.mesh_observer import MeshObserver
     from mesh.foreign.survey import survey
 

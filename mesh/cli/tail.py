@@ -1,4 +1,4 @@
-"""`mesh-tail`: the mesh, live. It watches as a gateway does, so it needs none."""
+"""`mesh-tail`: the events of the mesh, live. It watches the mesh itself, as a gateway does, so it needs no gateway."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ MARKS = {
 )
 @click.option("--once", is_flag=True, help="Print the present state and exit.")
 def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, foreign_s: float, once: bool) -> None:
-    """Show who is there, then who joins, changes, turns unready, goes suspect, is lost or leaves, until Ctrl-C.
+    """Show the instances, then those that join, change, turn unready, go suspect, are lost or leave, until Ctrl-C.
 
     \b
     Examples:
@@ -101,7 +101,12 @@ def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, 
 
 
 class Tail:
-    """Prints the mesh's events. ``services`` empty means all."""
+    """Prints the events of the mesh.
+
+    services: names of those to show; empty shows all
+    text: text for people, else a JSON object a line
+    foreign_s: seconds between two rounds of asking for foreign services; 0 never asks
+    """
 
     def __init__(
         self,
@@ -122,7 +127,11 @@ class Tail:
         self._broken: asyncio.Future[None] | None = None
 
     async def run(self, *, raw: bool, once: bool) -> int:
-        """Print until a signal, or the present state alone; 1 where that lacks a service that was named."""
+        """Print events until a signal, or the present state only. Returns the exit code.
+
+        raw: print the messages themselves
+        once: print the present state and end, with 1 if a service that was named is not there
+        """
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -152,14 +161,14 @@ class Tail:
         return 1 if once and not there else 0
 
     def _live_routes(self, watcher: Watcher) -> LiveRoutes:
-        """Routes as a gateway with the settings that hold here decides them."""
+        """The routes as a gateway with the settings of this process decides them."""
         from gateway.health import RESERVED
 
         owners = self._gateway.owners
         return LiveRoutes(watcher, owners=owners, reserved=RESERVED, on_conflicts=self._conflicts)
 
     async def _until(self, stop: asyncio.Event, other: asyncio.Event | None = None) -> bool:
-        """Wait for ``other``; False when it was ``stop``, or the reader of our output, that ended the wait."""
+        """Wait for ``stop`` or ``other``. Returns False for ``stop``; raises BrokenPipeError if our reader has gone."""
         assert self._broken is not None
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
         if other is not None:
@@ -174,7 +183,7 @@ class Tail:
     # -- events
 
     def _present(self, watcher: Watcher, live_routes: LiveRoutes, once: bool) -> bool:
-        """Print who is there; False where a service that was named is not."""
+        """Print the instances. Returns False if a service that was named has none."""
         live_routes.update_now()
         instances = [i for i in watcher.registry.instances() if self._wanted(i.service)]
         absent = self._services - {i.service for i in instances}

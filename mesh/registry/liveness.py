@@ -17,8 +17,9 @@ class Liveness:
     tick_s: the usual time between two calls
 
     Its owner calls `advance` about every ``tick_s``, and when the connection comes or goes. When `stale` turns from
-    True to False (a reconnect, the end of a silence or of a stall), the owner calls ``Registry.restart(now)``: messages of
-    that time may still arrive, so every wait starts again. While `stale` is True, it does not call ``Registry.expire``.
+    True to False (a reconnect, the end of a silence or of a stall), the owner calls ``Registry.restart(now)``: messages
+    of that time may still arrive, so every wait starts again. While `stale` is True, the owner does not call
+    ``Registry.expire``.
 
     The clock stands still before it is stale. In between, an instance could be called lost (after 2 s, with heartbeats
     every 500 ms), and that could not be taken back.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from mesh.settings import BusSettings
 
 MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
-OBSERVE_S = 4.0
+OBSERVE_S: Final = 4.0
+"""Seconds for which heartbeats are waited for: two of the usual intervals."""
 
 
 @click.command("doctor", context_settings=HELP)
@@ -33,7 +34,7 @@ OBSERVE_S = 4.0
 def command(observe: float, as_json: bool) -> None:
     """Look for what commonly goes wrong: in NATS, in its permissions, in routes, in instances.
 
-    Changes nothing; what it sends goes to subjects of nobody.
+    Changes nothing; its messages go to subjects without subscribers.
 
     \b
     Examples:
@@ -52,7 +53,7 @@ def command(observe: float, as_json: bool) -> None:
 
     (settings,) = load(BusSettings)
     quiet()
-    logging.getLogger("mesh.bus").setLevel(logging.CRITICAL)  # what it complains of becomes a finding
+    logging.getLogger("mesh.bus").setLevel(logging.CRITICAL)  # its complaints become findings
     code = NO_NATS
     try:
         try:

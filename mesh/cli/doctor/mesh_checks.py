@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mesh.cli.doctor.findings import Finding, fail, ok, some, warn
 from mesh.cli.doctor.witness import Witness
@@ -13,14 +13,17 @@ from mesh.conflict_texts import advice, sentence
 from mesh.foreign.survey import CONTRADICTED, PREFIX, MicroInstance
 from mesh.subjects import GATEWAY
 
-LAG_MS = 100
-AHEAD_S = 5.0
+LAG_MS: Final = 100
+"""Milliseconds that an event loop may be late: a person notices more."""
+AHEAD_S: Final = 5.0
+"""Seconds that the clock of another machine may be ahead."""
 
 
 class Observations(NamedTuple):
-    """What the checks look at. ``complaints`` are log lines about messages that were refused.
+    """What the checks look at.
 
-    ``witness`` has heard the announcements and heartbeats that the watcher heard.
+    complaints: log lines about messages that were refused
+    witness: has heard the announcements and heartbeats that the watcher heard
     """
 
     observer: MeshObserver
@@ -30,7 +33,7 @@ class Observations(NamedTuple):
 
 
 def members(mesh: Observations) -> list[Finding]:
-    """Somebody is there, and gateways are among them."""
+    """There are instances, and gateways among them."""
     registry = mesh.observer.watcher.registry
     services = [name for name in registry.services() if name != GATEWAY]
     gateways = registry.instances(GATEWAY)
@@ -52,7 +55,7 @@ def members(mesh: Observations) -> list[Finding]:
 
 
 def states(mesh: Observations) -> list[Finding]:
-    """Everybody is ready and is heard."""
+    """All instances are ready and are heard."""
     observer = mesh.observer
     if observer.watcher.stale:
         return [fail("states", "no news from NATS: what is known is stale", "look at the connection to NATS")]
@@ -72,7 +75,7 @@ def states(mesh: Observations) -> list[Finding]:
 
 
 def announced(mesh: Observations) -> list[Finding]:
-    """Who answers ``$SRV.PING`` for this mesh has announced itself as well."""
+    """Instances of this mesh that answer ``$SRV.PING`` have announced themselves too."""
     observer = mesh.observer
     prefix = observer.bus.subjects.prefix
     known = {(i.service, i.id) for i in observer.instances()}
@@ -121,7 +124,7 @@ def lag(mesh: Observations) -> list[Finding]:
 
 
 def clocks(mesh: Observations) -> list[Finding]:
-    """Nobody started in the future; the mesh does not mind, logs and tokens do."""
+    """No instance started in the future: that does not harm the mesh, but logs and tokens."""
     ahead = []
     for instance in mesh.observer.instances():
         seconds = age(instance.started)
@@ -142,7 +145,7 @@ def breakers(mesh: Observations) -> list[Finding]:
 
 
 def senders(mesh: Observations) -> list[Finding]:
-    """Every instance speaks for itself, and nobody else for it."""
+    """No other process speaks in the name of an instance."""
     todo = "two processes with one id, or forgery: let NATS permissions allow everybody its own subjects only"
     findings = [
         fail("senders", f"{party.service}.{party.instance} contradicts itself: {what}", todo)
