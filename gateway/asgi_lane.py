@@ -17,7 +17,7 @@ from gateway.header_translation import NO_BODY, read_head, response
 from gateway.request_checks import Admitted
 from gateway.request_lifecycle import RequestLifecycle
 from gateway.websocket_relay import Relay, deny
-from mesh.client import Answer
+from mesh.client import Answer, CallSpec
 from mesh.errors import MeshError
 from mesh.headers import Pairs
 from mesh.streams import Stream
@@ -129,9 +129,13 @@ class AsgiLane:
                 core.admission.check_origin(exchange)
                 admitted = await core.admit(exchange)
                 timeout, began = admitted.timeout, perf_counter()
-                conversation = await core.caller.open(
-                    admitted.destination, admitted.common, timeout, kind=b"websocket", policy=admitted.retries
+                spec = CallSpec(
+                    destination=admitted.destination,
+                    lines=admitted.common,
+                    deadline=core.bus.now() + timeout,
+                    policy=admitted.retries,
                 )
+                conversation = await core.caller.open(spec, kind=b"websocket")
                 relay = Relay(
                     *(conversation, receive, send),
                     subprotocols=scope["subprotocols"],
@@ -243,9 +247,13 @@ class AsgiLane:
             try:
                 if whole:
                     exchange.entry.bytes_in = len(body)
-                    answer = await core.caller.call(
-                        admitted.destination, admitted.common, body, timeout, admitted.retries
+                    spec = CallSpec(
+                        destination=admitted.destination,
+                        lines=admitted.common,
+                        deadline=core.bus.now() + timeout,
+                        policy=admitted.retries,
                     )
+                    answer = await core.caller.call(spec, body)
                 else:
                     answer = await self._upload(exchange, body, admitted, timeout)
             finally:
@@ -282,7 +290,9 @@ class AsgiLane:
         settings, limit = self.core.settings, self.core.settings.max_request_body
         if exchange.held is not None:
             exchange.held.passed_on = True
-        conversation = await self.core.caller.open(admitted.destination, common, timeout)
+        deadline = self.core.bus.now() + timeout
+        spec = CallSpec(destination=admitted.destination, lines=common, deadline=deadline)  # an upload is not retried
+        conversation = await self.core.caller.open(spec)
         upload = Upload(
             *(exchange.receive, begun, conversation.stream),
             idle_s=settings.body_idle_s,

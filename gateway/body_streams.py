@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from mesh.client import Conversation
+from mesh.client import StreamingCall
 from mesh.errors import StreamBroken, TooLarge
 from mesh.streams import Stream, frames
 
@@ -88,7 +88,7 @@ class Upload:
         """Call ``callback`` when it has ended in whatever way."""
         self._task.add_done_callback(lambda _: callback())
 
-    async def until_answered(self, conversation: Conversation) -> None:
+    async def until_answered(self, conversation: StreamingCall) -> None:
         """Return when the body has gone, or, earlier, when there is an answer.
 
         Raises `ClientGone`, `TooLong` where the client sends nothing for too long, or what broke the stream.

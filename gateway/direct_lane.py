@@ -15,7 +15,7 @@ from gateway.gateway_request import GatewayRequest
 from gateway.header_translation import Head, lines_of
 from gateway.request_checks import Behind
 from gateway.request_lifecycle import RequestLifecycle
-from mesh.client import Answer, Call
+from mesh.client import Answer, Call, CallSpec
 from mesh.errors import MeshError
 from mesh.headers import Pairs
 
@@ -167,14 +167,13 @@ class DirectRequest:
             return
         self._began = perf_counter()
         try:
-            self._call = core.caller.start(
-                admitted.destination,
-                admitted.common,
-                body,
-                core.bus.now() + admitted.timeout,
-                admitted.retries,
-                self._done,
+            spec = CallSpec(
+                destination=admitted.destination,
+                lines=admitted.common,
+                deadline=core.bus.now() + admitted.timeout,
+                policy=admitted.retries,
             )
+            self._call = core.caller.start(spec, body, self._done)
         except MeshError as error:
             self._leave(exchange)
             self._refuse(exchange, error)

@@ -1,6 +1,6 @@
-"""The operator's plane: what the gateway knows, as JSON and as Prometheus metrics, on a listener of its own.
+"""The operator's plane: the gateway's knowledge as JSON and as Prometheus metrics, on a listener of its own.
 
-FastAPI serves it: here convenience counts, not microseconds.
+FastAPI serves it: convenience counts here, not microseconds.
 """
 
 from __future__ import annotations
@@ -13,33 +13,50 @@ import msgspec
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from gateway import process_metrics
+from gateway import balancing_report, process_metrics
 from gateway.allowed_hosts import AllowedHosts
 from gateway.health import Health, describe
 from gateway.request_metrics import RequestMetrics, family
 from mesh.bus import Bus
+from mesh.client import Caller
 from mesh.live_routes import LiveRoutes
 from mesh.printable import json_text
 from mesh.watcher import Watcher
 
+PATHS = (
+    "/api/gateway",
+    "/api/services",
+    "/api/instances",
+    "/api/peers",
+    "/api/routes",
+    "/api/conflicts",
+    "/metrics",
+)
+
 
 class Shown(JSONResponse):
-    """JSON that people look at on terminals: what services call themselves must not steer one."""
+    """JSON for terminals: control characters in the names of services are escaped."""
 
     def render(self, content: Any) -> bytes:
         return json_text(content).encode()
 
 
 def build(
+    *,
     bus: Bus,
     watcher: Watcher,
     directory: LiveRoutes,
+    caller: Caller,
     health: Health,
     metrics: RequestMetrics,
     facts: dict[str, Any],
     names: Collection[str] = (),
 ) -> FastAPI:
-    """The application; every handler reads live state and changes nothing. ``names``: see `AllowedHosts`."""
+    """The application. Every handler reads live state and changes nothing.
+
+    facts: name, id, version and start of this gateway.
+    names: host names by which it may be called (`AllowedHosts`).
+    """
     app = FastAPI(
         title="mesh gateway, operator's plane",
         version=facts["version"],
@@ -52,9 +69,8 @@ def build(
 
     @app.get("/")
     async def index() -> dict[str, Any]:
-        """What is here."""
-        paths = ["/api/gateway", "/api/services", "/api/instances", "/api/routes", "/api/conflicts", "/metrics"]
-        return {"gateway": facts, "status": health.status(), "paths": paths}
+        """The paths of this plane."""
+        return {"gateway": facts, "status": health.status(), "paths": PATHS}
 
     @app.get("/api/gateway")
     async def gateway() -> dict[str, Any]:
@@ -88,6 +104,15 @@ def build(
             for i in sorted(registry.instances(service), key=lambda i: (i.service, i.id))
         ]
 
+    @app.get("/api/peers")
+    async def peers(service: str | None = None) -> dict[str, Any]:
+        """The instances as this gateway's own calls see them: which are picked, and why others are not."""
+        called = caller.services
+        if service is not None and service not in called:
+            raise HTTPException(404, f"no instance of {service!r} is known")
+        names = sorted(called) if service is None else [service]
+        return {name: balancing_report.describe(caller, called[name], bus.now()) for name in names}
+
     @app.get("/api/routes")
     async def routes() -> dict[str, Any]:
         directory.update_now()
@@ -109,7 +134,12 @@ def build(
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> PlainTextResponse:
-        lines = [*metrics.lines(), *_mesh_lines(bus, watcher, directory), *process_metrics.lines()]
+        lines = [
+            *metrics.lines(),
+            *balancing_report.lines(caller, bus.now()),
+            *_mesh_lines(bus, watcher, directory),
+            *process_metrics.lines(),
+        ]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
     return app

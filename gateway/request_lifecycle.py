@@ -65,7 +65,6 @@ class RequestLifecycle:
         metrics.body_bytes = lambda: self.bodies.held
         self.exchanges: set[GatewayRequest] = set()
         metrics.inflight = self.exchanges.__len__
-        caller.recovery.on_repeat = metrics.repeated
         self.heads = ResponseHeads()
         self._ids = Ids()
         self.admission = RequestChecks(bus, watcher, directory, settings, self._ids, self.cors)

@@ -1,14 +1,12 @@
-"""Counters for Prometheus, labelled by route template only, so that their number is bounded by the routes.
+"""Metrics of requests in Prometheus's text format 0.0.4.
 
-Text format 0.0.4.
+They are labelled by route template and never by path, so their number is bounded by the routes.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-
-from mesh.balancer import Reason
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the duration histogram, in seconds."""
@@ -19,7 +17,10 @@ Sample = tuple[Mapping[str, str], float]
 
 
 class RequestMetrics:
-    """What the gateway counts per request."""
+    """Counters and gauges of the gateway's requests.
+
+    The gauges are read at each scrape, by functions that the owner of each number sets.
+    """
 
     def __init__(self) -> None:
         self.inflight: Callable[[], int] = lambda: 0
@@ -28,10 +29,15 @@ class RequestMetrics:
         self._counts: dict[tuple[str, str, int], int] = {}
         self._durations: dict[str, list[float]] = {}
         self._reasons: dict[str, int] = {}
-        self._retries = {reason.value: 0 for reason in Reason}
 
     def record(self, method: str, route: str, status: int, seconds: float, reason: str) -> None:
-        """Count one answered request. ``route`` is a template or `UNMATCHED`."""
+        """Count one request that has ended.
+
+        method: the HTTP method; unusual ones are counted together.
+        route: the route's template, or `UNMATCHED`.
+        seconds: from the request's headers to the end of its response.
+        reason: the reason of its error; empty if there was none.
+        """
         key = (method if method in METHODS else "OTHER", route, status)
         self._counts[key] = self._counts.get(key, 0) + 1
         histogram = self._durations.get(route)
@@ -41,10 +47,6 @@ class RequestMetrics:
         histogram[-1] += seconds
         if reason:
             self._reasons[reason] = self._reasons.get(reason, 0) + 1
-
-    def repeated(self, reason: Reason) -> None:
-        """Count one attempt that was not its request's first."""
-        self._retries[reason.value] += 1
 
     def lines(self) -> Iterable[str]:
         """The request metrics in Prometheus's text format."""
@@ -74,12 +76,6 @@ class RequestMetrics:
             "gauge",
             "Memory that bodies and messages of WebSockets take.",
             [({}, self.body_bytes())],
-        )
-        yield from family(
-            "mesh_gateway_retries_total",
-            "counter",
-            "Attempts beyond a request's first, by what became of the one before.",
-            (({"reason": reason}, count) for reason, count in self._retries.items()),
         )
         name = "mesh_gateway_request_duration_seconds"
         yield f"# HELP {name} Time from the request's headers to the response's last byte handed over."

@@ -91,7 +91,14 @@ class Gateway:
         )
         names = (settings.ops_host.lower(), *settings.ops_hosts)
         self._ops_app = operator_plane.build(
-            self.bus, self.watcher, self.directory, self.health, self.metrics, facts, names
+            bus=self.bus,
+            watcher=self.watcher,
+            directory=self.directory,
+            caller=self.caller,
+            health=self.health,
+            metrics=self.metrics,
+            facts=facts,
+            names=names,
         )
         self._sockets = list(sockets)
         self._listeners: list[Listener] = []

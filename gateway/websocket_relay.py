@@ -11,7 +11,7 @@ from gateway.body_streams import Receive, Send
 from gateway.header_translation import crossing, response
 from gateway.problems import public_detail
 from mesh import headers
-from mesh.client import Conversation
+from mesh.client import StreamingCall
 from mesh.defaults import WEBSOCKET_MESSAGE
 from mesh.errors import BadReply, MeshError
 from mesh.streams import frames
@@ -39,7 +39,7 @@ class Relay:
 
     def __init__(
         self,
-        conversation: Conversation,
+        conversation: StreamingCall,
         receive: Receive,
         send: Send,
         *,

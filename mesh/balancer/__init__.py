@@ -1,18 +1,19 @@
-"""Which instance gets a call, and whether a call may be repeated: pure decisions, time and chance passed in."""
+"""Which instance gets a call, and whether a call may be retried: pure decisions, with time and chance passed in."""
 
 from mesh.balancer.balancer import Balancer
-from mesh.balancer.budget import RetryBudget
-from mesh.balancer.peers import Candidate, Outcome, Peer
-from mesh.balancer.retries import NEVER, Course, Reason, RetryPolicy
+from mesh.balancer.peers import Availability, Candidate, Outcome, Peer
+from mesh.balancer.retry_budget import RetryBudget
+from mesh.balancer.retry_policy import NO_RETRY, CallProgress, RetryPolicy, RetryReason
 
 __all__ = [
-    "NEVER",
+    "NO_RETRY",
+    "Availability",
     "Balancer",
+    "CallProgress",
     "Candidate",
-    "Course",
     "Outcome",
     "Peer",
-    "Reason",
     "RetryBudget",
     "RetryPolicy",
+    "RetryReason",
 ]

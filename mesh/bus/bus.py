@@ -254,6 +254,8 @@ class Bus:
             "reconnects": stats.get("reconnects", 0) + (self._link.restarts if self._opened else 0),
             "dropped_frames": lane.frames.dropped if lane else 0,
             "dropped_replies": self._held.dropped,
+            "late_replies": self.requests.late if self._opened else 0,
+            "ignored_replies": self.requests.ignored if self._opened else 0,
             "pending_requests": len(self.requests) if self._opened else 0,
         }
 

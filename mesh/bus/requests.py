@@ -132,7 +132,9 @@ class Requests:
         self.orphan: Callable[[bytes, bytes], None] | None = None
         """Told the reply subject and block of what came for nobody."""
         self.ignored = 0
+        """Messages to a waiting request that are no replies: they have no ``Mesh-Status``."""
         self.late = 0
+        """Messages to the inbox for which nothing waits, replies after their deadline mostly."""
 
     def __len__(self) -> int:
         return len(self._pending)

@@ -185,7 +185,7 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
 
     from mesh.cli.response_output import show
     from mesh.cli.routes import observe_gateway
-    from mesh.client import Caller, RouteDestination
+    from mesh.client import Caller, CallSpec, RouteDestination
     from mesh.routes import Gone, Match, NotAllowed, RefusedTarget, parse_target
     from mesh.streams import TAKES_STREAMS, Streams
     from mesh.subjects import new_id
@@ -216,7 +216,8 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
         timeout = options.timeout or entry.timeout_ms / 1000 or DEADLINE_S
         try:
             destination = RouteDestination(entry.service, entry.bindings, match.values)
-            answer = await caller.call(destination, common, body, timeout)
+            spec = CallSpec(destination=destination, lines=common, deadline=bus.now() + timeout)
+            answer = await caller.call(spec, body)
             return await show(answer, head=method == "HEAD", include=options.include, as_json=options.as_json)
         finally:
             await streams.aclose()

@@ -1,22 +1,30 @@
-"""Calling services over the bus."""
+"""Calling services over the bus.
 
-from mesh.client.call import Answer, Call, Destination
+From the top: `MeshClient` and `Calls` call endpoints by name; `Caller` calls any destination whose instances are known;
+`Call` and `StreamingCall` are calls in flight; `Attempts` decides about their retries, and `Recovery` says when.
+"""
+
+from mesh.client.attempts import CallSpec
+from mesh.client.call import Call
+from mesh.client.called_service import CalledService
 from mesh.client.caller import Caller
-from mesh.client.calls import Calls, read_answer, remote_error
-from mesh.client.conversation import Conversation
-from mesh.client.destinations import NamedEndpoint, RouteDestination
+from mesh.client.calls import Calls
+from mesh.client.destinations import Destination, NamedEndpoint, RouteDestination
 from mesh.client.mesh_client import MeshClient
+from mesh.client.replies import Answer, read_answer
+from mesh.client.streaming_call import StreamingCall
 
 __all__ = [
     "Answer",
     "Call",
+    "CallSpec",
+    "CalledService",
     "Caller",
     "Calls",
-    "Conversation",
     "Destination",
     "MeshClient",
     "NamedEndpoint",
     "RouteDestination",
+    "StreamingCall",
     "read_answer",
-    "remote_error",
 ]

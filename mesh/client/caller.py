@@ -1,69 +1,68 @@
-"""Calls to services whose instances are known: what the gateway and ``ctx.call`` both come through.
+"""Calls to services whose instances are known. The gateway, ``ctx.call`` and the command line all use it.
 
-So there is one set of policies. Decisions are the balancer's, the life of one call is `Call`'s; this module keeps
-balancers and budgets, and does the waiting.
+So there is one set of rules. The balancer chooses instances, `Attempts` decides about retries, `Call` and
+`StreamOpening` send the messages. This module keeps what is known of each service, and waits for outcomes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from mesh.balancer import NEVER, Balancer, Peer, RetryBudget, RetryPolicy
+from mesh.balancer import Balancer, Peer
 from mesh.bus import Bus
-from mesh.client.call import Answer, Call, Destination, Done
-from mesh.client.connection_probes import Probes
-from mesh.client.conversation import Conversation
-from mesh.client.opening import Opening
+from mesh.client.attempts import Attempts, CallSpec
+from mesh.client.call import Call, Done
+from mesh.client.called_service import CalledService
+from mesh.client.connection_probes import ConnectionProbes
 from mesh.client.recovery import Recovery
+from mesh.client.replies import Answer
+from mesh.client.stream_opening import StreamOpening
+from mesh.client.streaming_call import StreamingCall
 from mesh.errors import MeshError
 from mesh.registry import Change
 from mesh.streams import Streams
 from mesh.watcher import Watcher
 
 STOPPED_GRACE_S = 0.25
-"""A last reply may be overtaken by the ``stopped`` announcement: calls in flight are failed this much later."""
+"""Seconds between the ``stopped`` announcement of an instance and the end of the calls that it has: the announcement
+may overtake its last reply."""
 
 
 class Caller:
-    """Calls services over ``bus``, knowing their instances from ``watcher``."""
+    """Calls services over ``bus``; ``watcher`` knows their instances."""
 
     def __init__(self, bus: Bus, watcher: Watcher, streams: Streams, rng: random.Random | None = None) -> None:
         self._bus = bus
         self._streams = streams
         self._watcher = watcher
         self._rng = rng or random.Random()
-        self.recovery = Recovery(bus)
-        self._balancers: dict[str, Balancer] = {}
-        self._probes = Probes(bus, self._balancers, self.recovery)
-        self._budgets: dict[str, RetryBudget] = {}
+        self._recovery = Recovery(bus)
+        self._services: dict[str, CalledService] = {}
+        self._probes = ConnectionProbes(bus, self._services, self._recovery)
         watcher.on_change(self._changed)
         watcher.on_heard(self._heard)
 
-    def peers(self, service: str) -> Sequence[Peer]:
-        """What this caller knows of the instances of a service, its own calls in flight included."""
-        balancer = self._balancers.get(service)
-        return list(balancer.peers()) if balancer is not None else []
+    @property
+    def services(self) -> Mapping[str, CalledService]:
+        """The services that have instances, or that were called, by name."""
+        return self._services
 
-    async def call(
-        self,
-        destination: Destination,
-        common: bytes,
-        payload: bytes,
-        timeout: float,
-        policy: RetryPolicy = NEVER,
-    ) -> Answer:
-        """The answer of one instance within ``timeout`` seconds; see `Call`.
+    def peers(self, service: str) -> Sequence[Peer]:
+        """The instances of a service as this caller sees them, its own calls in flight included."""
+        known = self._services.get(service)
+        return list(known.balancer.peers()) if known is not None else []
+
+    async def call(self, spec: CallSpec, payload: bytes) -> Answer:
+        """Make a call and return the reply of one instance.
 
         Raises `NoInstances`, `NoResponders`, `Starting`, `BusUnavailable`, `InstanceLost`, `DeadlineExceeded`,
-        `BadReply`, `TooLarge`. When the caller is cancelled, the instance is told.
+        `BadReply`, `TooLarge`. If the calling task is cancelled, the instance is told.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
         if not self._bus.connected:
             await self._bus.blink()
-        future: asyncio.Future[Answer] = loop.create_future()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def done(outcome: Answer | MeshError) -> None:
             if isinstance(outcome, Answer):
@@ -74,7 +73,7 @@ class Caller:
             elif not future.done():
                 future.set_exception(outcome)
 
-        call = self.start(destination, common, payload, deadline, policy, done)
+        call = self.start(spec, payload, done)
         try:
             return await future
         except asyncio.CancelledError:
@@ -85,114 +84,89 @@ class Caller:
                     stream.close()
             raise
 
-    def start(
-        self,
-        destination: Destination,
-        common: bytes,
-        payload: bytes,
-        deadline: float,
-        policy: RetryPolicy,
-        done: Done,
-    ) -> Call:
-        """Begin a call whose outcome goes to ``done``; ``deadline`` is a moment of the event loop's clock.
+    def start(self, spec: CallSpec, payload: bytes, done: Done) -> Call:
+        """Begin a call whose outcome goes to ``done``.
 
-        Raises as `call` does where it cannot even be sent; ``done`` is not called then.
+        Raises what `call` raises if it cannot even be sent; ``done`` is not called then.
         """
-        service = destination.service
-        budget = self._budgets.get(service)
-        if budget is None:
-            budget = self._budgets[service] = RetryBudget()
-        if (now := self._bus.now()) >= budget.turns_at:
-            budget.turn(now)
+        name = spec.destination.service
+        service = self._services.get(name) or self._service(name)
+        budget, now = service.budget, self._bus.now()
+        if now >= budget.next_second:  # as `RetryBudget.record_call`: here is no time for a call of a method
+            budget.advance(now)
         budget.calls += 1
+        attempts = Attempts(service, spec, len(payload))
         call = Call(
-            self._bus,
-            self._watcher,
-            self.recovery,
-            self._balancers.get(service),
-            budget,
-            destination,
-            common,
-            payload,
-            deadline,
-            policy,
-            done,
+            bus=self._bus,
+            watcher=self._watcher,
+            recovery=self._recovery,
+            attempts=attempts,
+            payload=payload,
+            done=done,
         )
-        call.attempt()
+        call.send(service.balancer.pick(now, spec.destination.revisions), now)
         return call
 
-    async def open(
-        self,
-        destination: Destination,
-        common: bytes,
-        timeout: float,
-        *,
-        kind: bytes = b"stream",
-        policy: RetryPolicy = NEVER,
-    ) -> Conversation:
+    async def open(self, spec: CallSpec, *, kind: bytes = b"stream") -> StreamingCall:
         """Begin a call whose body follows as a stream; returns when it is accepted, or answered already.
 
-        ``kind`` is what follows: ``stream`` for a body, ``websocket`` for messages both ways. ``timeout`` is for this
-        alone, in seconds. A request that nobody received is sent elsewhere at once: nothing of its body has gone yet.
-        ``policy`` says whether one that may have been received is: a handshake without an answer, say.
-        Raises as `call` does, and `TooLarge` where the service takes no streams.
+        A request that no instance received is sent to another one at once: nothing of its body has gone yet. If an
+        instance may have received it (a handshake without a reply, say), ``spec.policy`` decides.
+
+        spec: its deadline is for this alone, and not for the stream.
+        kind: what follows, ``stream`` for a body, ``websocket`` for messages both ways.
+        Raises what `call` raises, and `TooLarge` if the service takes no streams.
         """
-        deadline = self._bus.now() + timeout
         if not self._bus.connected:
             await self._bus.blink()
-        opening = Opening(
-            self._bus,
-            self._watcher,
-            self._streams,
-            self.recovery,
-            self._balancers.get(destination.service),
-            self._counted(destination.service),
-            destination,
-            deadline,
-            policy,
+        service = self._service(spec.destination.service)
+        service.budget.record_call(self._bus.now())
+        opening = StreamOpening(
+            bus=self._bus,
+            watcher=self._watcher,
+            streams=self._streams,
+            recovery=self._recovery,
+            attempts=Attempts(service, spec),
+            kind=kind,
         )
-        return await opening.open(b"Mesh-Body: %b\r\n" % kind, common)
+        return await opening.open()
 
-    def _counted(self, service: str) -> RetryBudget:
-        """The service's budget, with one call more in it."""
-        budget = self._budgets.get(service)
-        if budget is None:
-            budget = self._budgets[service] = RetryBudget()
-        budget.record_call(self._bus.now())
-        return budget
+    def _service(self, name: str) -> CalledService:
+        service = self._services.get(name)
+        if service is None:
+            balancer = Balancer(name, self._rng, self._bus.subjects.prefix)
+            service = self._services[name] = CalledService(name, balancer)
+        return service
 
     # -- from the watcher
 
     def _changed(self, changes: Sequence[Change]) -> None:
         for change in changes:
-            service, id = change.service, change.instance
-            instance = self._watcher.registry.get(service, id)
-            balancer = self._balancers.get(service)
-            if balancer is None:
-                balancer = self._balancers[service] = Balancer(service, self._rng, self._bus.subjects.prefix)
+            service, id = self._service(change.service), change.instance
+            instance = self._watcher.registry.get(service.name, id)
             if instance is not None:
-                balancer.update(instance)
+                service.balancer.update(instance)
             else:
-                balancer.remove(id)
-            if not balancer.peers():
-                del self._balancers[service]
+                service.balancer.remove(id)
+            service.instances_changed(id, change.kind)
+            if not service.balancer.peers() and not service.budget.calls:
+                del self._services[service.name]
             if change.kind == "lost":
-                self._fail(service, id)
+                self._fail(service.name, id)
             elif change.kind == "left":
-                asyncio.get_running_loop().call_later(STOPPED_GRACE_S, self._fail, service, id)
+                asyncio.get_running_loop().call_later(STOPPED_GRACE_S, self._fail, service.name, id)
 
     def _heard(self, service: str, instance: str) -> None:
-        balancer, known = self._balancers.get(service), self._watcher.registry.get(service, instance)
-        if balancer is not None and known is not None:
-            was_skipped = balancer.skips(instance)
-            peer = balancer.heard(instance, known.connection)
-            if peer is not None:
-                self.recovery.reconnected(peer)
+        called, known = self._services.get(service), self._watcher.registry.get(service, instance)
+        if called is not None and known is not None:
+            was_skipped, reconnected = called.heard(instance, known.connection)
+            if reconnected is not None:
+                self._recovery.instance_reconnected(reconnected)
             if was_skipped:
-                self.recovery.heard(service)
+                self._recovery.instance_heard(service)
 
     def _fail(self, service: str, instance: str) -> None:
         if self._watcher.registry.get(service, instance) is not None:
-            return  # it is back: somebody else had said that it stopped
-        self.recovery.lost(service, instance)
+            return  # it is back: another process had said that it stopped
+        self._recovery.instance_lost(service, instance)
         self._streams.fail_prefix(self._bus.subjects.stream(service, instance, "").encode())

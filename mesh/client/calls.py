@@ -1,4 +1,4 @@
-"""Typed calls to endpoints by name."""
+"""Typed calls to endpoints by name, and events: the part behind ``ctx.call`` and `MeshClient`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
-
-from mesh import codec, headers
-from mesh.balancer import NEVER, RetryPolicy
+from mesh import codec
+from mesh.balancer import NO_RETRY, RetryPolicy
 from mesh.bus import Bus
-from mesh.client.call import Answer
+from mesh.client.attempts import CallSpec
 from mesh.client.caller import Caller
 from mesh.client.destinations import NamedEndpoint
 from mesh.client.foreign_endpoints import ForeignEndpoints
+from mesh.client.replies import Answer, decode_value, read_answer
 from mesh.defaults import DEADLINE_S
-from mesh.errors import BadReply, MeshError, NoInstances, NoResponders, from_problem
+from mesh.errors import MeshError, NoInstances, NoResponders
 from mesh.registry import Change
 from mesh.streams import TAKES_STREAMS, Streams
 from mesh.watcher import Watcher
 
-EVENT = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}")
+EVENT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}")
 
 
 class Calls:
-    """Calls other services over a bus; watches only those that it calls, from their first call on."""
+    """Calls other services over a bus. It watches only the services that it calls, from the first call on."""
 
     def __init__(self, bus: Bus, streams: Streams) -> None:
         self._bus = bus
@@ -51,11 +50,14 @@ class Calls:
         timeout: float = DEADLINE_S,
         carried: bytes = b"",
     ) -> Any:
-        """The decoded result of one call. ``carried`` are header lines to pass on, each ending in CRLF.
+        """Make one call and return the decoded result.
 
-        Raises the `mesh.errors` class of an error reply, `BadReply` where the result is not of type ``returns``.
+        returns: the type of the result; bytes for the payload as it is.
+        timeout: seconds until the deadline.
+        carried: header lines to pass on, each ending in CRLF.
+        Raises the `mesh.errors` class of an error reply, `BadReply` if the result is not of type ``returns``.
         """
-        with _marked():
+        with _marked_as_call():
             answer = await self.send(service, endpoint, codec.encode(arguments), timeout, carried)
             return read_answer(answer, returns, f"{service}.{endpoint}")
 
@@ -69,13 +71,16 @@ class Calls:
         timeout: float = DEADLINE_S,
         carried: bytes = b"",
     ) -> AsyncIterator[Any]:
-        """What an endpoint yields, as it comes: pieces of bytes, or, with ``returns``, values decoded from its lines.
+        """Make one call and yield what the endpoint yields, as it arrives. A reply that is no stream is one piece.
 
-        ``timeout`` is until it begins, in seconds. An answer that is no stream is one piece. Raises as `call` does,
-        and `StreamBroken` or another error where it ends before its end. The endpoint is told when nobody reads on.
+        returns: bytes for pieces of bytes, as they come; another type for values decoded from lines of JSON.
+        timeout: seconds until the stream begins.
+        carried: header lines to pass on, each ending in CRLF.
+        Raises what `call` raises, and `StreamBroken` or another error if the stream ends before it is complete. The
+        endpoint is told if the caller stops reading.
         """
         what = f"{service}.{endpoint}"
-        with _marked():
+        with _marked_as_call():
             answer = await self.send(service, endpoint, codec.encode(arguments), timeout, carried + TAKES_STREAMS)
             whole = read_answer(answer, returns, what) if answer.stream is None else None
         if answer.stream is None:
@@ -89,18 +94,21 @@ class Calls:
                     continue
                 *lines, rest = (rest + frame.payload).split(b"\n")
                 for line in lines:
-                    yield _item(line, returns, what)
+                    yield decode_value(line, returns, f"{what} yields", executed="unknown")
             if rest:
-                yield _item(rest, returns, what)
+                yield decode_value(rest, returns, f"{what} yields", executed="unknown")
         finally:
             stream.close()
 
     async def emit(
         self, event: str, data: Any, *, durable: bool = False, timeout: float = DEADLINE_S, carried: bytes = b""
     ) -> None:
-        """Publish an event, ``data`` as JSON. ``durable`` waits until JetStream has stored it.
+        """Publish an event, ``data`` as JSON.
 
-        Raises `BusUnavailable`, `TooLarge`; durable: `Unavailable`, with reason ``jetstream_off`` where it is off.
+        durable: wait until JetStream has stored it.
+        timeout: seconds to wait for that.
+        Raises ValueError for a bad name, `BusUnavailable`, `TooLarge`; if durable also `Unavailable`, with the reason
+        ``jetstream_off`` if JetStream is off.
         """
         subject = self._bus.subjects.event(checked_event(event))
         block = b"NATS/1.0\r\n%b\r\n" % carried if carried else b""
@@ -129,25 +137,27 @@ class Calls:
         destination = NamedEndpoint(service, endpoint, self._bus.subjects.request(service, endpoint))
         deadline = self._bus.now() + timeout
         try:
-            return await self._caller.call(destination, carried, payload, timeout, policy)
+            spec = CallSpec(destination=destination, lines=carried, deadline=deadline, policy=policy)
+            return await self._caller.call(spec, payload)
         except (NoInstances, NoResponders) as error:
             if not self._watcher.registry.instances(service):
                 reply = await self._foreign.call(service, endpoint, carried, payload, deadline)
                 if reply is not None:
                     return Answer(reply, "", 1)
-            # The first call goes by the endpoint's name, and NATS says no more than that nobody listens there.
+            # The first call goes to the endpoint's own subject: NATS says only that nothing listens there.
             detail = f"nobody answers {endpoint!r} of {service!r}: {error.detail}"
-            told = type(error)(detail, executed=error.executed, retry_after=error.retry_after)
-            told.attempts = error.attempts
-            raise told from error
+            named = type(error)(detail, executed=error.executed, retry_after=error.retry_after)
+            named.attempts = error.attempts
+            raise named from error
 
     def _changed(self, changes: Sequence[Change]) -> None:
         self._policies.clear()
 
 
 @contextmanager
-def _marked() -> Iterator[None]:
-    """Mark errors as the outcome of a call: whoever made it has run, whatever they say of who was called."""
+def _marked_as_call() -> Iterator[None]:
+    """Mark errors as the outcome of a call: the handler that made it has run, whatever ``executed`` says of the called
+    one."""
     try:
         yield
     except MeshError as error:
@@ -156,62 +166,20 @@ def _marked() -> Iterator[None]:
 
 
 def declared_policy(watcher: Watcher, service: str, endpoint: str) -> RetryPolicy:
-    """What may be repeated of the calls to an endpoint, which go past its routes: what all of these allow.
+    """The retry policy of calls by name to an endpoint: what each of its routes allows.
 
-    A call has no method of its own. So it counts as a request of each route, and without a route nothing is repeated.
+    Such a call has no method. So it counts as a request of each route, and without a route there are no retries.
     """
     routes = [r for c in watcher.registry.content(service) for r in c.routes if r.endpoint == endpoint]
     policies = [RetryPolicy.of(route.method, [route]) for route in routes]
     if not policies:
-        return NEVER
+        return NO_RETRY
     longest = max(p.try_timeout_ms for p in policies) if all(p.try_timeout_ms for p in policies) else 0
     return RetryPolicy(after_loss=all(p.after_loss for p in policies), try_timeout_ms=longest)
 
 
-def _item(line: bytes, returns: Any, what: str) -> Any:
-    try:
-        return codec.decode(line, returns)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadReply(f"{what} yields something else than asked for: {error}", executed="unknown") from error
-
-
 def checked_event(name: str) -> str:
-    """``name``, or a ValueError: it becomes a subject."""
-    if not EVENT.fullmatch(name):
+    """Return ``name`` if it may be an event's. Raises ValueError if not: it becomes part of a subject."""
+    if not EVENT_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no event name: 1 to 8 parts of letters, digits, '-' and '_' like 'bets.settled'")
     return name
-
-
-def read_answer(answer: Answer, returns: Any, what: str) -> Any:
-    """The value in a reply, or the error that it stands for."""
-    block, payload = answer.reply.block, answer.reply.payload
-    pairs = headers.decode(block)
-    status = headers.status_of(pairs)
-    if status is None:
-        raise BadReply(f"{what} replied with the status {headers.find(pairs, headers.STATUS)!r}")
-    if status >= 400:
-        raise remote_error(status, pairs, payload, what)
-    if returns is bytes:
-        return payload
-    if not payload and status in (204, 202, 200):
-        return None
-    try:
-        return codec.decode(payload, returns)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadReply(f"{what} replied with something else than asked for: {error}", executed="yes") from error
-
-
-def remote_error(status: int, pairs: headers.Pairs, payload: bytes, what: str) -> MeshError:
-    """The typed error of an error reply."""
-    document: dict[str, Any] = {}
-    if (headers.find(pairs, b"content-type") or b"").startswith(b"application/problem+json"):
-        try:
-            document = msgspec.json.decode(payload, type=dict[str, Any])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            document = {}
-    text = headers.find(pairs, b"nats-service-error")
-    error = from_problem(status, document, text.decode("latin-1") if text else f"{what} answered {status}")
-    after = headers.find(pairs, b"retry-after")
-    if after and after.isdigit() and len(after) < 10:
-        error.retry_after = float(after)
-    return error

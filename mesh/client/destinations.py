@@ -1,8 +1,9 @@
-"""Where calls go: an endpoint by its name, or a route that matched a path."""
+"""Destinations of calls: an endpoint by its name, or a route that matched a path."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -10,8 +11,29 @@ from mesh import headers
 from mesh.routes import Binding
 
 
+class Destination(Protocol):
+    """A service and an endpoint of it. Revisions of the service may name endpoints and parameters differently."""
+
+    @property
+    def service(self) -> str: ...
+
+    @property
+    def revisions(self) -> Collection[str] | None:
+        """The revisions whose instances may be called; None for all."""
+
+    @property
+    def queued(self) -> str:
+        """The subject on which NATS balances, for a caller that does not know the instances yet; empty for none."""
+
+    def endpoint(self, revision: str) -> tuple[bytes, bytes]:
+        """The endpoint's name at that revision, and header lines for it (each ending in CRLF)."""
+
+
 class NamedEndpoint:
-    """A destination that is the same at every revision. ``subject`` is the endpoint's own."""
+    """An endpoint that has one name at every revision.
+
+    subject: the endpoint's own, for `Destination.queued`.
+    """
 
     __slots__ = ("_name", "queued", "revisions", "service")
 
@@ -26,7 +48,11 @@ class NamedEndpoint:
 
 
 class RouteDestination(Struct, frozen=True, eq=False):
-    """A matched route as a destination of calls; each revision may name endpoint and parameters differently."""
+    """A route that matched a path.
+
+    revisions: for each revision that announces the route, its endpoint and the names of its parameters.
+    values: the values of the path's parameters, in the path's order.
+    """
 
     service: str
     revisions: Mapping[str, Binding]

@@ -1,4 +1,4 @@
-"""`MeshClient`: calling services from a program that is no service itself."""
+"""`MeshClient`: calls services from a program that is not a service itself."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ class MeshClient:
         async with MeshClient() as client:
             balance = await client.call("wallet", "balance", user_id=1, returns=Balance)
 
-    Without ``settings`` they come from the environment and ``mesh.toml``. Entering raises `BusUnavailable` when NATS
-    cannot be reached, `ConfigError` for wrong settings.
+    - settings: how to reach NATS; without it, and without ``url``, the environment and ``mesh.toml`` say so.
+    url: NATS servers, separated by commas; used only without ``settings``.
+
+    Raises `ConfigError` for wrong settings. Entering raises `BusUnavailable` if NATS cannot be reached.
     """
 
     def __init__(self, settings: BusSettings | None = None, *, url: str = "") -> None:
@@ -89,9 +91,14 @@ class MeshClient:
         timeout: float = DEADLINE_S,
         **arguments: Any,
     ) -> Any:
-        """The result of one call, decoded as ``returns``. Raises the `mesh.errors` class of an error reply.
+        """Make one call and return the decoded result.
 
-        ``more`` takes arguments that cannot be given by name: those called ``returns`` or ``timeout``.
+        - more: arguments that cannot be given by name, as they are called ``returns`` or ``timeout``.
+        - returns: the type of the result.
+        - timeout: seconds until the deadline.
+        - arguments: the endpoint's arguments, by name.
+
+        Raises the `mesh.errors` class of an error reply, `BadReply` if the result is not of type ``returns``.
         """
         return await self._calls.call(
             service, endpoint, {**(more or {}), **arguments}, returns=returns, timeout=timeout
@@ -147,10 +154,21 @@ class MeshClient:
         timeout: float = DEADLINE_S,
         **arguments: Any,
     ) -> AsyncIterator[Any]:
-        """What an endpoint yields, as it comes: pieces of bytes, or with ``returns`` values, one a line of JSON."""
+        """Make one call and yield what the endpoint yields, as it arrives.
+
+        - returns: bytes for pieces of bytes, as they come; another type for values decoded from lines of JSON.
+        - timeout: seconds until the stream begins.
+
+        Other parameters as for `call`. Raises what `call` raises, and `StreamBroken` if the stream ends early.
+        """
         given = {**(more or {}), **arguments}
         return self._calls.stream(service, endpoint, given, returns=returns, timeout=timeout)
 
     async def emit(self, event: str, data: Any, *, durable: bool = False) -> None:
-        """Publish an event; ``durable`` waits until JetStream has stored it."""
+        """Publish an event, ``data`` as JSON.
+
+        - durable: wait until JetStream has stored it.
+
+        Raises ValueError for a bad name, `BusUnavailable`, `TooLarge`, `Unavailable` if JetStream is off.
+        """
         await self._calls.emit(event, data, durable=durable)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -25,6 +27,14 @@ FROZEN_S: Final = 600
 """Seconds for which NATS keeps the connection of a process that stands still, as at a breakpoint."""
 QUICK: Final = {"heartbeat_ms": 250, "linger_ms": 20, "drain_s": 5.0}
 """Service settings that keep tests short. All others are those of production."""
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """The certificates that HTTP clients trust, read once: reading them takes as long as starting all the rest."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 class Mesh:
@@ -90,7 +100,7 @@ class Mesh:
             self.gateway = Gateway(self.bus_settings, self.gateway_settings, sync_margin_s=SYNC_MARGIN_S)
             await self.gateway.start()
             await self.gateway.listen()
-            self.http = httpx.AsyncClient(base_url=self.url, timeout=10)
+            self.http = httpx.AsyncClient(base_url=self.url, timeout=10, verify=_certificates())
             await self.gateway.bus.wait_connected(5)
             async with asyncio.timeout(10):
                 await self.gateway.watcher.synchronised.wait()
@@ -148,7 +158,7 @@ class Mesh:
         """An HTTP client of the operator's plane. Use it with ``async with``."""
         import httpx
 
-        return httpx.AsyncClient(base_url=self.ops_url)
+        return httpx.AsyncClient(base_url=self.ops_url, verify=_certificates())
 
     def client(self, service: str = "client") -> Bus:
         """A bus of another process on the same NATS. Use it with ``async with``."""

@@ -22,7 +22,7 @@ from mesh.testing import Mesh
 from tests.adapters import fastapi_app, flask_app, litestar_app
 from tests.adapters.fastapi_app import EVENTS
 from tests.conditions import eventually
-from tests.processes import answers, gateway_on, run, run_python
+from tests.processes import answers, gateway_for, run, run_python
 
 
 @pytest.fixture
@@ -441,7 +441,7 @@ async def test_mesh_serve(tmp_path, env, target):
     (tmp_path / "main.py").write_text(APP)
     async with (
         run("serve", *target, "--name", "greeter", "--version", "2.0.0", cwd=tmp_path, env=env) as process,
-        gateway_on(tmp_path, env) as (_, http),
+        gateway_for(env) as http,
     ):
         await answers(http, "/hello/world", 200)
         assert (await http.get("/hello/world")).json() == "hello"
@@ -456,7 +456,7 @@ async def test_names_and_timeouts_of_mesh_serve(tmp_path, env):
     slow = '@app.get("/slow/{n}")\nasync def slow(n: int):\n    import asyncio\n    await asyncio.sleep(30)\n'
     (folder / "main.py").write_text(APP + slow)
     flags = ("--timeout", "30", "--timeout", "/slow/*=0.25")
-    async with run("serve", "main:app", *flags, cwd=folder, env=env), gateway_on(tmp_path, env) as (_, http):
+    async with run("serve", "main:app", *flags, cwd=folder, env=env), gateway_for(env) as http:
         await answers(http, "/hello/world", 200)
         (instance,) = (await http.get("/v1/metadata/greeter")).json()["services"]["greeter"]
         assert instance["state"] == "ready"
@@ -485,7 +485,7 @@ async def test_mesh_serve_reloads(tmp_path, env):
     main = tmp_path / "main.py"
     main.write_text(APP)
     async with (
-        gateway_on(tmp_path, env) as (_, http),
+        gateway_for(env) as http,
         run("serve", "main:app", "--name", "greeter", "--reload", cwd=tmp_path, env=env) as process,
     ):
         await answers(http, "/hello/world", 200)
@@ -538,7 +538,7 @@ async def test_a_thread_that_blocks_does_not_keep_the_process(tmp_path, env, pat
     (tmp_path / "blocking.py").write_text(BLOCKING)
     env = {**env, "MESH_DRAIN_S": "0.5"}
     async with (
-        gateway_on(tmp_path, env) as (_, http),
+        gateway_for(env) as http,
         run("serve", *flags, "--name", "blocking", cwd=tmp_path, env=env) as process,
     ):
         async with asyncio.timeout(20):
@@ -595,7 +595,7 @@ async def test_one_line_joins_and_the_application_keeps_its_port(tmp_path, env):
     """The way to move: both addresses answer, until the old one is needed no more."""
     (tmp_path / "main.py").write_text(JOINED)
     code = "import uvicorn; uvicorn.run('main:app', port=0)"
-    async with gateway_on(tmp_path, env) as (_, http), run_python(code, cwd=tmp_path, env=env) as process:
+    async with gateway_for(env) as http, run_python(code, cwd=tmp_path, env=env) as process:
         assert await process.line("joined 1.2.0 runs as")
         line = await process.line(r"running on http://")
         own = f"http://127.0.0.1:{line.rpartition('127.0.0.1:')[2].split()[0]}"

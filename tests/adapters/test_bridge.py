@@ -23,8 +23,13 @@ from tests.adapters.fastapi_app import app as fastapi_app
 from tests.adapters.test_parity import FASTAPI, compare, under_uvicorn
 from tests.conditions import eventually
 from tests.failures.wires import HttpWire
-from tests.processes import answers, gateway_on, run
-from tests.servers import server
+from tests.processes import answers, gateway_for, run
+from tests.servers import server, tcp_server
+
+
+def address(listening):
+    """The address of a server as `--to` takes it."""
+    return f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
 
 
 @contextlib.asynccontextmanager
@@ -194,11 +199,11 @@ async def test_a_server_that_breaks_off(nats_url, prefix):
         if b"half" in line:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf of it")
             await writer.drain()
-        writer.close()
 
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    async with listening, bridged(nats_url, prefix, url, routes=["GET /half", "POST /none"]) as mesh:
+    async with (
+        tcp_server(serve) as listening,
+        bridged(nats_url, prefix, address(listening), routes=["GET /half", "POST /none"]) as mesh,
+    ):
         with pytest.raises(httpx.RemoteProtocolError):
             await mesh.http.get("/half")
         broken = await mesh.http.post("/none", content=b"x")
@@ -214,22 +219,17 @@ async def breaking(answers):
     seen = []
 
     async def serve(reader, writer):
-        with contextlib.suppress(asyncio.IncompleteReadError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                seen.append(head.split()[0].decode())
-                if len(seen) == answers + 1:
-                    if not answers:
-                        listening.close()
-                    break
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-        writer.close()
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            seen.append(head.split()[0].decode())
+            if len(seen) == answers + 1:
+                if not answers:
+                    listening.close()
+                return
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", seen
-    finally:
-        listening.close()
+    async with tcp_server(serve) as listening:
+        yield address(listening), seen
 
 
 @pytest.mark.parametrize("method", ["GET", "OPTIONS", "PUT", "DELETE", "POST", "WS"])
@@ -293,11 +293,8 @@ async def test_what_is_no_http_is_a_502(nats_url, prefix):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"220 secret.internal ESMTP\r\n")
         await writer.drain()
-        writer.close()
 
-    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    async with listening, bridged(nats_url, prefix, url, routes=["GET /x"]) as mesh:
+    async with tcp_server(serve) as listening, bridged(nats_url, prefix, address(listening), routes=["GET /x"]) as mesh:
         answer = await mesh.http.get("/x")
         assert (answer.status_code, answer.json()["reason"]) == (502, "bad_reply")
         assert "secret" not in answer.text
@@ -450,7 +447,7 @@ async def test_the_bridge_starts_its_service_and_starts_it_again(tmp_path, env):
     command = (sys.executable, "jokes.py", str(port))
     async with (
         run("bridge", *flags, "--", *command, cwd=tmp_path, env=env) as process,
-        gateway_on(tmp_path, env) as (_, http),
+        gateway_for(env) as http,
     ):
         await answers(http, "/joke", 200, 20)
         first = (await http.get("/joke")).text
@@ -509,7 +506,7 @@ async def test_a_service_in_javascript(tmp_path, env):
     flags = ("--name", "node", "--to", f"http://127.0.0.1:{port}", "--prefix", "/node")
     async with (
         run("bridge", *flags, "--", "node", "-e", program, cwd=tmp_path, env=env),
-        gateway_on(tmp_path, env) as (_, http),
+        gateway_for(env) as http,
     ):
         await answers(http, "/node/x?y=1", 200, 20)
         response = await http.get("/node/x?y=1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mesh.balancer import Balancer, Outcome, Peer
@@ -21,8 +22,17 @@ class Seen:
 
 def balance(*instances: Seen | str, seed: int = 1) -> Balancer:
     balancer = Balancer("users", random.Random(seed))
-    balancer.sync([Seen(i) if isinstance(i, str) else i for i in instances])
+    sync(balancer, [Seen(i) if isinstance(i, str) else i for i in instances])
     return balancer
+
+
+def sync(balancer: Balancer, instances: Iterable[Seen]) -> None:
+    """Have the balancer know these instances and no others."""
+    live = {instance.id: instance for instance in instances}
+    for id in [peer.id for peer in balancer.peers() if peer.id not in live]:
+        balancer.remove(id)
+    for instance in live.values():
+        balancer.update(instance)
 
 
 def peer(balancer: Balancer, id: str) -> Peer:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mesh.balancer import Balancer, Outcome, Peer
-from tests.balancer.builders import Seen, balance, call, fail, peer
+from tests.balancer.builders import Seen, balance, call, fail, peer, sync
 
 
 def reachable(balancer: Balancer, now: float) -> set[str]:
@@ -111,20 +111,20 @@ def test_ejections_are_undone_when_too_few_are_left() -> None:
     balancer = balance(*"abcd")
     fail(balancer, peer(balancer, "a"), 100.0)
     fail(balancer, peer(balancer, "b"), 101.0)
-    balancer.sync([Seen("a"), Seen("b"), Seen("c")])
+    sync(balancer, [Seen("a"), Seen("b"), Seen("c")])
     assert reachable(balancer, 102.0) == {"a", "c"}  # a's would have ended first
-    balancer.sync([Seen("a"), Seen("b")])
+    sync(balancer, [Seen("a"), Seen("b")])
     assert reachable(balancer, 102.0) == {"a"}
-    balancer.sync([Seen("b")])
+    sync(balancer, [Seen("b")])
     assert reachable(balancer, 102.0) == {"b"}
 
 
 def test_leaving_ready_ends_an_ejection() -> None:
     balancer, a = both()
     fail(balancer, a, 100.0)
-    balancer.sync([Seen("a", state="unready"), Seen("b")])
+    sync(balancer, [Seen("a", state="unready"), Seen("b")])
     assert reachable(balancer, 101.0) == {"b"}
-    balancer.sync([Seen("a"), Seen("b")])
+    sync(balancer, [Seen("a"), Seen("b")])
     assert reachable(balancer, 101.0) == {"a", "b"}
     fail(balancer, a, 102.0)
     assert a.ejected_until == 122.0  # but it is not forgotten

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from mesh.balancer import Balancer, Outcome
-from tests.balancer.builders import Seen, balance, call, fail, peer
+from tests.balancer.builders import Seen, balance, call, fail, peer, sync
 
 
 def picks(balancer: Balancer, times: int = 200, now: float = 0.0, **options: object) -> Counter[str]:
@@ -58,7 +58,7 @@ def test_the_busiest_of_many_is_never_picked() -> None:
 def test_only_ready_ones(state: str) -> None:
     balancer = balance("a", "b", Seen("c", state=state))
     assert set(picks(balancer)) == {"a", "b"}
-    balancer.sync([Seen("c", state=state)])
+    sync(balancer, [Seen("c", state=state)])
     assert balancer.pick(0.0) is None
 
 
@@ -79,8 +79,8 @@ def test_no_responders_skips_until_the_next_heartbeat() -> None:
     balancer = balance("a", "b")
     call(balancer, peer(balancer, "a"), Outcome.NO_RESPONDERS)
     assert peer(balancer, "a").skipped
-    assert peer(balancer, "a").strikes == 0
-    balancer.sync([Seen("a"), Seen("b")])  # knowing it still is not hearing it
+    assert peer(balancer, "a").failures_in_a_row == 0
+    sync(balancer, [Seen("a"), Seen("b")])  # knowing it still is not hearing it
     assert set(picks(balancer)) == {"b"}
     balancer.heard("a")
     assert set(picks(balancer)) == {"a", "b"}
@@ -94,7 +94,7 @@ def test_a_route_goes_only_to_the_revisions_that_have_it() -> None:
     assert set(picks(balancer, revisions=["r2", "gone"])) == {"b"}
     assert balancer.pick(0.0, {"gone"}) is None
     assert balancer.pick(0.0, ()) is None
-    balancer.sync([Seen("a", revision="r2")])
+    sync(balancer, [Seen("a", revision="r2")])
     assert balancer.pick(0.0, {"r1"}) is None
     assert set(picks(balancer, revisions={"r2"})) == {"a"}
 
@@ -109,13 +109,13 @@ def test_sync_keeps_what_it_knows_and_forgets_who_left() -> None:
     kept, gone = peer(balancer, "a"), peer(balancer, "b")
     balancer.started(kept)
     balancer.started(gone)
-    balancer.sync([Seen("a", suspect=True), Seen("c")])
+    sync(balancer, [Seen("a", suspect=True), Seen("c")])
     assert peer(balancer, "a") is kept
     assert (kept.inflight, kept.suspect) == (1, True)
     assert set(picks(balancer)) == {"c"}
     for _ in range(9):  # calls to one that left end as well, and mean nothing any more
         balancer.finished(gone, Outcome.LOST, 0.0)
-    balancer.sync([Seen("b")])
+    sync(balancer, [Seen("b")])
     assert peer(balancer, "b") is not gone
     assert peer(balancer, "b").inflight == 0
 

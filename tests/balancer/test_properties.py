@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mesh.balancer import Balancer, Outcome, Peer
-from tests.balancer.builders import Seen
+from tests.balancer.builders import Seen, sync
 
 instances = st.lists(
     st.builds(
@@ -35,7 +35,7 @@ class Calls(RuleBasedStateMachine):
     @rule(seen=instances)
     def sync(self, seen: list[Seen]) -> None:
         self.seen = {one.id: one for one in seen}
-        self.balancer.sync(seen)
+        sync(self.balancer, seen)
 
     @rule(id=st.sampled_from("abcdef"))
     def heard(self, id: str) -> None:

@@ -11,12 +11,12 @@ import statistics
 import time
 from typing import NamedTuple
 
-import httpx
 import pytest
 
 from tests.chaos.load import alternating
 from tests.chaos.record import sound
 from tests.chaos.world import World, descriptors, resident_kib, until
+from tests.processes import http_client
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -78,7 +78,7 @@ def slope_kib(samples, kib):
 async def test_soak(tmp_path, soak_s, figures):
     async with World(tmp_path, timeout_s=2, service=QUICK) as world:
         address = re.search(r"http://\S+:\d+", await world.gateway.process.line("operator"))[0]
-        async with httpx.AsyncClient(base_url=address) as ops:
+        async with http_client(base_url=address) as ops:
             before = await baseline(world, ops)
             samples, faults = [], itertools.cycle(FAULTS)
             began = time.monotonic()

@@ -19,7 +19,7 @@ from mesh.embedded import Cluster, NatsServer, free_port
 from tests.chaos.app import RECORD
 from tests.chaos.load import Load, get_work
 from tests.chaos.record import Executions
-from tests.processes import Process, run
+from tests.processes import Process, http_client, run
 
 POLL_S = 0.02
 ROUTES = 4
@@ -125,7 +125,7 @@ class World:
             await self._start_nats()
             self.gateway = await self.start_gateway(self._homes[0])
             self.http = await self._stack.enter_async_context(
-                httpx.AsyncClient(base_url=self.gateway.url, timeout=self.timeout_s + 10)
+                http_client(base_url=self.gateway.url, timeout=self.timeout_s + 10)
             )
             await asyncio.gather(*(self.start_instance(home) for home in self._homes[1 : self._count + 1]))
             await self.ready(self._count)
@@ -166,7 +166,7 @@ class World:
         found = re.search(r"listens on [^:]+:(\d+)", await process.line("listens on"))
         assert found is not None
         gateway = Gateway(process, int(found[1]))
-        async with httpx.AsyncClient(base_url=gateway.url) as http:
+        async with http_client(base_url=gateway.url) as http:
             await until(lambda: answers(http, "/readyz", 200), 15)
         return gateway
 
@@ -267,7 +267,7 @@ def retire(node: NatsServer) -> None:
 
 async def monitor(node: NatsServer, page: str) -> dict[str, Any]:
     """One of the server's monitoring pages."""
-    async with httpx.AsyncClient(timeout=5) as http:
+    async with http_client(timeout=5) as http:
         document: dict[str, Any] = (await http.get(f"{node.monitor_url}/{page}")).json()
         return document
 

@@ -18,7 +18,7 @@ from mesh.cli.doctor.witness import Witness
 from mesh.cli.formatting import age, span
 from mesh.cli.route_changes import altered_route
 from mesh.cli.terminal import Terminal
-from mesh.client.call import block_of
+from mesh.client.attempt_messages import request_block
 from mesh.foreign import read
 from mesh.foreign.routes import announcement_of, subjects_of
 from mesh.logs import JsonFormatter, TextFormatter
@@ -124,7 +124,7 @@ def test_what_is_taken_in_can_be_called(payloads, replies):
             timeout = entry.timeout_ms / 1000
             assert 0 <= timeout <= 3600
             assert 0 <= binding.route.try_timeout_ms / 1000 <= 3600
-            block_of(timeout or 1.0, b"", b"")
+            request_block(timeout or 1.0)
             subject = binding.endpoint if instance.foreign else MESH.to(entry.service, instance.id, binding.endpoint)
             check_subject(subject)
             assert not instance.foreign or not subject.startswith(("mesh.", "$", "_"))

@@ -1,5 +1,6 @@
 """Tables that fit the terminal, and colours where they are wanted."""
 
+import asyncio
 import io
 
 import pytest
@@ -97,8 +98,9 @@ async def wide(mesh):
 @pytest.mark.parametrize("columns", [80, 60])
 async def test_no_line_of_a_table_is_wider_than_the_terminal(shell, mesh, columns):
     instance = await wide(mesh)
-    for command in (["ls"], ["routes"], ["stats"], ["ping"], ["info", LONG], ["ls", "users"]):
-        shown = await on_terminal(shell, *command, columns=columns, NO_COLOR="1")
+    commands = (["ls"], ["routes"], ["stats"], ["ping"], ["info", LONG], ["ls", "users"])
+    runs = (on_terminal(shell, *command, columns=columns, NO_COLOR="1") for command in commands)
+    for command, shown in zip(commands, await asyncio.gather(*runs), strict=True):
         table = [line for line in shown.splitlines() if not line.startswith(("  metadata", "  desc", "  rev", LONG))]
         if command[0] != "info":
             table = shown.splitlines()

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from mesh.balancer import RetryReason
 from mesh.client.recovery import Recovery
 
 
@@ -22,7 +23,7 @@ class Disconnected:
 async def test_who_is_cancelled_in_the_turn_of_the_connection_hears_no_more(caplog):
     bus = Disconnected()
     recovery = Recovery(bus)
-    waiting = asyncio.ensure_future(recovery.connected(5))
+    waiting = asyncio.ensure_future(recovery.waited(RetryReason.CONNECTION_LOST, [], 5))
     await asyncio.sleep(0)
     waiting.cancel()
     bus.tell(True)
@@ -35,7 +36,7 @@ async def test_who_is_cancelled_in_the_turn_of_the_connection_hears_no_more(capl
 async def test_a_connection_in_time_ends_the_wait():
     bus = Disconnected()
     recovery = Recovery(bus)
-    waiting = asyncio.ensure_future(recovery.connected(5))
+    waiting = asyncio.ensure_future(recovery.waited(RetryReason.CONNECTION_LOST, [], 5))
     await asyncio.sleep(0)
     bus.tell(True)
     assert await waiting

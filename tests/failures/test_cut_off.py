@@ -5,7 +5,6 @@ import io
 import json
 from time import monotonic
 
-import httpx
 import pytest
 
 from gateway.server import Gateway
@@ -15,6 +14,7 @@ from mesh.settings import BusSettings, GatewaySettings, ServiceSettings
 from mesh.testing import Mesh
 from tests.conditions import eventually
 from tests.failures.wires import HttpWire
+from tests.processes import http_client
 from tests.registry.simulation import TICK, World
 
 BACK_WITHIN_S = 2.0
@@ -36,7 +36,7 @@ def sleeper() -> Service:
 async def serves(url, path, timeout):
     """Seconds until ``path`` answers 200; every answer before is a 503 with Retry-After."""
     began = monotonic()
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with http_client(base_url=url) as http:
         while (response := await http.get(path)).status_code != 200:
             assert response.status_code == 503
             assert "retry-after" in response.headers

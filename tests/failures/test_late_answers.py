@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from mesh import adapt
+from mesh.adapters import asgi_http, asgi_websocket
 from mesh.bridge import Bridge
 from mesh.testing import Mesh
 from tests.conditions import eventually
@@ -16,6 +17,7 @@ from tests.servers import server
 
 MANY = 40  # more than there are threads for WSGI
 DEADLINE_S = 1.0
+ABANDONED_S = 0.5
 WEBSOCKET = (
     (b"connection", b"Upgrade"),
     (b"upgrade", b"websocket"),
@@ -197,10 +199,15 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("lane", ["direct", "asgi"])
+# The applications differ behind the bus, the lanes before it: of the ASGI lane one of each form of response is enough.
+CASES = [(kind, "direct") for kind in KINDS] + [(kind, "asgi") for kind in ("asgi", "asgi streaming", "websocket")]
+
+
 @pytest.mark.parametrize("why", ["gone", "deadline"])
-@pytest.mark.parametrize("kind", KINDS)
-async def test_late_answers_leave_every_place_free(nats_url, prefix, kind, why, lane):
+@pytest.mark.parametrize(("kind", "lane"), CASES)
+async def test_late_answers_leave_every_place_free(nats_url, prefix, monkeypatch, kind, why, lane):
+    for module in (asgi_http, asgi_websocket):  # of endless ones, which go on after they were told
+        monkeypatch.setattr(module, "ABANDONED_S", ABANDONED_S)
     make, upgrade = KINDS[kind]
     gate = Gate()
     gateway = {"http_lane": lane, "timeout_ms": int(DEADLINE_S * 1000) if why == "deadline" else 30_000}

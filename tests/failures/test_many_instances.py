@@ -6,7 +6,6 @@ import random
 import re
 from time import monotonic
 
-import httpx
 import pytest
 
 from gateway.server import Gateway
@@ -16,7 +15,7 @@ from mesh.routes import Match
 from mesh.settings import BusSettings, GatewaySettings
 from mesh.subjects import new_id
 from tests.conditions import eventually
-from tests.processes import run
+from tests.processes import http_client, run
 
 SERVICES, INSTANCES, ROUTES = 20, 50, 10
 HEARTBEAT_S = 2.0
@@ -135,7 +134,7 @@ async def learns_them_all(crowd, bus, figures, case):
         assert {key: i.state for key, i in registered(registry)} == dict.fromkeys(crowd.everyone, "ready")
         assert len(list(gateway.directory.table.entries())) == SERVICES * ROUTES
         assert isinstance(gateway.directory.table.match("GET", ("crowd07", "r3", "x")), Match)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as http:
+        async with http_client(base_url=f"http://127.0.0.1:{gateway.port}") as http:
             health = (await http.get("/health")).json()
             assert sum(service["ready"] for service in health["services"].values()) == wanted
             # Nobody listens on their subjects, and that is known at once.
@@ -153,7 +152,7 @@ async def test_a_gateway_process_knows_all_of_a_thousand_when_it_says_ready(crow
     async with run("gateway", "--port", "0", "--ops-port", "0", cwd=tmp_path, env=env) as process:
         port = re.search(r"listens on [^:]+:(\d+)", await process.line("listens on"))[1]
         listens = monotonic()
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        async with http_client(base_url=f"http://127.0.0.1:{port}") as http:
             while (await http.get("/readyz")).status_code != 200:
                 assert monotonic() - listens < KNOWN_WITHIN_S * MARGIN
                 await asyncio.sleep(0.02)

@@ -60,7 +60,8 @@ async def http(mesh):
         assert (await http.ask("GET", "/give/1")).status == 200
     assert lost == []
     assert [bus.statistics()["reconnects"] for bus in buses] == [0, 0]
-    # The last message of a stream may still be on its way when its client has everything.
+    # A probe of an instance that had requests (`mesh.client.connection_probes`) is open for up to a second: nobody
+    # answers it. The last message of a stream may still be on its way when its client has everything.
     await eventually(lambda: all(len(bus.requests) == 0 for bus in buses))
     await eventually(lambda: len(mesh.gateway.streams) == len(mesh.instances[0].streams) == 0)
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 
-import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -20,6 +19,7 @@ from mesh.routes import RouteTable
 from mesh.settings import BusSettings, GatewaySettings
 from mesh.testing import Mesh
 from tests.gateway.test_framing import answers, ask, get
+from tests.processes import http_client
 from tests.routes.build import Announced
 
 DATE = "Tue, 24 Nov 2026 12:00:00 GMT"
@@ -317,7 +317,7 @@ async def test_who_runs_it_is_told_why_and_clients_are_not(nats, prefix, lane, c
     settings = GatewaySettings(port=0, ops_port=0, window_ms=0, access_log=False, http_lane=lane)
     gateway = Gateway(BusSettings(servers=(nats.url,), prefix=prefix), settings)
     with caplog.at_level(logging.WARNING, "mesh.gateway"):
-        async with gateway, httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as http:
+        async with gateway, http_client(base_url=f"http://127.0.0.1:{gateway.port}") as http:
             async with asyncio.timeout(20):
                 while not gateway.bus.last_error:  # noqa: ASYNC110 - it has no event
                     await asyncio.sleep(0.01)

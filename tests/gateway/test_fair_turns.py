@@ -1,9 +1,11 @@
 """What one connection may take of the event loop before others have their turn: counted, on both lanes."""
 
 import asyncio
+import math
 
 import pytest
 
+from gateway import http_connection
 from gateway.fair_turns import ANSWER, TURN, Turns
 from gateway.http_connection import SLICE
 from mesh.testing import Mesh
@@ -28,6 +30,13 @@ async def mesh(nats_url, prefix, request):
     settings = {"http_lane": request.param, "head_s": 60, "body_idle_s": 60, "max_request_body": 200_000}
     async with Mesh(frames(Hung()), nats_url=nats_url, prefix=prefix, gateway=settings) as mesh:
         yield mesh
+
+
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch):
+    """Nobody rests: a machine that is busy elsewhere for some milliseconds must not look like a client that sends
+    nothing. (uvloop's clock stands still within a turn; the clock of asyncio's own loop, which tests use, goes on.)"""
+    monkeypatch.setattr(http_connection, "RESTED_S", math.inf)
 
 
 def answered(client):

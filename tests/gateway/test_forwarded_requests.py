@@ -363,7 +363,7 @@ async def test_replies_that_are_no_replies(mesh, prefix):
         response = await mesh.http.get("/fake")
         assert (response.status_code, response.json()["reason"]) == (502, "bad_reply")
     (peer,) = mesh.gateway.caller.peers("fake")
-    assert peer.strikes == 4  # garbage counts towards ejection, an attempt of less than a second does not
+    assert peer.failures_in_a_row == 4  # garbage counts towards ejection, an attempt of less than a second does not
 
 
 async def test_the_access_log_says_what_happened(mesh, nats_url, prefix, tmp_path):

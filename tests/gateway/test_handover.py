@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.conditions import eventually
-from tests.processes import answers, gateway_on, run
+from tests.processes import answers, gateway_on, http_client, run
 
 SERVICE = """
 import asyncio
@@ -67,7 +67,7 @@ async def reload(process):
 
 async def anew(http, path):
     """The answer to a request on a new connection."""
-    async with httpx.AsyncClient(base_url=http.base_url, timeout=20) as other:
+    async with http_client(base_url=http.base_url, timeout=20) as other:
         return await other.get(path)
 
 
@@ -82,7 +82,7 @@ class Clients:
         self._tasks = [asyncio.create_task(self._ask()) for _ in range(count)]
 
     async def _ask(self):
-        async with httpx.AsyncClient(base_url=self.url, timeout=20) as http:
+        async with http_client(base_url=self.url, timeout=20) as http:
             while not self._stop:
                 try:
                     status = (await http.get("/work?seconds=0.002")).status_code
@@ -133,7 +133,7 @@ async def test_a_request_under_way_ends_where_it_began(tmp_path, env):
     async with a_mesh(tmp_path, env) as (process, http):
         (old,) = workers(process)
         slow = asyncio.ensure_future(http.get("/held", params={"until": str(tmp_path / "enough")}))
-        async with httpx.AsyncClient(base_url=http.base_url) as other:
+        async with http_client(base_url=http.base_url) as other:
             await other.get("/work")  # on a connection that then stays idle
             await reload(process)
             assert old in workers(process)
@@ -204,7 +204,7 @@ async def test_a_worker_that_dies_is_replaced_behind_the_same_socket(tmp_path, e
         (old,) = workers(process)
         os.kill(int(old), signal.SIGKILL)
         await process.line("was ended by SIGKILL; starting another")
-        async with httpx.AsyncClient(base_url=http.base_url, timeout=20) as fresh:
+        async with http_client(base_url=http.base_url, timeout=20) as fresh:
             await answers(fresh, "/work", 200)
         assert old not in workers(process)
 
@@ -213,7 +213,7 @@ async def test_stopping_fails_readiness_first_then_connections_then_the_listener
     env["MESH_GATEWAY_LINGER_MS"] = "2000"
     async with a_mesh(tmp_path, env) as (process, http):
         slow = asyncio.ensure_future(http.get("/work?seconds=3"))
-        async with httpx.AsyncClient(base_url=http.base_url, timeout=20) as other:
+        async with http_client(base_url=http.base_url, timeout=20) as other:
             assert "connection" not in (await other.get("/work")).headers
             process.child.send_signal(signal.SIGTERM)
             await answers(other, "/readyz", 503)

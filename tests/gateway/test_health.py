@@ -2,13 +2,13 @@
 
 import asyncio
 
-import httpx
 import pytest
 
 from gateway.server import Gateway
 from mesh import Service
 from mesh.settings import BusSettings, GatewaySettings
 from mesh.testing import Mesh
+from tests.processes import http_client
 
 
 def pinger() -> Service:
@@ -84,7 +84,7 @@ async def test_a_gateway_without_nats_is_up_and_says_why(nats, prefix):
     )
     await gateway.__aenter__()
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as http:
+        async with http_client(base_url=f"http://127.0.0.1:{gateway.port}") as http:
             assert (await http.get("/livez")).status_code == 200
             ready = await http.get("/readyz")
             assert (ready.status_code, ready.json()["reason"]) == (503, "starting")
@@ -114,7 +114,7 @@ async def test_before_it_knows_everybody_a_gateway_never_says_404(nats_url, pref
     await gateway.__aenter__()
     try:
         await gateway.bus.wait_connected(5)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{gateway.port}") as http:
+        async with http_client(base_url=f"http://127.0.0.1:{gateway.port}") as http:
             response = await http.get("/anything")
             assert (response.status_code, response.json()["reason"]) == (503, "starting")
             assert response.headers["retry-after"] == "1"

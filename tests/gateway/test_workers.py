@@ -12,7 +12,7 @@ import pytest
 import mesh.cli.workers
 from tests.conditions import eventually
 from tests.gateway.test_handover import Clients, a_mesh, anew, env, workers  # noqa: F401
-from tests.processes import run
+from tests.processes import http_client, run
 
 CONNECTIONS = 1000
 
@@ -37,7 +37,7 @@ async def planes(process, number):
 
 
 async def figure(url, name):
-    async with httpx.AsyncClient() as http:
+    async with http_client() as http:
         return int(float(re.search(rf"^{name} (\S+)$", (await http.get(f"{url}/metrics")).text, re.M)[1]))
 
 
@@ -97,7 +97,7 @@ async def test_both_answer_and_count_for_themselves(tmp_path, two):
             assert (await anew(http, "/work")).status_code == 200
         answered = []
         for url in urls:
-            async with httpx.AsyncClient() as operator:
+            async with http_client() as operator:
                 text = (await operator.get(f"{url}/metrics")).text
             found = re.search(r'requests_total\{method="GET",route="/work",status="200"\} (\d+)', text)
             answered.append(int(found[1]) if found else 0)

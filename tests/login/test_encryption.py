@@ -15,6 +15,7 @@ from mesh.settings import BusSettings
 from tests.bus.parts import echo
 from tests.conditions import eventually
 from tests.login.parts import refused, settings
+from tests.servers import tcp_server
 
 LOGIN = {"user": "ada", "password": "topsecret"}
 INFO = {
@@ -33,17 +34,11 @@ async def fake(info, heard):
 
     async def serve(reader, writer):
         writer.write(b"INFO " + json.dumps(info).encode() + b"\r\n")
-        try:
-            while data := await reader.read(65536):
-                heard.append(data)
-                writer.write(b"PONG\r\n")
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
+        while data := await reader.read(65536):
+            heard.append(data)
+            writer.write(b"PONG\r\n")
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
+    async with tcp_server(serve) as server:
         yield server.sockets[0].getsockname()[1]
 
 
@@ -82,10 +77,8 @@ async def test_info_that_is_none_gets_no_login_either(lane):
     async def serve(reader, writer):
         writer.write(b"INFO nonsense\r\n")
         heard.append(await reader.read(100))
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
+    async with tcp_server(serve) as server:
         port = server.sockets[0].getsockname()[1]
         await refused(settings(f"tls://127.0.0.1:{port}", lane, **LOGIN), final=False)
     assert b"".join(heard) == b""
@@ -105,15 +98,15 @@ async def stripping(port, heard):
 
     async def between(reader, writer):
         theirs, ours = await asyncio.open_connection("127.0.0.1", port)
-        info = json.loads((await theirs.readline())[5:])
-        assert info["tls_required"]
-        writer.write(b"INFO " + json.dumps({**info, "tls_required": False}).encode() + b"\r\n")
-        heard.append(await reader.read(65536))
-        for end in (writer, ours):
-            end.close()
+        try:
+            info = json.loads((await theirs.readline())[5:])
+            assert info["tls_required"]
+            writer.write(b"INFO " + json.dumps({**info, "tls_required": False}).encode() + b"\r\n")
+            heard.append(await reader.read(65536))
+        finally:
+            ours.close()
 
-    server = await asyncio.start_server(between, "127.0.0.1", 0)
-    async with server:
+    async with tcp_server(between) as server:
         yield server.sockets[0].getsockname()[1]
 
 
@@ -142,10 +135,8 @@ async def test_a_reconnect_is_encrypted_or_is_none(lane, authority):
         async def serve(reader, writer):
             writer.write(b"INFO " + json.dumps(INFO).encode() + b"\r\n")
             heard.append(await reader.read(65536))
-            writer.close()
 
-        liar = await asyncio.start_server(serve, "127.0.0.1", server.port)
-        async with liar:
+        async with tcp_server(serve, server.port):
             await eventually(lambda: len(heard) > 2)
         assert b"".join(heard) == b""
         assert not bus.connected

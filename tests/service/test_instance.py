@@ -403,8 +403,7 @@ async def test_an_instance_started_before_nats_serves_when_it_comes(nats, prefix
 
 async def test_overload_error_is_typed_for_callers():
     from mesh.bus import Reply
-    from mesh.client import read_answer
-    from mesh.client.caller import Answer
+    from mesh.client import Answer, read_answer
     from mesh.service.dispatch import problem_reply
 
     block, body = problem_reply(Overloaded("busy", retry_after=3), "id")

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from mesh import headers, messages
-from mesh.balancer import Course, Reason, RetryBudget, RetryPolicy
+from mesh.balancer import CallProgress, RetryBudget, RetryPolicy, RetryReason
 from mesh.bus.bundles import BadBundle, unpack
 from mesh.messages import Announcement, BadMessage, Heartbeat, Route
 from mesh.registry import Change, Registry
@@ -44,10 +44,10 @@ def test_headers(vector):
 @each("repetition")
 def test_repetition(vector):
     routes = [Route(method="*", path="/", endpoint="e", **declared) for declared in vector["routes"]]
-    course = Course(attempts=1, losses=0, body_bytes=0, left_s=1.0)
+    progress = CallProgress(attempts=1, losses=0, body_bytes=0, left_s=1.0)
     for method in vector["methods"]:
         policy = RetryPolicy.of(method, routes)
-        allowed = {reason.value: policy.allows(reason, course, RetryBudget(), 0.0) for reason in Reason}
+        allowed = {reason.value: policy.allows(reason, progress, RetryBudget(), 0.0) for reason in RetryReason}
         assert allowed == vector["after"], method
 
 

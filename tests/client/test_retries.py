@@ -8,8 +8,7 @@ import pytest
 from mesh import BusUnavailable, Context, Overloaded, Router, Service, WebSocket
 from mesh.balancer import RetryBudget, RetryPolicy
 from mesh.bus import FAILOVER_S, Bus
-from mesh.client.caller import Caller
-from mesh.client.destinations import NamedEndpoint
+from mesh.client import Caller, CallSpec, NamedEndpoint, recovery
 from mesh.errors import NoResponders
 from mesh.testing import Mesh
 from tests.conditions import eventually
@@ -85,6 +84,11 @@ def held(name: str = "held", **options) -> Held:
         await ws.accept()
         await ws.send(name)
 
+    @service.websocket("/shaken-once", retry=False)
+    async def shaken_once(ws: WebSocket, ctx: Context) -> None:
+        await service.run("shaken-once", ctx)
+        await ws.accept()
+
     return service
 
 
@@ -99,6 +103,14 @@ async def blink(bus):
     count = bus.connections
     bus._link.lane.abort()
     await eventually(lambda: bus.connected and bus.connections > count)
+
+
+async def blink_gateway(mesh, victim):
+    await blink(mesh.gateway.bus)
+
+
+async def kill(mesh, victim):
+    await die(next(instance for instance in mesh.instances if instance.id == victim))
 
 
 async def begin(mesh, method, path, what, service):
@@ -126,8 +138,8 @@ async def two(mesh, **options):
 
 
 def reasons(mesh):
-    lines = [line for line in mesh.gateway.metrics.lines() if line.startswith("mesh_gateway_retries_total{")]
-    return {line.split('"')[1]: int(line.split()[-1]) for line in lines if not line.endswith(" 0")}
+    """The gateway's retries by reason, without those that there were none of."""
+    return {reason.value: count for reason, count in mesh.gateway.caller.services["held"].retries.items() if count}
 
 
 @LANES
@@ -150,7 +162,7 @@ async def test_what_nobody_declared_harmless_runs_once_and_waits_on(mesh, method
     service = await two(mesh)
     asked, victim = await begin(mesh, method, path, path[1:], service)
     await die(victim)
-    await eventually(lambda: mesh.gateway.caller._balancers["held"].skips(victim.id))
+    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.is_skipped(victim.id))
     for _ in range(4):
         assert (await mesh.http.get("/quick")).status_code == 200
     response = await asked
@@ -197,7 +209,7 @@ async def test_nothing_is_repeated_where_there_is_no_other_instance(mesh):
     victim = await mesh.start(service, **PATIENT)
     asked, _ = await begin(mesh, "GET", "/read", "read", service)
     await die(victim)
-    await eventually(lambda: mesh.gateway.caller._balancers["held"].skips(victim.id))
+    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.is_skipped(victim.id))
     response = await asked
     assert (response.status_code, response.json()["executed"]) == (504, "unknown")  # it might have come back
     assert service.count("read") == 1
@@ -401,7 +413,7 @@ async def test_a_request_waits_for_an_instance_that_may_be_on_its_way_to_another
     await instance.bus.unsubscribe(*instance._requests)  # as NATS has it while it connects elsewhere
     path = "/write" if method == "POST" else "/read"
     asked = asyncio.ensure_future(mesh.http.request(method, path))
-    await eventually(lambda: mesh.gateway.caller._balancers["held"].skips(instance.id))
+    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.is_skipped(instance.id))
     receive = instance.dispatcher.receive
     await instance.bus.subscribe(instance.bus.subjects.to("held", instance.id, "*"), receive, queue=instance.id)
     await instance.bus.flush()
@@ -426,11 +438,11 @@ async def test_it_does_not_wait_for_long_nor_where_there_is_no_other_node(mesh, 
     assert mesh.entries[-1].duration_ms >= FAILOVER_S * 900
 
 
-async def shake(mesh):
+async def shake(mesh, path="/shaken"):
     """The status of a handshake, 101 where a WebSocket opens."""
     async with aiohttp.ClientSession() as session:
         try:
-            socket = await session.ws_connect(mesh.url + "/shaken")
+            socket = await session.ws_connect(mesh.url + path)
         except aiohttp.WSServerHandshakeError as error:
             return error.status
         await socket.close()
@@ -444,7 +456,7 @@ async def test_a_handshake_in_doubt_waits_on_where_there_is_no_other_instance(me
     opening = asyncio.ensure_future(shake(mesh))
     await service.started("shaken")
     await die(victim)
-    await eventually(lambda: mesh.gateway.caller._balancers["held"].skips(victim.id))
+    await eventually(lambda: mesh.gateway.caller._services["held"].balancer.is_skipped(victim.id))
     assert await opening == 504  # the instance might have come back
     assert service.count("shaken") == 1
     assert mesh.entries[-1].attempts == 1
@@ -460,6 +472,47 @@ async def test_a_handshake_is_made_again_where_its_instance_has_another_connecti
     await blink(instance.bus)
     assert await opening == 101
     assert service.count("shaken") == 2
+    assert reasons(mesh) == {"connection_lost": 1}
+
+
+@LANES
+@pytest.mark.parametrize("lost", [blink_gateway, kill])
+async def test_a_handshake_that_may_run_once_is_not_made_again(mesh, lost):
+    service = await two(mesh)
+    opening = asyncio.ensure_future(shake(mesh, "/shaken-once"))
+    victim = await service.started("shaken-once")
+    await lost(mesh, victim)
+    assert await opening in (503, 504)
+    assert service.count("shaken-once") == 1
+    assert reasons(mesh) == {}
+
+
+@LANES
+@pytest.mark.parametrize("path", ["/once", "/shaken-once"])
+async def test_what_nobody_received_goes_elsewhere_whatever_its_route_says(mesh, path):
+    service = held(hang=0)
+    deaf = await mesh.start(service, **PATIENT)
+    await mesh.start(service, **PATIENT)
+    await deaf.bus.unsubscribe(*deaf._requests)
+    for _ in range(2):  # instances that are idle take turns
+        status = await shake(mesh, path) if "shaken" in path else (await mesh.http.get(path)).status_code
+        assert status in (101, 200)
+    assert service.count(path[1:]) == 2
+    assert reasons(mesh) == {"no_responders": 1}
+
+
+@LANES
+async def test_a_handshake_that_the_gateways_connection_lost_ends_at_its_instance(mesh, monkeypatch):
+    service = await two(mesh)
+    told = []
+    tell = recovery.tell_cancelled
+    monkeypatch.setattr(recovery, "tell_cancelled", lambda bus, *rest: told.append(rest[1]) or tell(bus, *rest))
+    opening = asyncio.ensure_future(shake(mesh))
+    victim = await service.started("shaken")
+    await blink(mesh.gateway.bus)
+    assert await opening == 101
+    await eventually(lambda: victim in service.ended)
+    assert told == [victim]
     assert reasons(mesh) == {"connection_lost": 1}
 
 
@@ -491,7 +544,7 @@ async def test_the_budget_is_not_charged_where_nobody_else_is_there(nats_url, pr
         victim = await mesh.start(service, drain_s=0.1)
         asked = asyncio.ensure_future(shake(mesh) if path == "/shaken" else mesh.http.get(path))
         await service.started(path[1:])
-        budget, now = mesh.gateway.caller._budgets["held"], mesh.gateway.bus.now
+        budget, now = mesh.gateway.caller._services["held"].budget, mesh.gateway.bus.now
         spent = []
         spend = RetryBudget.try_spend
         with pytest.MonkeyPatch.context() as patch:
@@ -510,7 +563,9 @@ async def test_a_call_that_is_cancelled_without_a_connection_ends_at_its_instanc
     await mesh.http.get("/quick")  # the gateway knows it
     caller, bus, outcomes = mesh.gateway.caller, mesh.gateway.bus, []
     policy = RetryPolicy(after_loss=True)
-    call = caller.start(NamedEndpoint("held", "read", ""), b"", b"{}", bus.now() + 60, policy, outcomes.append)
+    destination = NamedEndpoint("held", "read", "")
+    spec = CallSpec(destination=destination, lines=b"", deadline=bus.now() + 60, policy=policy)
+    call = caller.start(spec, b"{}", outcomes.append)
     await service.started("read")
     bus.on_connection(lambda connected: connected or call.cancel())
     await blink(bus)

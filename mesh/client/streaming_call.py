@@ -1,4 +1,4 @@
-"""A call whose request does not fit in one message: it is accepted, its body goes out, then comes the answer."""
+"""A call whose request does not fit in one message: it is accepted, its body goes out, then the reply comes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from mesh.streams import Stream
 from mesh.subjects import Subjects
 
 
-class Conversation:
-    """The caller's side, from the request message on. Close it whatever happens.
+class StreamingCall:
+    """The caller's side of such a call, after the request message. Close it, however it ends.
 
-    Wait for `accepted`, write the body to ``stream``, wait for `head`; where ``streamed`` is then True, read what
-    follows from ``stream``. The head may come before the body has gone: then nobody wants the rest of it.
+    1. Wait for `accepted`.
+    2. Write the body to ``stream``.
+    3. Wait for `head`, the reply. If ``streamed`` is True then, read the rest of the response from ``stream``.
+
+    The reply may come before the whole body has gone: the service does not want the rest then.
     """
 
     __slots__ = ("_accepted", "_head", "_subjects", "attempts", "instance", "stream", "streamed")
 
     def __init__(self, stream: Stream, subjects: Subjects, instance: str) -> None:
+        """instance: the id of the instance that has the request."""
         self.stream = stream
         self.instance = instance
         self.attempts = 1
@@ -31,91 +35,95 @@ class Conversation:
         self._accepted: asyncio.Future[None] = loop.create_future()
         self._head: asyncio.Future[Reply] = loop.create_future()
         stream.on_message = self._message
-        stream.on_broken = self._broken
+        stream.on_broken = self.fail
 
     async def accepted(self, timeout: float) -> None:
-        """Return when the body may be sent, or when the answer is there already.
+        """Return when the body may be sent, or when the reply is there already.
 
-        Raises `NoResponders` where nobody got the request, `DeadlineExceeded` after ``timeout`` seconds, or the error
+        timeout: in seconds.
+        Raises `NoResponders` if no instance received the request, `DeadlineExceeded` after the timeout, or the error
         that broke the stream.
         """
-        await self._within(self._accepted, timeout, "nobody took the request before the deadline")
+        await self._within(self._accepted, timeout, "no instance took the request before the deadline")
 
     async def head(self, timeout: float | None = None) -> Reply:
-        """The answer. Raises `DeadlineExceeded`, or the error that broke the stream."""
+        """Wait for the reply, or for the message that a streamed response begins with, and return it.
+
+        timeout: in seconds.
+        Raises `DeadlineExceeded` after the timeout, or the error that broke the stream.
+        """
         await self._within(self._head, timeout, "no reply before the deadline")
         return self._head.result()
 
     @property
     def answered(self) -> bool:
-        """Whether `head` would return at once."""
+        """True if `head` would return, or raise, at once."""
         return self._head.done()
 
     @property
     def begun(self) -> bool:
-        """Whether `accepted` would return, or raise, at once."""
+        """True if `accepted` would return, or raise, at once."""
         return self._accepted.done()
 
     async def when_answered(self) -> None:
-        """Return when the answer is there or the stream is broken."""
+        """Return when the reply is there or the stream is broken."""
         await asyncio.wait([self._head])
 
-    def lost(self, error: MeshError) -> None:
-        """Whoever waits for its first word gets ``error`` instead: its instance is gone, or may be."""
-        self._broken(error)
+    def fail(self, error: MeshError) -> None:
+        """End the waits for the instance's first messages with ``error``; those that have ended are left alone."""
+        for future in (self._accepted, self._head):
+            if not future.done():
+                future.set_exception(error)
 
     def close(self) -> None:
-        """Be done with it, whatever state it is in; the instance is told where it has not ended."""
+        """End the call in whatever state it is; if it has not ended by itself the instance is told."""
         self.stream.on_message = None
         self.stream.close()
         for future in (self._accepted, self._head):
             if future.done():
                 if not future.cancelled():
-                    future.exception()  # looked at, so that nobody complains
+                    future.exception()  # retrieved, so that asyncio does not log it
             else:
                 future.cancel()
 
     # -- from the stream
 
     def _message(self, block: bytes, payload: bytes) -> None:
+        """A message that is no frame: that the request is accepted, or the reply."""
         if not payload and block.startswith(headers.NO_RESPONDERS):
-            self._broken(NoResponders("nobody listens on the subject"))
+            self.fail(NoResponders("nobody listens on the subject"))
             return
         pairs = headers.decode(block)
         peer = headers.find(pairs, headers.STREAM)
         if peer is not None and not self._subjects.is_stream(peer):
-            self._broken(BadReply(f"the stream would go to {peer[:80]!r}"))
+            self.fail(BadReply(f"the stream would go to {peer[:80]!r}"))
             return
         if headers.find(pairs, headers.STATUS) is None:
             if peer is not None and not self._accepted.done():
-                self._meet(peer, pairs)
+                self._connect(peer, pairs)
                 self._accepted.set_result(None)
             return
         if self._head.done():
             return
         if peer is not None:
             self.streamed = True
-            self._meet(peer, pairs)
+            self._connect(peer, pairs)
         else:
             self.stream.end_reading()
         self._head.set_result(Reply(block, payload))
         if not self._accepted.done():
             self._accepted.set_result(None)
 
-    def _meet(self, peer: bytes, pairs: headers.Pairs) -> None:
+    def _connect(self, peer: bytes, pairs: headers.Pairs) -> None:
+        """Give the stream the subject of the instance's end, and its credit."""
         self.stream.peer = peer
         credit = headers.find(pairs, headers.CREDIT)
         if credit and credit.isdigit() and len(credit) < 10:
             self.stream.grant(int(credit))
 
-    def _broken(self, error: MeshError) -> None:
-        for future in (self._accepted, self._head):
-            if not future.done():
-                future.set_exception(error)
-
     @staticmethod
-    async def _within(future: asyncio.Future[Any], timeout: float | None, late: str) -> None:
+    async def _within(future: asyncio.Future[Any], timeout: float | None, detail: str) -> None:
         done, _ = await asyncio.wait([future], timeout=timeout)
         if not done:
-            raise DeadlineExceeded(late)
+            raise DeadlineExceeded(detail)
         future.result()
