@@ -33,7 +33,7 @@ DOCUMENTED = frozenset({"direct_lane", "asgi_lane", "AsgiLane"})
 """Names with such a word that the documentation explains: the direct lane and the ASGI lane."""
 STILL_VAGUE = frozenset(
     {
-        *("Answer", "Content", "Entry", "HeldReplies", "Probes", "Takers", "_LaneProtocol"),
+        *("Answer", "Content", "Entry", "HeldReplies", "ConnectionProbes", "Takers", "_LaneProtocol"),
         *("connection_probes", "held_replies", "plain_client"),
     }
 )
@@ -41,7 +41,7 @@ STILL_VAGUE = frozenset(
 
 PRIVATE_TWICE = frozenset()
 """Private classes that may have one name in several modules."""
-STILL_TWICE = frozenset({"Body", "Broken", "Connection", "Declared", "Entry", "Reason"})
+STILL_TWICE = frozenset({"Body", "Broken", "Connection", "Entry"})
 """Only shrinks: a name that is gone is taken out."""
 
 STILL_CIRCLES = frozenset(

@@ -22,7 +22,7 @@ from tests.conditions import eventually
 
 TASKS = [
     (Watcher, "_tick"),
-    (Announcer, "_beat"),
+    (Announcer, "_send_heartbeats"),
     (ForeignWatch, "_run"),
     (SupervisedConnection, "_supervise"),
     (SupervisedConnection, "_watch_silence"),
