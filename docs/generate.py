@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ NOTE = "<!-- Made by docs/generate.py from the code; do not edit. -->"
 GROUPS = {
     "Services": ("Service", "Router", "Group", "Context", "Request", "Response"),
     "Parameters": ("Header", "Cookie", "Query", "Body", "Depends"),
+    "Streams and WebSockets": ("StreamingResponse", "Event", "WebSocket", "WebSocketClosed"),
     "Clients": ("MeshClient",),
     "Applications": ("adapt", "join"),
 }
@@ -37,8 +40,19 @@ GIVEN = {
     "Group": "`Service.group` and `Group.group` return one.",
     "Context": "Not made by hand: a handler gets it.",
     "Request": "Not made by hand: a handler or a middleware gets it.",
+    "WebSocket": "Not made by hand: a handler of `Service.websocket` gets it.",
+    "WebSocketClosed": "Not made by hand: the methods of a `WebSocket` raise it.",
 }
-INTERNAL = ("announced_endpoints", "pairs", "raw_header", "client", "settle")
+INTERNAL = frozenset(
+    {
+        *("Group.prefix", "Group.queue_group", "Router.declarations", "Router.included"),
+        *("Request.block", "Request.envelope", "Request.pairs", "Request.pieces", "Request.raw_header"),
+        *("Request.socket", "StreamingResponse.aclose", "StreamingResponse.cleanup"),
+        *("StreamingResponse.pieces", "WebSocket.shut", "WebSocket.stream"),
+        *("Mesh.client", "PausedClock.settle"),
+    }
+)
+"""Public in the code for other modules of the mesh, and no promise to users."""
 WIDTH = 120
 
 
@@ -97,12 +111,11 @@ def reference() -> list[str]:
         "The public names of `mesh`, then those of `mesh.testing`. Whatever is not here is not public and may change.",
         "The [guide](guide.md) shows how they are used.",
     ]
-    grouped = {name for names in GROUPS.values() for name in names}
     for title, names in GROUPS.items():
         lines += ["", f"## {title}"]
         for name in names:
             lines += _described(name, Group if name == "Group" else getattr(mesh, name))
-    lines += ["", "## Errors", "", *_errors([name for name in mesh.__all__ if name not in grouped])]
+    lines += ["", "## Errors", "", *_errors(error_names())]
     lines += ["", "## mesh.testing"]
     for name in testing.__all__:
         lines += _described(name, getattr(testing, name))
@@ -110,32 +123,58 @@ def reference() -> list[str]:
     return lines
 
 
+def error_names() -> list[str]:
+    """The public names in no group, which are errors. Raises ValueError for one that is no exception class."""
+    grouped = {name for names in GROUPS.values() for name in names}
+    names = [name for name in mesh.__all__ if name not in grouped]
+    for name in names:
+        value = getattr(mesh, name)
+        if not (inspect.isclass(value) and issubclass(value, Exception)):
+            raise ValueError(f"mesh.{name} is in no group: add it to GROUPS in docs/generate.py")
+    return names
+
+
 def _described(name: str, cls: Any) -> Iterator[str]:
     word = "class " if inspect.isclass(cls) else "def "
     yield from ("", f"### {name}", "", *([] if name in GIVEN else [*_code(word, name, cls), ""]))
     if name in GIVEN:
         yield from (GIVEN[name], "")
-    yield from _prose(inspect.getdoc(cls) or "")
+    yield from _prose(cls)
     if not inspect.isclass(cls):
         return
-    attributes = [key for key in getattr(cls, "__slots__", ()) if not key.startswith("_")]
-    if attributes and not hasattr(cls, "_fields"):
-        yield from ("", f"Attributes: {', '.join(f'`{key}`' for key in attributes)}.")
+    attributes = [(key, doc) for key, doc in _attributes(cls) if f"{name}.{key}" not in INTERNAL]
+    if any(doc for _, doc in attributes):
+        yield from ("", "Attributes:", "", *(f"- `{key}`: {doc}" if doc else f"- `{key}`" for key, doc in attributes))
+    elif attributes:
+        yield from ("", f"Attributes: {', '.join(f'`{key}`' for key, _ in attributes)}.")
     for base in cls.__mro__[1:]:
         if base.__name__ in mesh.__all__:
             yield from ("", f"Has everything that [{base.__name__}](#{base.__name__.lower()}) has.")
     for key, member in vars(cls).items():
-        if key.startswith("_") or hasattr(tuple, key) or key in INTERNAL or not inspect.getdoc(member):
+        if key.startswith("_") or hasattr(tuple, key) or f"{name}.{key}" in INTERNAL or not inspect.getdoc(member):
             continue
         if isinstance(member, property) and member.fget:
             kind = inspect.signature(member.fget).return_annotation
             yield from ("", f"#### {name}.{key}", "", f"    {key}: {kind}", "")
+            yield from _prose(member.fget)
         elif inspect.isfunction(member):
             word = "async def " if inspect.iscoroutinefunction(member) else "def "
             yield from ("", f"#### {name}.{key}", "", *_code(word, key, member), "")
-        else:
+            yield from _prose(member)
+
+
+def _attributes(cls: type) -> Iterator[tuple[str, str]]:
+    """The public attributes that ``__init__`` sets, each with the docstring below it, if there is one."""
+    if "__init__" not in vars(cls) or hasattr(cls, "_fields"):
+        return
+    [function] = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(cls.__init__)))).body
+    assert isinstance(function, ast.FunctionDef)
+    for statement, after in zip(function.body, [*function.body[1:], ast.Pass()], strict=True):
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        if not isinstance(target, ast.Attribute) or target.attr.startswith("_"):
             continue
-        yield from _prose(inspect.getdoc(member) or "")
+        text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+        yield target.attr, " ".join(str(text).split()).replace("``", "`")
 
 
 def _code(word: str, name: str, target: Any) -> list[str]:
@@ -178,15 +217,26 @@ def _named(value: Any) -> str:
     return value.__name__ if isinstance(value, type) else getattr(value, "__forward_arg__", None) or repr(value)
 
 
-def _prose(doc: str) -> Iterator[str]:
-    """A docstring as Markdown."""
-    for line in doc.splitlines():
-        if line.strip() == "::":
-            continue
-        if line.startswith("    "):
+def _prose(target: Any) -> Iterator[str]:
+    """A docstring as Markdown: its parameters, one a line, become a list."""
+    parameters = inspect.signature(target).parameters if callable(target) else ()
+    listed = False
+    for line in (inspect.getdoc(target) or "").splitlines():
+        name, colon, text = line.partition(": ")
+        if colon and name in parameters:
+            listed = True
+            yield f"- `{name}`: {_markdown(text)}"
+        elif listed and line.startswith("    "):
+            yield f"  {_markdown(line.strip())}"
+        elif line.startswith("    "):
             yield line
-        else:
-            yield line.replace("``", "`").removesuffix("::")
+        elif line.strip() != "::":
+            listed = False
+            yield _markdown(line)
+
+
+def _markdown(line: str) -> str:
+    return line.replace("``", "`").removesuffix("::")
 
 
 def _errors(names: list[str]) -> Iterator[str]:
@@ -209,7 +259,7 @@ def _errors(names: list[str]) -> Iterator[str]:
         else:
             yield f"| `{name}` | `{base}` | | | | {first} |"
     yield from ("", "### MeshError", "", *_code("class ", "MeshError", MeshError), "")
-    yield from _prose(inspect.getdoc(MeshError) or "")
+    yield from _prose(MeshError)
     yield from (
         "",
         "`headers` go into the response. Other keyword arguments become members of the problem document.",

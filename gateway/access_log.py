@@ -1,6 +1,6 @@
 """The access log: one line a request, written in batches, never a value that the client sent but its method.
 
-JSON lines, or text for people. The path is the route's template; only where no route matched is it the path itself,
+JSON lines, or text for people. The path is the route's template; only if no route matched is it the path itself,
 shortened and without its query.
 """
 
@@ -19,8 +19,8 @@ import msgspec
 from mesh.printable import clean, escaped_json
 
 
-class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What happened to one request. Durations in milliseconds."""
+class AccessRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What happened to one request. Durations in milliseconds; ``time`` is when the record was written."""
 
     time: str
     level: str
@@ -43,20 +43,13 @@ class Entry(msgspec.Struct, omit_defaults=True, kw_only=True):
     client: str = ""
 
 
-def begin(method: str, request_id: str, client: str) -> Entry:
-    """The entry of a request that has just come in."""
-    return Entry(
-        time="", level="info", logger="mesh.access", method=method[:32], status=0, request_id=request_id, client=client
-    )
-
-
 _encode = msgspec.json.Encoder().encode
 
 
 class AccessLog:
     """Collects lines and writes them a few times a second, so that a request never waits for a terminal or a pipe.
 
-    Lines for people are not held back: they are read beside those of other processes.
+    Lines for people are written at once: they are read together with those of other processes.
     """
 
     FLUSH_S = 0.1
@@ -71,15 +64,19 @@ class AccessLog:
         self._clock = self._time = ""
         self._thread = 0
 
-    def write(self, entry: Entry) -> None:
+    def write(self, record: AccessRecord) -> None:
         if not self.enabled:
             return
         millisecond = int(time.time() * 1000)
         if millisecond != self._millisecond:  # many requests may share it
             self._millisecond = millisecond
-            self._time = self._format(*divmod(millisecond, 1000))
-        entry.time = self._time
-        line = _readable(entry) if self._text else _encode(entry)
+            second = millisecond // 1000
+            if second != self._second:
+                self._second = second
+                self._clock = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._time = f"{self._clock}.{millisecond % 1000:03d}+00:00"
+        record.time = self._time
+        line = _readable(record) if self._text else _encode(record)
         if not line.isascii():  # a template may have any character that a path may have
             line = (clean if self._text else escaped_json)(line.decode()).encode()
         self._lines.append(line)
@@ -87,12 +84,6 @@ class AccessLog:
             loop = asyncio.get_running_loop()
             self._thread = threading.get_ident()
             self._timer = loop.call_later(0 if self._text else self.FLUSH_S, self.flush)
-
-    def _format(self, second: int, millisecond: int) -> str:
-        if second != self._second:
-            self._second = second
-            self._clock = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._clock}.{millisecond:03d}+00:00"
 
     def comes_first(self, record: logging.LogRecord) -> bool:
         """A filter for the handlers of other logs on the same stream: lines that are older than a record are first."""
@@ -110,16 +101,16 @@ class AccessLog:
             try:
                 self._stream.write(b"\n".join(lines) + b"\n")
                 self._stream.flush()
-            except (OSError, ValueError):  # nobody reads the log any more: serving goes on
+            except (OSError, ValueError):  # the log's reader is gone: serving goes on
                 self.enabled = False
 
 
-def _readable(entry: Entry) -> bytes:
-    where = f" {entry.service}.{entry.instance}" if entry.instance else ""
-    why = f" {entry.reason} ({entry.origin})" if entry.reason else ""
-    tries = f" attempts={entry.attempts}" if entry.attempts > 1 else ""
-    path = entry.route or ascii(entry.path)[1:-1]
+def _readable(record: AccessRecord) -> bytes:
+    where = f" {record.service}.{record.instance}" if record.instance else ""
+    why = f" {record.reason} ({record.origin})" if record.reason else ""
+    tries = f" attempts={record.attempts}" if record.attempts > 1 else ""
+    path = record.route or ascii(record.path)[1:-1]
     return (
-        f"{entry.time[11:23]} {entry.method} {path} {entry.status} {entry.duration_ms:.1f}ms{where}{tries}{why}"
-        f" id={entry.request_id}"
+        f"{record.time[11:23]} {record.method} {path} {record.status} {record.duration_ms:.1f}ms{where}{tries}{why}"
+        f" id={record.request_id}"
     ).encode()

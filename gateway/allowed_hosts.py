@@ -1,8 +1,8 @@
 """By which names the operator's plane may be called.
 
-It asks nobody who they are, so a web page must not reach it: one in the browser of somebody who can, whose own name is
-made to lead to this machine (DNS rebinding). Such a page can be told by its name: it has a dot in it, and is known to
-nobody here.
+It has no authentication, so a web page must not reach it. A page in the browser of a user who can reach it could, if
+the page's own name is made to lead to this machine (DNS rebinding). Such a page is recognised by its name, which has a
+dot in it and is not a configured one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 class AllowedHosts:
     """An ASGI application for those that call it by an address, ``localhost``, a name without a dot, or one of
-    ``names`` (lower case; ``*`` is any). Everybody else gets 421. HEAD is answered as GET, whose body uvicorn drops."""
+    ``names`` (lower case; ``*`` is any). All others get 421. HEAD is answered as GET, whose body uvicorn drops."""
 
     def __init__(self, app: App, names: Collection[str]) -> None:
         self._app = app

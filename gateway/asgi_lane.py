@@ -1,7 +1,7 @@
-"""The proxied path as an ASGI application: whatever waits, streams, upgrades or is the gateway's own.
+"""The ASGI lane: requests that wait, stream or upgrade, answered by an ASGI application.
 
-A raw ASGI callable: no framework stands between uvicorn and the bus. Requests that are one message each way need none
-of it: the connection's protocol answers them (`gateway.direct_lane`), unless ``MESH_HTTP_LANE=asgi`` says otherwise.
+It is a plain ASGI callable: there is no framework between uvicorn and the bus. Requests that are one message each way
+need none of it: they are answered in their connection (`gateway.direct_lane`), unless ``MESH_HTTP_LANE=asgi`` is set.
 """
 
 from __future__ import annotations
@@ -12,68 +12,73 @@ from time import perf_counter
 from typing import Any
 
 from gateway.body_streams import ClientGone, Receive, Send, Upload, read_body, send_stream
-from gateway.gateway_request import GatewayRequest, Scope, gone
-from gateway.header_translation import NO_BODY, read_head, response
-from gateway.request_checks import Admitted
+from gateway.gateway_request import GatewayRequest, Scope, cancellation
+from gateway.header_translation import Rendered, read_head
+from gateway.known_headers import CONTENT_LENGTH, TRANSFER_ENCODING
+from gateway.request_checks import LimitKey, RouteCall
 from gateway.request_lifecycle import RequestLifecycle
-from gateway.websocket_relay import Relay, deny
+from gateway.responses import Outcome, Response
+from gateway.websocket_relay import Accepted, WebSocketRelay
 from mesh.client import Answer, CallSpec
-from mesh.errors import MeshError
-from mesh.headers import Pairs
 from mesh.streams import Stream
 
 WATCH_S = 0.05
-"""A request older than this is watched for its client's going away; most end sooner and save the cost."""
-
-Rendered = tuple[int, Pairs, bytes]
+"""Seconds after which a request's client is watched, in case it goes away. Most requests end sooner."""
 
 
 class AsgiLane:
     """The ASGI application on the gateway's public listener."""
 
-    def __init__(self, core: RequestLifecycle) -> None:
-        self.core = core
+    def __init__(self, lifecycle: RequestLifecycle) -> None:
+        self.lifecycle = lifecycle
+        self._responses = lifecycle.responses
         self._loop = asyncio.get_running_loop()
-        self._exchanges: set[GatewayRequest] = set()
-        self._relays: set[Relay] = set()
+        self._requests: set[GatewayRequest] = set()
+        self._relays: set[WebSocketRelay] = set()
         self._watching: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            exchange = self._begin(scope, scope["method"], receive)
-            await self._run(exchange, self._answer(scope, exchange), send)
+            request = self._begin(scope, scope["method"], receive)
+            await self._run(request, self._answer(request), send)
         elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
 
     async def resume(
-        self, exchange: GatewayRequest, admitted: Admitted, body: bytes, receive: Receive, send: Send
+        self, request: GatewayRequest, route_call: RouteCall, body: bytes, receive: Receive, send: Send
     ) -> None:
-        """Go on with a request that was admitted elsewhere and has to wait now. Its body is there."""
-        self._enter(exchange, receive)
-        await self._run(exchange, self._call_with(exchange, admitted, body), send)
+        """Go on with a request that the direct lane has checked, and that has to wait. Its body is complete."""
+        self._enter(request, receive)
+        await self._run(request, self._call_with(request, route_call, body), send)
 
-    async def begin_later(self, exchange: GatewayRequest, body: bytes, receive: Receive, send: Send) -> None:
-        """Go on with a request whose route may be on its way into the table. Its body is there."""
-        self._enter(exchange, receive)
+    async def begin_later(self, request: GatewayRequest, body: bytes, receive: Receive, send: Send) -> None:
+        """Go on with a request whose route may be on its way into the table. Its body is complete."""
+        self._enter(request, receive)
 
-        async def answered() -> Rendered:
-            return await self._call_with(exchange, await self.core.admit(exchange), body)
+        async def answered() -> Outcome:
+            checked = await self.lifecycle.check(request)
+            return checked if isinstance(checked, Rendered) else await self._call_with(request, checked, body)
 
-        await self._run(exchange, answered(), send)
+        await self._run(request, answered(), send)
 
-    async def relay(self, exchange: GatewayRequest, answer: Answer, receive: Receive, send: Send) -> None:
-        """Send the response of a request that was answered elsewhere, and whose body is a stream."""
-        self._enter(exchange, receive)
-        await self._run(exchange, self._take(exchange, answer), send)
+    async def relay(self, request: GatewayRequest, answer: Answer, receive: Receive, send: Send) -> None:
+        """Send the response of a request that the direct lane got a reply for, whose body is a stream."""
+        self._enter(request, receive)
+
+        async def answered() -> Outcome:
+            return answer
+
+        request.stream = answer.stream
+        await self._run(request, answered(), send)
 
     def close_websockets(self) -> None:
-        """Tell all WebSocket clients that this gateway goes away: they come back, and to another one."""
+        """Close all WebSockets as this gateway is going away: their clients reconnect, to another gateway."""
         for relay in list(self._relays):
             relay.go_away()
 
     def _begin(self, scope: Scope, method: str, receive: Receive) -> GatewayRequest:
         client = scope.get("client")
-        exchange = self.core.begin(
+        request = self.lifecycle.begin(
             method,
             scope["raw_path"],
             scope["query_string"],
@@ -81,223 +86,252 @@ class AsgiLane:
             client[0] if client else "",
             scope["scheme"],
         )
-        exchange.held = scope.get("held")
-        self._enter(exchange, receive)
-        return exchange
+        request.share = scope.get("share")
+        self._enter(request, receive)
+        return request
 
-    def _enter(self, exchange: GatewayRequest, receive: Receive) -> None:
-        exchange.receive = receive
-        self._exchanges.add(exchange)
+    def _enter(self, request: GatewayRequest, receive: Receive) -> None:
+        request.receive = receive
+        self._requests.add(request)
 
-    async def _run(self, exchange: GatewayRequest, answering: Coroutine[Any, Any, Rendered], send: Send) -> None:
+    async def _run(self, request: GatewayRequest, answering: Coroutine[Any, Any, Outcome], send: Send) -> None:
+        """Wait for the outcome of a request, and write its response."""
         if self._watching is None:
             self._watching = self._loop.call_later(WATCH_S, self._watch)
-        entry, core = exchange.entry, self.core
+        responses = self._responses
+        outcome: Outcome
         try:
             try:
-                status, out, body = await answering
-            except MeshError as error:
-                status, out, body = core.refused(exchange, error)
-            out.append((b"x-request-id", exchange.request_id))
-            if core.cors.origins:
-                core.cors.add_to(out, exchange.head.known.get(b"origin"))
-            if core.draining or status == 408:  # RFC 9110 section 15.5.9
-                out.append((b"connection", b"close"))
-            entry.status = status
-            entry.bytes_out = len(body)
-            await send({"type": "http.response.start", "status": status, "headers": out})
-            if exchange.stream is None:
-                await send({"type": "http.response.body", "body": body})
-            else:
-                await self._send_stream(exchange, exchange.stream, send)
+                outcome = await answering
+            except ClientGone:
+                raise
+            except Exception as error:
+                outcome = error
+            response = responses.of(request, outcome)
+            if response.stream is None and request.stream is not None:
+                await self._abandon(request)
+            await self._write(request, response, send)
         except ClientGone:
-            entry.status, entry.reason, entry.origin = 499, "client_gone", "client"
-        except Exception:
-            status, out, body = core.failed(exchange)
-            entry.status = status
-            await send({"type": "http.response.start", "status": status, "headers": out})
-            await send({"type": "http.response.body", "body": body})
+            responses.client_gone(request)
+        except Exception as error:
+            # The response has no end: uvicorn closes the connection, and the client sees that it is cut off.
+            responses.cut_off(request, error)
+            await self._abandon(request)
         finally:
-            self._finish(exchange)
+            self._finish(request)
+
+    async def _write(self, request: GatewayRequest, response: Response, send: Send) -> None:
+        headers = response.headers
+        if response.close:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        if response.stream is None:
+            await send({"type": "http.response.body", "body": response.body})
+        else:
+            await self._send_stream(request, response.stream, send)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = self._begin(scope, "GET", receive)
-        entry, core = exchange.entry, self.core
+        request = self._begin(scope, "GET", receive)
+        request.is_handshake = True
+        responses = self._responses
         await receive()  # websocket.connect
         try:
             try:
-                core.admission.check_origin(exchange)
-                admitted = await core.admit(exchange)
-                timeout, began = admitted.timeout, perf_counter()
-                spec = CallSpec(
-                    destination=admitted.destination,
-                    lines=admitted.common,
-                    deadline=core.bus.now() + timeout,
-                    policy=admitted.retries,
-                )
-                conversation = await core.caller.open(spec, kind=b"websocket")
-                relay = Relay(
-                    *(conversation, receive, send),
-                    subprotocols=scope["subprotocols"],
-                    total_s=core.settings.stream_total_s,
-                    held=core.bodies.body(lambda error: None),
-                )
-                self._relays.add(relay)
-                try:
-                    entry.instance, entry.attempts = conversation.instance, conversation.attempts
-                    entry.status = await relay.handshake(timeout, exchange.request_id)
-                    exchange.upstream = perf_counter() - began
-                    if entry.status == 101:
-                        entry.reason = await relay.run()
-                    elif entry.status >= 500:
-                        entry.origin, entry.reason = "service", "service_error"
-                finally:
-                    self._relays.discard(relay)
-                    relay.close()
-                    entry.bytes_in, entry.bytes_out = relay.bytes_in, relay.bytes_out
-            except MeshError as error:
-                entry.status, out, body = core.refused(exchange, error)
-                await deny(send, entry.status, [*out, (b"x-request-id", exchange.request_id)], body)
-        except OSError:  # uvicorn's word for a client that is not there any more
-            entry.status, entry.reason, entry.origin = 499, "client_gone", "client"
+                outcome: Outcome | None = await self._serve_websocket(scope, request, send)
+            except (OSError, ClientGone):
+                raise
+            except Exception as error:
+                outcome = error
+            if outcome is not None:
+                await _deny(responses.of(request, outcome), send)
+        except (OSError, ClientGone):  # uvicorn raises the former if the client is not there any more
+            responses.client_gone(request)
         finally:
-            self._finish(exchange)
+            self._finish(request)
 
-    async def _send_stream(self, exchange: GatewayRequest, stream: Stream, send: Send) -> None:
-        settings, entry, upload = self.core.settings, exchange.entry, exchange.upload
-        exchange.task = asyncio.current_task()
-        if upload is None:
-            self._watch_client(exchange)
-        else:
-            upload.then(lambda: self._uploaded(exchange, upload))
+    async def _serve_websocket(self, scope: Scope, request: GatewayRequest, send: Send) -> Outcome | None:
+        """Open a WebSocket and carry its messages until it ends; or the outcome that refuses its handshake."""
+        lifecycle = self.lifecycle
+        checked = await lifecycle.check(request)
+        if isinstance(checked, Rendered):
+            return checked
+        timeout, began = checked.timeout, perf_counter()
+        if not lifecycle.limits.try_enter(checked.limit_key):
+            await self._wait_for_turn(request, checked.limit_key, timeout)
+            timeout -= perf_counter() - began
         try:
-            entry.bytes_out = await send_stream(
+            return await self._open_websocket(scope, request, checked, timeout, send)
+        finally:
+            lifecycle.limits.leave(checked.limit_key)
+
+    async def _wait_for_turn(self, request: GatewayRequest, limit_key: LimitKey, timeout: float) -> None:
+        """Wait until a handshake may be in flight. Raises `ClientGone` if its client does not wait as long."""
+        limits = self.lifecycle.limits
+        turn = asyncio.ensure_future(limits.wait(limit_key, timeout))
+        gone = asyncio.ensure_future(request.receive())  # nothing else comes before the handshake is answered
+        try:
+            await asyncio.wait((turn, gone), return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                raise ClientGone
+            turn.result()
+        except (ClientGone, asyncio.CancelledError):
+            turn.cancel()
+            (outcome,) = await asyncio.gather(turn, return_exceptions=True)
+            if outcome is None:  # its turn had come in the same moment
+                limits.leave(limit_key)
+            raise
+        finally:
+            gone.cancel()
+
+    async def _open_websocket(
+        self, scope: Scope, request: GatewayRequest, route_call: RouteCall, timeout: float, send: Send
+    ) -> Outcome | None:
+        """See `_serve_websocket`, for a WebSocket that may be in flight."""
+        lifecycle, record, responses = self.lifecycle, request.record, self._responses
+        began = perf_counter()
+        spec = CallSpec(
+            destination=route_call.destination,
+            lines=route_call.head,
+            deadline=lifecycle.bus.now() + timeout,
+            policy=route_call.retries,
+        )
+        conversation = await lifecycle.caller.open(spec, kind=b"websocket")
+        relay = WebSocketRelay(
+            *(conversation, request.receive, send),
+            subprotocols=scope["subprotocols"],
+            total_s=lifecycle.settings.stream_total_s,
+            share=lifecycle.body_memory.share(lambda error: None),
+        )
+        self._relays.add(relay)
+        try:
+            record.instance, record.attempts = conversation.instance, conversation.attempts
+            handshake = await relay.handshake(timeout)
+            request.upstream = perf_counter() - began
+            if not isinstance(handshake, Accepted):
+                return Answer(handshake, conversation.instance, conversation.attempts)
+            headers = responses.accept(request, handshake.headers)
+            await send({"type": "websocket.accept", "subprotocol": handshake.subprotocol, "headers": headers})
+            try:
+                record.reason = await relay.run()
+            except OSError:
+                raise
+            except Exception as error:
+                responses.cut_off(request, error)
+                await relay.fail()
+            return None
+        finally:
+            self._relays.discard(relay)
+            relay.close()
+            record.bytes_in, record.bytes_out = relay.bytes_in, relay.bytes_out
+
+    async def _send_stream(self, request: GatewayRequest, stream: Stream, send: Send) -> None:
+        settings, record, upload = self.lifecycle.settings, request.record, request.upload
+        request.task = asyncio.current_task()
+        if upload is None:
+            self._watch_client(request)
+        else:
+            upload.then(lambda: self._uploaded(request, upload))
+        try:
+            record.bytes_out = await send_stream(
                 stream, send, idle_s=settings.stream_idle_s, total_s=settings.stream_total_s
             )
         except asyncio.CancelledError:
-            raise gone(exchange) from None
-        except MeshError as error:
-            # No end is sent: uvicorn closes the connection, and the client sees that the body is cut off.
-            entry.origin, entry.reason = "mesh", error.reason
+            raise cancellation(request) from None
         finally:
-            exchange.task = None  # a client that goes has its response, and nothing is to be cancelled any more
+            request.task = None  # a client that goes has its response, and nothing is to be cancelled any more
             stream.close()
             if upload is not None:
                 await upload.end()
-                entry.bytes_in = upload.size
+                record.bytes_in = upload.size
 
-    async def _abandon(self, exchange: GatewayRequest) -> None:
-        """End a response that had begun on the bus: the client gets another one."""
-        stream, exchange.stream = exchange.stream, None
+    async def _abandon(self, request: GatewayRequest) -> None:
+        """End a response whose body was to be a stream: the client gets another one, or none."""
+        stream, request.stream = request.stream, None
         if stream is not None:
             stream.close()
-        if exchange.upload is not None:
-            await exchange.upload.end()
+        if request.upload is not None:
+            await request.upload.end()
 
-    def _uploaded(self, exchange: GatewayRequest, upload: Upload) -> None:
-        """The request's body has gone while the response is being sent; until now its reader saw a client that goes."""
-        if exchange.task is None:
+    def _uploaded(self, request: GatewayRequest, upload: Upload) -> None:
+        """The body has gone while the response is being sent. Until now its reader noticed if the client went."""
+        if request.task is None:
             return
         if upload.done:
-            self._watch_client(exchange)
+            self._watch_client(request)
         elif upload.client_gone:
-            exchange.task.cancel()
+            request.task.cancel()
 
-    def _finish(self, exchange: GatewayRequest) -> None:
-        self._exchanges.discard(exchange)
-        if exchange.watch is not None:
-            exchange.watch.cancel()
-        # Break the cycle task -> frame -> exchange -> task by hand: left to the collector it costs latency.
-        exchange.task = exchange.watch = None
-        self.core.finish(exchange)
+    def _finish(self, request: GatewayRequest) -> None:
+        self._requests.discard(request)
+        if request.watch is not None:
+            request.watch.cancel()
+        # Break the circle task -> frame -> request -> task by hand: left to the garbage collector it costs latency.
+        request.task = request.watch = None
+        self._responses.finish(request)
 
-    # -- the answer
+    # -- the outcome
 
-    async def _answer(self, scope: Scope, exchange: GatewayRequest) -> Rendered:
-        core, path = self.core, scope["path"]
-        if core.is_own(path):
-            return core.answer_own(exchange, path)
-        if exchange.method == "OPTIONS" and (answered := await core.options(exchange)) is not None:
-            return answered
-        admitted = await core.admit(exchange)
-        body, whole = await self._read_body(exchange, core.room(exchange, admitted.common))
-        status, out, body = await self._call(exchange, admitted, body, whole)
-        if exchange.method == "OPTIONS":
-            instead = core.admission.answers_preflight(exchange, status, out)
-            if instead is not None:
-                await self._abandon(exchange)
-                return instead
-        return status, out, body
+    async def _answer(self, request: GatewayRequest) -> Outcome:
+        checked = await self.lifecycle.check(request)
+        if isinstance(checked, Rendered):
+            return checked
+        body, whole = await self._read_body(request, checked)
+        return await self._call(request, checked, body, whole)
 
-    async def _call_with(self, exchange: GatewayRequest, admitted: Admitted, body: bytes) -> Rendered:
-        """The call of a request whose body is here; it may be too large for one message all the same."""
-        return await self._call(exchange, admitted, body, len(body) <= self.core.room(exchange, admitted.common))
+    async def _call_with(self, request: GatewayRequest, route_call: RouteCall, body: bytes) -> Answer:
+        """The call of a request whose body is complete; it may still be too large for one message."""
+        whole = len(body) <= self.lifecycle.largest_body(request, route_call)
+        return await self._call(request, route_call, body, whole)
 
-    async def _call(self, exchange: GatewayRequest, admitted: Admitted, body: bytes, whole: bool) -> Rendered:
-        core, timeout = self.core, admitted.timeout
-        if exchange.held is not None:
-            exchange.held.settle()
-        place = admitted.place
+    async def _call(self, request: GatewayRequest, route_call: RouteCall, body: bytes, whole: bool) -> Answer:
+        lifecycle, timeout = self.lifecycle, route_call.timeout
+        if request.share is not None:
+            request.share.keep()
+        limit_key = route_call.limit_key
         began = perf_counter()
-        exchange.task = asyncio.current_task() if whole else None  # the body's reader sees a client that goes
+        request.task = asyncio.current_task() if whole else None  # the body's reader sees a client that goes
         try:
-            if not core.limits.try_enter(place):
-                await core.limits.wait(place, timeout)
+            if not lifecycle.limits.try_enter(limit_key):
+                await lifecycle.limits.wait(limit_key, timeout)
                 timeout -= perf_counter() - began
             try:
                 if whole:
-                    exchange.entry.bytes_in = len(body)
+                    request.record.bytes_in = len(body)
                     spec = CallSpec(
-                        destination=admitted.destination,
-                        lines=admitted.common,
-                        deadline=core.bus.now() + timeout,
-                        policy=admitted.retries,
+                        destination=route_call.destination,
+                        lines=route_call.head,
+                        deadline=lifecycle.bus.now() + timeout,
+                        policy=route_call.retries,
                     )
-                    answer = await core.caller.call(spec, body)
+                    answer = await lifecycle.caller.call(spec, body)
                 else:
-                    answer = await self._upload(exchange, body, admitted, timeout)
+                    answer = await self._upload(request, body, route_call, timeout)
             finally:
-                core.limits.leave(place)
+                lifecycle.limits.leave(limit_key)
         except asyncio.CancelledError:
-            raise gone(exchange) from None
+            raise cancellation(request) from None
         finally:
-            exchange.task = None
-            exchange.upstream = perf_counter() - began
-        return await self._take(exchange, answer)
+            request.task = None
+            request.upstream = perf_counter() - began
+        request.stream = answer.stream
+        return answer
 
-    async def _take(self, exchange: GatewayRequest, answer: Answer) -> Rendered:
-        """Status and headers of an answer; its body too, where that is no stream."""
-        entry, method = exchange.entry, exchange.method
-        entry.instance, entry.attempts = answer.instance, answer.attempts
-        stream = exchange.stream = answer.stream
-        try:
-            status, out, content = response(answer.reply, method, exchange.request_id, streamed=stream is not None)
-        except MeshError:
-            await self._abandon(exchange)
-            raise
-        if stream is not None and (method == "HEAD" or status in NO_BODY):
-            stream.close()
-            exchange.stream = None
-        if status >= 500:
-            entry.origin, entry.reason = "service", "service_error"
-        return status, out, content
-
-    async def _upload(self, exchange: GatewayRequest, begun: bytes, admitted: Admitted, timeout: float) -> Answer:
+    async def _upload(self, request: GatewayRequest, begun: bytes, route_call: RouteCall, timeout: float) -> Answer:
         """A call whose body is larger than one message, or has no known length."""
-        common, size = admitted.common, exchange.size
+        head, size = route_call.head, request.size
         if size is not None:  # uvicorn holds the client to it
-            common += b"content-length: %d\r\n" % size
-        settings, limit = self.core.settings, self.core.settings.max_request_body
-        if exchange.held is not None:
-            exchange.held.passed_on = True
-        deadline = self.core.bus.now() + timeout
-        spec = CallSpec(destination=admitted.destination, lines=common, deadline=deadline)  # an upload is not retried
-        conversation = await self.core.caller.open(spec)
+            head += b"content-length: %d\r\n" % size
+        settings, limit = self.lifecycle.settings, self.lifecycle.settings.max_request_body
+        if request.share is not None:
+            request.share.passed_on = True
+        deadline = self.lifecycle.bus.now() + timeout
+        spec = CallSpec(destination=route_call.destination, lines=head, deadline=deadline)  # an upload is not retried
+        conversation = await self.lifecycle.caller.open(spec)
         upload = Upload(
-            *(exchange.receive, begun, conversation.stream),
+            *(request.receive, begun, conversation.stream),
             idle_s=settings.body_idle_s,
             limit=limit,
-            gone=exchange.held.give if exchange.held is not None else None,
+            gone=request.share.give if request.share is not None else None,
         )
         try:
             await upload.until_answered(conversation)
@@ -307,9 +341,9 @@ class AsgiLane:
             conversation.close()
             raise
         finally:
-            exchange.entry.bytes_in = upload.size
+            request.record.bytes_in = upload.size
         if conversation.streamed:
-            exchange.upload = upload  # a service may answer while it still reads
+            request.upload = upload  # a service may answer while it still reads
             return Answer(reply, conversation.instance, conversation.attempts, conversation.stream)
         await upload.end()  # uvicorn reads past what the service did not want
         conversation.close()
@@ -317,17 +351,17 @@ class AsgiLane:
 
     # -- the request's body
 
-    async def _read_body(self, exchange: GatewayRequest, limit: int) -> tuple[bytes, bool]:
-        """The body, and whether it is all of it: what is larger than ``limit`` is not read as a whole."""
-        size, known = exchange.size, exchange.head.known
-        if size is not None:
-            if size > limit:
-                return b"", False
-        elif b"content-length" not in known and b"transfer-encoding" not in known:
+    async def _read_body(self, request: GatewayRequest, route_call: RouteCall) -> tuple[bytes, bool]:
+        """The body, and True if that is all of it. One that is larger than a message is not read as a whole."""
+        known = request.head.known
+        if CONTENT_LENGTH not in known and TRANSFER_ENCODING not in known:
             return b"", True
-        body, complete = await read_body(exchange.receive, limit)
+        size, limit = request.size, self.lifecycle.largest_body(request, route_call)
+        if size is not None and size > limit:
+            return b"", False
+        body, complete = await read_body(request.receive, limit)
         if complete and len(body) > limit:  # its last piece made it too large
-            exchange.receive = _after_the_end(exchange.receive)
+            request.receive = _after_the_end(request.receive)
             return body, False
         return body, complete
 
@@ -335,30 +369,37 @@ class AsgiLane:
 
     def _watch(self) -> None:
         """Start to watch the clients of requests that have been waiting for some time."""
-        self._watching = self._loop.call_later(WATCH_S, self._watch) if self._exchanges else None
+        self._watching = self._loop.call_later(WATCH_S, self._watch) if self._requests else None
         before = perf_counter() - WATCH_S
-        for exchange in self._exchanges:
-            # What still reads the body sees a client that goes, and nobody else may read from it.
-            if exchange.task is not None and exchange.upload is None and exchange.began < before:
-                self._watch_client(exchange)
+        for request in self._requests:
+            # A body that is still being read shows a client that goes, and may have one reader only.
+            if request.task is not None and request.upload is None and request.began < before:
+                self._watch_client(request)
 
-    def _watch_client(self, exchange: GatewayRequest) -> None:
-        if exchange.watch is None:
-            exchange.watch = asyncio.create_task(self._await_disconnect(exchange))
+    def _watch_client(self, request: GatewayRequest) -> None:
+        if request.watch is None:
+            request.watch = asyncio.create_task(self._await_disconnect(request))
 
-    async def _await_disconnect(self, exchange: GatewayRequest) -> None:
-        while (await exchange.receive())["type"] != "http.disconnect":
+    async def _await_disconnect(self, request: GatewayRequest) -> None:
+        while (await request.receive())["type"] != "http.disconnect":
             pass
-        if exchange.task is not None:
-            exchange.task.cancel()
+        if request.task is not None:
+            request.task.cancel()
 
     def aclose(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
 
 
+async def _deny(response: Response, send: Send) -> None:
+    """Answer the handshake of a WebSocket with an ordinary response; uvicorn closes the connection then."""
+    start = {"type": "websocket.http.response.start", "status": response.status, "headers": response.headers}
+    await send(start)
+    await send({"type": "websocket.http.response.body", "body": response.body})
+
+
 def _after_the_end(receive: Receive) -> Receive:
-    """For who reads on in a body that is complete: its end once more, then whatever comes."""
+    """For the next reader of a body that is complete: its end once more, then what ``receive`` gives."""
     told = False
 
     async def again() -> Any:

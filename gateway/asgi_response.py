@@ -1,5 +1,4 @@
-"""One request that is answered by an ASGI call: uvicorn's cycle, with one ``Date``, and responses that a client of
-HTTP/1.0 can read."""
+"""The response of an ASGI call: uvicorn's ``RequestResponseCycle``, with one ``Date``, and readable for HTTP/1.0."""
 
 from __future__ import annotations
 
@@ -9,12 +8,12 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.body_memory import Body
+from gateway.body_memory import BodyShare
 from mesh.errors import MeshError
 
 
 class Flow(FlowControl):
-    """Reading goes on only where its connection says so: uvicorn's cycles resume it whatever else waits to be read."""
+    """Flow control that asks the connection before reading goes on: uvicorn resumes it whatever else is to be read."""
 
     def __init__(self, transport: Any, go_on: Callable[[], None]) -> None:
         super().__init__(transport)
@@ -24,7 +23,7 @@ class Flow(FlowControl):
         self._go_on()
 
     def read(self, goes_on: bool) -> bool:
-        """Read, or do not; whether that begins reading anew."""
+        """Read if ``goes_on``, else pause. True if reading was paused and goes on now."""
         if not goes_on:
             self.pause_reading()
         elif self.read_paused:
@@ -38,36 +37,36 @@ class Flow(FlowControl):
 
 
 class AsgiResponse(RequestResponseCycle):
-    """Without a length, a response to HTTP/1.0 ends with its connection: there were no chunks then (RFC 9112
-    section 6.1). uvicorn sends them all the same.
+    """A response without a length to HTTP/1.0 ends with its connection, as chunks are not known there (RFC 9112
+    section 6.1). uvicorn would send chunks.
 
-    ``held`` is the memory that its body takes, ``sent`` the number of messages of its response.
+    ``share`` is the memory that its body takes, ``sent`` the number of messages of its response.
     """
 
     until_close = False
-    held: Body | None = None
+    share: BodyShare | None = None
     sent = 0
 
     @property
     def is_full(self) -> bool:
-        """Whether more of the body has come than should wait here."""
+        """True if more of the body has come than should wait here."""
         return len(self.body) > HIGH_WATER_LIMIT
 
     def take(self, piece: bytes) -> None:
-        """A piece of the body."""
+        """A piece of the body has come."""
         self.body += piece
         if self.is_full:
             self.flow.pause_reading()
         self.message_event.set()
 
     def complete(self) -> None:
-        """The whole request is here."""
+        """The body is complete."""
         if not self.response_complete:
             self.more_body = False
             self.message_event.set()
 
     def broken(self, error: MeshError) -> None:
-        """The rest of the request is unusable; who says so to the client has been told already."""
+        """The rest of the request is unusable; the connection answers the client."""
         self.disconnected = True
         self.message_event.set()
 
@@ -99,4 +98,4 @@ class AsgiResponse(RequestResponseCycle):
 
 
 def _nothing() -> None:
-    """Nobody reads any more."""
+    """Called in place of a connection that has ended."""

@@ -24,6 +24,16 @@ class TooLong(StreamBroken):
     reason = "stream_timeout"
 
 
+def join_pieces(body: bytes | bytearray, piece: bytes) -> bytes | bytearray:
+    """``body`` with one more piece. Kept apart, many small pieces would take more memory than what is in them."""
+    if not body:
+        return piece
+    if not isinstance(body, bytearray):
+        body = bytearray(body)
+    body += piece
+    return body
+
+
 async def read_body(receive: Receive, limit: int) -> tuple[bytes, bool]:
     """A request's body up to ``limit`` bytes and a piece, and whether that is all of it.
 
@@ -35,13 +45,7 @@ async def read_body(receive: Receive, limit: int) -> tuple[bytes, bool]:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
-        piece: bytes = message.get("body", b"")
-        if not body:
-            body = piece
-        elif isinstance(body, bytearray):
-            body += piece
-        else:
-            body = bytearray(body) + piece  # many small pieces take more room than what is in them
+        body = join_pieces(body, message.get("body", b""))
         if not message.get("more_body"):
             return bytes(body), True
         if len(body) > limit:
@@ -76,12 +80,12 @@ class Upload:
 
     @property
     def done(self) -> bool:
-        """Whether the whole body has gone."""
+        """True if the whole body has gone."""
         return self._task.done() and not self._task.cancelled() and self._task.exception() is None
 
     @property
     def client_gone(self) -> bool:
-        """Whether the client went away before its body had gone."""
+        """True if the client went away before its body had gone."""
         return self._task.done() and not self._task.cancelled() and isinstance(self._task.exception(), ClientGone)
 
     def then(self, callback: Callable[[], None]) -> None:
@@ -91,7 +95,7 @@ class Upload:
     async def until_answered(self, conversation: StreamingCall) -> None:
         """Return when the body has gone, or, earlier, when there is an answer.
 
-        Raises `ClientGone`, `TooLong` where the client sends nothing for too long, or what broke the stream.
+        Raises `ClientGone`, `TooLong` if the client sends nothing for too long, or what broke the stream.
         """
         answer = asyncio.ensure_future(conversation.when_answered())
         try:
@@ -139,7 +143,7 @@ async def send_stream(stream: Stream, send: Send, *, idle_s: float, total_s: flo
     """Give the client what comes on ``stream``, and the end; the bytes that it was.
 
     Raises what broke the stream, `TooLong` after ``idle_s`` seconds without a piece or ``total_s`` in all (0: never).
-    The response then has no end: whoever serves the connection closes it, and the client sees that it is cut off.
+    The response then has no end: uvicorn closes the connection, and the client sees that it is cut off.
     """
     size = 0
     try:

@@ -1,4 +1,4 @@
-"""Tells services that they claim one route: whoever gets none of its requests sees that in its own log."""
+"""Tells services that they claim one route: the one that gets no requests of it sees that in its own log."""
 
 from __future__ import annotations
 

@@ -6,15 +6,15 @@ itself is left to it: what it answers never gets a second word of the gateway's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from gateway.header_translation import lines_of
-from mesh.headers import Pairs
+from gateway.header_translation import Pairs, lines_of
+from gateway.known_headers import ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, KnownHeaders
 
 _MAX_AGE = b"600"
 _OWN = b"access-control-"
-# What a page may read beyond the few that Fetch allows anyway. Not `*`: with credentials that is a header's name.
+# Headers that a page may read besides the few that Fetch always allows. Not `*`: with credentials that is a name.
 _EXPOSED = b", ".join(
     [
         *(b"accept-ranges", b"allow", b"content-disposition", b"content-range", b"date", b"deprecation", b"etag"),
@@ -54,31 +54,31 @@ class Cors:
         self.add_to(out, origin)
         return lines_of(out)
 
-    def preflight(self, known: Mapping[bytes, bytes], allow: Sequence[str]) -> Pairs | None:
-        """What an allowed preflight is answered; None for any other OPTIONS request."""
-        origin, method = known.get(b"origin"), known.get(b"access-control-request-method")
+    def preflight(self, known: KnownHeaders, allow: Sequence[str]) -> Pairs | None:
+        """The headers for an allowed preflight; None for any other OPTIONS request."""
+        origin, method = known.get(ORIGIN), known.get(ACCESS_CONTROL_REQUEST_METHOD)
         if method is None or not self._allowed(origin):
             return None
         out: Pairs = []
         self.add_to(out, origin)
         out.append((b"access-control-allow-methods", ", ".join(allow).encode()))
         out.append((b"access-control-max-age", _MAX_AGE))
-        asked = known.get(b"access-control-request-headers")
+        asked = known.get(ACCESS_CONTROL_REQUEST_HEADERS)
         if asked:
             out.append((b"access-control-allow-headers", asked))
         return out
 
-    def complete_preflight(self, known: Mapping[bytes, bytes], status: int, out: Pairs) -> Pairs | None:
+    def complete_preflight(self, known: KnownHeaders, status: int, out: Pairs) -> Pairs | None:
         """The gateway's answer to an allowed preflight that a service has answered without a word of CORS, as one does
-        that leaves CORS to the gateway; None where its own answer stands."""
+        that leaves CORS to the gateway; None if its own response stands."""
         if status >= 500 or _speaks(out):
             return None
-        return self.preflight(known, [known.get(b"access-control-request-method", b"").decode("latin-1")])
+        return self.preflight(known, [known.get(ACCESS_CONTROL_REQUEST_METHOD, b"").decode("latin-1")])
 
     def may_connect(self, origin: bytes | None, host: bytes) -> bool:
-        """Whether a page of that origin may open a WebSocket to ``host``: CORS is not asked there, cookies are sent.
+        """True if a page of that origin may open a WebSocket to ``host``: browsers send cookies there, and ignore CORS.
 
-        Where no origins are configured that is left to the service, which sees the ``Origin``.
+        If no origins are configured, that is left to the service, which sees the ``Origin``.
         """
         if not self.origins or origin is None or self._allowed(origin):
             return True
@@ -96,11 +96,11 @@ def _speaks(out: Pairs) -> bool:
 
 
 def _vary_by_origin(out: Pairs) -> None:
-    places = [at for at, (name, _) in enumerate(out) if name == b"vary"]
-    listed = {item.strip().lower() for at in places for item in out[at][1].split(b",")}
+    positions = [position for position, (name, _) in enumerate(out) if name == b"vary"]
+    listed = {item.strip().lower() for position in positions for item in out[position][1].split(b",")}
     if listed & {b"origin", b"*"}:
         return
-    if places:
-        out[places[0]] = (b"vary", out[places[0]][1] + b", origin")
+    if positions:
+        out[positions[0]] = (b"vary", out[positions[0]][1] + b", origin")
     else:
         out.append((b"vary", b"origin"))

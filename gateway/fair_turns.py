@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 
 TURN = 128
-"""Work at a stretch, where a piece of a body counts 1: a millisecond or two."""
+"""Units of work at a stretch, a millisecond or two. A piece of a body counts 1."""
 ANSWER = 32
-"""What a request counts that is answered at once: four of them are a turn. Others wait for the bus, or for a task."""
+"""Units of a request that is answered at once: four of them are a turn. Others wait for the bus, or for a task."""
 HEADERS = 8
 """So many headers count 1."""
 RESTED_S = 0.005

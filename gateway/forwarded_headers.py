@@ -1,16 +1,18 @@
-"""What proxies say of the requests that they pass on: ``Forwarded`` (RFC 7239) and the ``X-Forwarded-*`` family.
+"""The headers in which proxies describe their clients: ``Forwarded`` (RFC 7239) and the ``X-Forwarded-*`` family.
 
 Both are lists to which each proxy appends, so they are read from the right: the last entry is of the proxy that is
-connected here, and whoever stands before the first one that is not trusted can have written anything. Pure functions
+connected here, and what stands before the first one that is not trusted can have been written by anyone. Pure functions
 over bytes; nothing here raises.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
+
+from gateway.known_headers import FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, KnownHeaders
 
 MOST_HOPS = 32
 """Proxies of a chain that are looked at; no real one is as long."""
@@ -23,7 +25,7 @@ _VALUE = rb'(?:"(?:[^"\\]|\\.)*+"|[!#$%&\'*+\-.^_`|~0-9A-Za-z:\[\]]*+)'
 _ELEMENT = re.compile(rb"(?:[ \t]*+(?:%b=%b)?[ \t]*+(?:;|\Z))*+" % (_TOKEN, _VALUE), re.DOTALL)
 _PAIR = re.compile(rb"(%b)=(%b)" % (_TOKEN, _VALUE), re.DOTALL)
 
-# Address and port, the former in brackets where it is IPv6 (RFC 7239 section 6); without port it may also stand bare.
+# Address and port, the former in brackets if it is IPv6 (RFC 7239 section 6); without port it may also stand bare.
 _PORT = r"(?::(?:\d{1,5}|_[A-Za-z0-9._\-]+))?"
 _NODE = re.compile(rf"\[([0-9A-Fa-f:.]+)\]{_PORT}|([0-9.]+){_PORT}|([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*)")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
@@ -33,7 +35,7 @@ _SCHEMES = {b"http": "http", b"https": "https", b"ws": "http", b"wss": "https"}
 class Hop(NamedTuple):
     """What one proxy says of a request that it got: its sender's address, scheme (http, https) and host.
 
-    Empty for what it does not say, or says in a form that is none.
+    Each is empty if the proxy does not say it, or says it in a form that is not valid.
     """
 
     address: str = ""
@@ -41,19 +43,17 @@ class Hop(NamedTuple):
     host: bytes = b""
 
 
-def hops(header: str, known: Mapping[bytes, bytes]) -> Iterator[Hop]:
-    """What the headers say, the nearest proxy first. ``header``: ``forwarded``, else ``x-forwarded``."""
+def hops(header: str, known: KnownHeaders) -> Iterator[Hop]:
+    """The hops that the headers name, the nearest proxy first. ``header``: ``forwarded``, else ``x-forwarded``."""
     if header == "forwarded":
-        return _forwarded(known.get(b"forwarded", b""))
-    return _x_forwarded(
-        *(known.get(name, b"") for name in (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"))
-    )
+        return _forwarded(known.get(FORWARDED, b""))
+    return _x_forwarded(*(known.get(name, b"") for name in (X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST)))
 
 
 def client_of(chain: Iterable[Hop], trusts: Callable[[str], bool]) -> tuple[Hop, bool]:
-    """The client: the first sender, seen from here, that is no trusted proxy; the farthest where all are.
+    """The client: the first sender, seen from here, that is no trusted proxy; the farthest if all are.
 
-    Where a proxy does not know or hides its sender (``unknown``, ``_hidden``), that proxy is the farthest that is
+    If a proxy does not know or hides its sender (``unknown``, ``_hidden``), that proxy is the farthest that is
     known. False then: it is not the client.
     """
     client = Hop()

@@ -1,4 +1,4 @@
-"""What a request must be, beyond what llhttp sees to: one valid host, codings that are undone here, a known target.
+"""Rules of HTTP/1.1 that llhttp does not check: one valid host, transfer codings that are known here, a valid target.
 
 Pure decisions over headers and target; a refusal is a `MeshError` to raise.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import binascii
 import re
 
-from gateway.header_translation import Head
+from gateway.header_translation import Head, Pairs
+from gateway.known_headers import HOST, TRANSFER_ENCODING
 from gateway.problems import refuse
 from mesh.errors import MeshError
-from mesh.headers import Pairs
 
 # RFC 3986 section 3.2.2 and 3.2.3: a name or IPv4 address (may be empty), or an IP literal in brackets; then a port.
 _HOST = re.compile(
@@ -31,16 +31,16 @@ def bad_request(detail: str) -> MeshError:
 
 
 def check_head(head: Head, pairs: Pairs, version: str) -> None:
-    """Raise the refusal where headers contradict the rules for hosts and codings.
+    """Raise the refusal if headers break the rules for hosts and codings.
 
     400: not exactly one ``Host`` (none is allowed in HTTP/1.0), or an invalid one (RFC 9112 section 3.2); a body whose
     end is unknown, as it is not ``chunked`` at last (section 6.3). 501: a transfer coding before that (section 6.1).
     """
     if head.hosts != 1 and (head.hosts > 1 or version != "1.0"):
         raise bad_request(f"a request names one host, and this one names {head.hosts}")
-    if not is_host(head.known.get(b"host", b"")):
+    if not is_host(head.known.get(HOST, b"")):
         raise bad_request("the host is not valid")
-    if b"transfer-encoding" in head.known:
+    if TRANSFER_ENCODING in head.known:
         values = b",".join(value for name, value in pairs if name.lower() == b"transfer-encoding")
         codings = [coding.strip().lower() for coding in values.split(b",")]
         if codings[-1] != b"chunked":
@@ -56,7 +56,7 @@ def check_trailer(name: bytes) -> None:
 
 
 def check_handshake(pairs: Pairs) -> None:
-    """Raise the refusal of a WebSocket's handshake that is none (RFC 6455 section 4.2.1); names are lower-case.
+    """Raise the refusal if this is no valid handshake of a WebSocket (RFC 6455 section 4.2.1); names are lower-case.
 
     400: a body, or not one key of 16 bytes. 426: another version than 13 (section 4.4).
     """
@@ -76,7 +76,7 @@ def check_handshake(pairs: Pairs) -> None:
 
 
 def is_host(value: bytes) -> bool:
-    """Whether ``value`` may stand in a ``Host`` header: host and perhaps a port, no user, no path."""
+    """True if ``value`` may stand in a ``Host`` header: host and perhaps a port, no user, no path."""
     found = _HOST.fullmatch(value)
     if found is None:
         return False
@@ -87,9 +87,9 @@ def is_host(value: bytes) -> bool:
 def read_target(url: bytes, host: bytes | None) -> tuple[bytes, bytes, bytes | None]:
     """Path, query, and the host that the target itself names, of a request's target in any form but the plainest.
 
-    ``host`` is that of the header, None where there is none. Raises a refusal with 400 for a fragment, for a form that
-    is none of a server's (RFC 9112 section 3.2), and for a target that names another host than the header does: one of
-    the two would be seen by who checks hosts before this gateway, and the other one behind it.
+    ``host`` is that of the header, None if there is none. Raises a refusal with 400 for a fragment, for a form that is
+    not for a server (RFC 9112 section 3.2), and for a target that names another host than the header does: a proxy in
+    front might check one of them, and the service behind use the other.
     """
     if b"#" in url:
         raise refuse(400, "bad_target", "a target has no fragment")
@@ -106,7 +106,7 @@ def read_target(url: bytes, host: bytes | None) -> tuple[bytes, bytes, bytes | N
 
 
 def length_of(declared: bytes) -> int | None:
-    """The value of a ``Content-Length``, None where it is no number. Never raises, however many digits it has."""
+    """The value of a ``Content-Length``, None if it is no number. Never raises, however many digits it has."""
     if not declared.isdigit():
         return None
     digits = declared.lstrip(b"0")

@@ -1,34 +1,28 @@
-"""HTTP headers to bus headers and back: what crosses, and in which form."""
+"""HTTP headers to bus headers and back: which ones cross, and in which form."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 
+from gateway import known_headers
+from gateway.known_headers import AUTHORIZATION, HOST, KnownHeaders
 from mesh import headers
 from mesh.bus import Reply
 from mesh.errors import BadReply, MeshError
-from mesh.headers import Pairs
-from mesh.numbers import parse_count
+
+Pairs = list[tuple[bytes, bytes]]
 
 _KNOWN_MAX = 4096
 _LONGEST_LENGTH = 18
 """Digits of a body's length: a number of more is no length, and more than a machine's word."""
 NO_BODY = frozenset({204, 304})
-# Written anew from what the gateway knows.
+# The gateway writes these itself.
 _REPLACED = frozenset({b"x-request-id", b"traceparent", b"tracestate", b"content-length", b"expect"})
-# The handshake of a WebSocket is the gateway's, but for the subprotocol.
+# The handshake of a WebSocket is the gateway's, except for the subprotocol.
 _HANDSHAKE = frozenset({b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-extensions"})
 
-# What the gateway itself looks at.
-_LOOKED_AT = frozenset(
-    {
-        *(b"host", b"origin", b"x-request-id", b"traceparent", b"connection", b"upgrade", b"authorization", b"via"),
-        *(b"content-length", b"transfer-encoding", b"expect"),
-        *(b"access-control-request-method", b"access-control-request-headers"),
-    }
-)
 # Lists, which may come in several lines (RFC 9110 section 5.3).
 _LISTS = frozenset(
     {
@@ -42,8 +36,8 @@ _ONE_HOP = (b"keep-alive", b"close", b"upgrade")
 
 
 _Kind = tuple[bytes, bytes]
-"""What is done with a request header: how its line on the bus begins (empty where it does not cross), and its
-lower-case name where it is looked at or counted here (else empty)."""
+"""How a request header is treated: how its line on the bus begins (empty if it does not cross), and its
+lower-case name if the gateway reads or counts it (else empty)."""
 
 _kinds: dict[bytes, _Kind] = {}
 
@@ -52,9 +46,9 @@ def _kind(given: bytes) -> _Kind:
     """The kind of a name as a client spells it; remembered, as the same names come with every request."""
     name = given.lower()
     crosses = headers.crosses(name) and name not in _REPLACED and name not in _HANDSHAKE
-    # Who is in front of this gateway is not for a client to say; CGI, and so WSGI, reads `_` in a name as `-`.
+    # A client may not say which proxies are in front of this gateway; CGI, and so WSGI, reads `_` in a name as `-`.
     crosses = crosses and b"_" not in name and not headers.tells_of_client(name)
-    kind = (name + b": " if crosses else b"", name if name in _LOOKED_AT or not crosses else b"")
+    kind = (name + b": " if crosses else b"", name if name in known_headers.declared or not crosses else b"")
     if len(given) <= 64:  # a client can send any name: bounded
         if len(_kinds) >= _KNOWN_MAX:
             _kinds.clear()
@@ -63,11 +57,11 @@ def _kind(given: bytes) -> _Kind:
 
 
 class Head(NamedTuple):
-    """A request's headers, read once: lines for the bus, what the gateway itself looks at, their size in bytes and
+    """A request's headers, read once: lines for the bus, those that the gateway itself reads, their size in bytes and
     their number. ``hosts`` is how often the request names its host, ``credentials`` how many it has."""
 
     lines: bytes
-    known: dict[bytes, bytes]
+    known: KnownHeaders
     size: int
     number: int
     hosts: int
@@ -75,7 +69,7 @@ class Head(NamedTuple):
 
 
 def read_head(pairs: Pairs) -> Head:
-    """What a client's headers come to, names in any case; lines end in CRLF.
+    """Read a client's headers, whose names are in any case; lines end in CRLF.
 
     ``known`` has the names that do not cross, too, and the first value of each; lists of several lines are joined.
     """
@@ -102,16 +96,16 @@ def read_head(pairs: Pairs) -> Head:
     size = len(lines) - len(parts) // 3 * 4 + kept_back
     if named or not lines.isascii():
         lines = _lines_but(pairs, named)
-    hosts, credentials = int(b"host" in known), int(b"authorization" in known)
+    hosts, credentials = int(HOST in known), int(AUTHORIZATION in known)
     if again:
         hosts += sum(name == b"host" for name, _ in again)
         credentials += sum(name == b"authorization" for name, _ in again)
         _take_in(known, again)
-    return Head(lines, known, size, len(pairs), hosts, credentials)
+    return Head(lines, cast(KnownHeaders, known), size, len(pairs), hosts, credentials)
 
 
 def _take_in(known: dict[bytes, bytes], again: Pairs) -> None:
-    """What lines mean whose name was there before."""
+    """Add the lines whose name was there before."""
     for name in {name for name, _ in again}:
         if name in _LISTS:
             known[name] = b",".join([known[name], *(value for other, value in again if other == name)])
@@ -120,7 +114,7 @@ def _take_in(known: dict[bytes, bytes], again: Pairs) -> None:
 
 
 def _lines_but(pairs: Pairs, named: frozenset[bytes]) -> bytes:
-    """The lines where some are not ASCII, or a ``Connection`` header keeps some of them back."""
+    """The lines, if some are not ASCII, or a ``Connection`` header keeps some of them back."""
     lines = []
     for given, value in pairs:
         start, _ = _kind(given)
@@ -129,10 +123,18 @@ def _lines_but(pairs: Pairs, named: frozenset[bytes]) -> bytes:
     return b"".join(lines)
 
 
-def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bool = False) -> tuple[int, Pairs, bytes]:
-    """Status, headers and body for the client. ``streamed``: the body follows, as long as the service says, if it does.
+class Rendered(NamedTuple):
+    """A response as far as its own content goes: `gateway.responses` adds what every response has."""
 
-    ``request_id`` is for the problem document of a foreign service's error. Raises `BadReply` where the reply has no
+    status: int
+    headers: Pairs
+    body: bytes
+
+
+def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bool = False) -> Rendered:
+    """The client's response to a reply. ``streamed``: the body follows, as long as the service says, if it does.
+
+    ``request_id`` is for the problem document of a foreign service's error. Raises `BadReply` if the reply has no
     valid status, or a header that would break the response's framing.
     """
     block, body = reply.block, reply.payload
@@ -142,8 +144,8 @@ def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bo
         raise BadReply(f"the service replied with the status {headers.find(pairs, headers.STATUS)!r}")
     out = crossing(pairs)
     length = headers.find(pairs, b"content-length") if streamed or method == "HEAD" else None
-    if length is not None and parse_count(length, _LONGEST_LENGTH) is None:
-        if streamed:  # nobody here could count along
+    if length is not None and not (length.isdigit() and len(length) <= _LONGEST_LENGTH):
+        if streamed:  # its length is not counted here
             raise BadReply(f"the service replied with the content-length {length[:80]!r}")
         length = None
     if status >= 400 and not body and not streamed and headers.find(pairs, headers.STATUS) is None:
@@ -158,18 +160,18 @@ def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bo
     if status == 426:
         out.append((b"upgrade", b"websocket"))  # the response must say to what (RFC 9110 section 15.5.22)
     if status in NO_BODY:
-        return status, out, b""
+        return Rendered(status, out, b"")
     if streamed:
         if length is not None:
             out.append((b"content-length", length))
-        return status, out, b""
+        return Rendered(status, out, b"")
     if method == "HEAD":
         # A service that answered the HEAD itself knows the length that a GET would have; otherwise it is the body's.
         known = length if length is not None and not body else b"%d" % len(body)
         out.append((b"content-length", known))
-        return status, out, b""
+        return Rendered(status, out, b"")
     out.append((b"content-length", b"%d" % len(body)))
-    return status, out, body
+    return Rendered(status, out, body)
 
 
 def crossing(pairs: Pairs) -> Pairs:
@@ -209,14 +211,12 @@ class ResponseHeads:
         block, body = reply.block, reply.payload
         known = self._known.get(block)
         if known is not None and method != "HEAD" and (body or known[0] < 400):
-            lines = b"%bcontent-length: %d\r\nx-request-id: %b\r\n" % (known[1], len(body), request_id)
-            return known[0], lines, body
+            return known[0], b"%bcontent-length: %d\r\n" % (known[1], len(body)), body
         status, out, body = response(reply, method, request_id)
         length = (b"content-length", b"%d" % len(body))
-        # Not where the body is made here, of what the headers say.
+        # Not if the body is made here, from the headers.
         if out and out[-1] == length and len(block) <= self.LONGEST and body and body is reply.payload:
             if len(self._known) >= self.MOST:
                 self._known.clear()
             self._known[block] = status, lines_of(out[:-1])
-        out.append((b"x-request-id", request_id))
         return status, lines_of(out), body

@@ -21,7 +21,7 @@ RESERVED = tuple(path for own in OWN for path in (own, own + "/"))
 
 
 def is_own(path: str) -> bool:
-    """Whether the gateway answers ``path`` itself."""
+    """True if the gateway answers ``path`` itself."""
     return path.startswith(("/health", "/livez", "/readyz", "/v1/metadata")) and (
         path in OWN or path.startswith(tuple(own + "/" for own in OWN))
     )
@@ -33,13 +33,13 @@ def own_label(path: str) -> str:
 
 
 class Health:
-    """What is known of the mesh and of each service. ``facts`` describe this gateway (name, version, ...)."""
+    """The state of the mesh and of each service. ``facts`` describe this gateway (name, version, ...)."""
 
-    def __init__(self, bus: Bus, watcher: Watcher, directory: LiveRoutes, facts: Mapping[str, Any]) -> None:
+    def __init__(self, bus: Bus, watcher: Watcher, live_routes: LiveRoutes, facts: Mapping[str, Any]) -> None:
         self.draining = False
         self._bus = bus
         self._watcher = watcher
-        self._directory = directory
+        self._live_routes = live_routes
         self._facts = dict(facts)
 
     def answer(self, path: str, query: bytes, show_routes: bool) -> tuple[int, Any]:
@@ -91,14 +91,14 @@ class Health:
         document: dict[str, Any] = {
             "status": self.status(),
             "services": {name: self._summary(name) for name in names},
-            "conflicts": len(self._directory.conflicts),
+            "conflicts": len(self._live_routes.conflicts),
         }
         if wanted and show_routes:
-            self._directory.update_now()
+            self._live_routes.update_now()
             document["routes"] = [
-                {"method": entry.method, "path": entry.template, "service": entry.service}
-                for entry in self._directory.table.entries()
-                if not service or entry.service == service
+                {"method": route.method, "path": route.template, "service": route.service}
+                for route in self._live_routes.table.routes()
+                if not service or route.service == service
             ]
         return 200, document
 
@@ -125,7 +125,7 @@ class Health:
 
 
 def describe(instance: Instance) -> dict[str, Any]:
-    """What is known of one instance, JSON-ready."""
+    """One instance as the registry knows it, JSON-ready."""
     return {
         "id": instance.id,
         "version": instance.content.version,

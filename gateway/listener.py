@@ -34,7 +34,7 @@ _log = logging.getLogger("mesh.gateway")
 class Listener(uvicorn.Server):
     """A uvicorn server which leaves signals to its process. ``http`` and ``websockets`` make its connections.
 
-    ``failed()`` is called should it fail after it has started: nobody accepts connections any more.
+    ``failed()`` is called if it fails after it has started: connections are not accepted any more then.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Listener(uvicorn.Server):
                 app,
                 http=http or "httptools",
                 ws=websockets or "none",
-                ws_per_message_deflate=False,  # 16 KB of it are 16 MB in memory, for whoever asks
+                ws_per_message_deflate=False,  # 16 KB of it are 16 MB in memory, for any client
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -126,7 +126,7 @@ class Listener(uvicorn.Server):
                     _log.exception("a connection's deadline could not be checked")
 
     def stop_accepting(self, *, for_all: bool) -> None:
-        """Take no new connection; those that are there go on. ``for_all``: nor does anybody who shares the socket."""
+        """Take no new connection; open ones go on. ``for_all``: nor does any other process that shares the socket."""
         if for_all:
             # Closing alone would leave clients waiting in a queue that the parent process keeps open.
             for sock in self.sockets:

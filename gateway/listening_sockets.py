@@ -10,16 +10,16 @@ BACKLOG = 2048
 """Connections that wait to be accepted, while one worker takes over from another, say."""
 
 
-def listen(host: str, port: int, *, beside: bool = False) -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening TCP socket. Raises OSError with the address in its text.
 
-    More may listen on its address: the kernel then spreads connections over all of them. ``beside`` says that this is
-    such another one; otherwise an address on which somebody listens is taken.
+    Several may listen on one address: the kernel then spreads connections over all of them. ``shared`` allows that;
+    otherwise an address that has a listener already is an error.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        if port and not beside:
-            socket.create_server((host, port), family=family).close()  # fails where somebody listens
+        if port and not shared:
+            socket.create_server((host, port), family=family).close()  # fails if the address is in use
         return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=True)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
@@ -30,7 +30,7 @@ _CLOSED_ITS_HALF = 0x2000 if sys.platform == "linux" else 0
 
 
 def has_closed(fd: int) -> bool:
-    """Whether the other end has closed the connection behind a descriptor, or its half of it, also where bytes that it
+    """True if the other end has closed the connection behind a descriptor, or its half of it, even if bytes that it
     sent before have not been read yet."""
     poll = select.poll()
     poll.register(fd, _CLOSED_ITS_HALF)

@@ -1,4 +1,4 @@
-"""What the gateway's process uses, under the names that Prometheus's client libraries give it."""
+"""Resources that the gateway's process uses, under the names that Prometheus's client libraries give it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SELF = Path("/proc/self")
 
 
 def lines() -> Iterable[str]:
-    """CPU and tasks everywhere; memory and descriptors where there is ``/proc``. Call it in the loop's thread."""
+    """CPU and tasks everywhere; memory and descriptors if there is ``/proc``. Call it in the loop's thread."""
     cpu = time.process_time()
     yield from family("process_cpu_seconds_total", "counter", "User and system CPU time, in seconds.", [({}, cpu)])
     tasks = len(asyncio.all_tasks())

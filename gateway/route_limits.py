@@ -1,7 +1,7 @@
-"""How much of one route may be under way: a cap with a bounded queue before it.
+"""How many requests of one route may be in flight: a limit with a bounded queue before it.
 
-One slow service must not take all of the gateway's places from the others. Who waits here holds nothing but its own
-connection, and is let in in the order of coming.
+One slow service must not take all of the gateway's capacity from the others. A request that waits here holds nothing
+but its own connection, and requests are let in in the order in which they came. A WebSocket is in flight until it ends.
 """
 
 from __future__ import annotations
@@ -12,42 +12,48 @@ from collections.abc import Hashable
 
 from mesh.errors import Overloaded
 
-_Waiting = deque[asyncio.Future[None]]
+_Queue = deque[asyncio.Future[None]]
 
 
 class RouteLimits:
-    """``places`` calls of a route may be under way, ``queue`` more wait for as long as their deadline allows."""
+    """The limits of all routes, by limit key.
 
-    __slots__ = ("_places", "_queue", "_taken", "_waiting")
+    Args:
+        most: requests of one route that may be in flight.
+        queue: requests of one route that may wait in addition, as long as their deadlines allow.
+    """
 
-    def __init__(self, places: int, queue: int) -> None:
-        self._places = places
+    __slots__ = ("_inflight", "_most", "_queue", "_waiting")
+
+    def __init__(self, most: int, queue: int) -> None:
+        self._most = most
         self._queue = queue
-        self._taken: dict[Hashable, int] = {}
-        self._waiting: dict[Hashable, _Waiting] = {}
+        self._inflight: dict[Hashable, int] = {}
+        self._waiting: dict[Hashable, _Queue] = {}
 
     @property
     def waiting(self) -> int:
-        """Requests that wait, of all routes."""
+        """The number of requests that wait, of all routes."""
         return sum(map(len, self._waiting.values()))
 
-    def try_enter(self, route: Hashable) -> bool:
-        """Take a place where one is free; `leave` gives it back. Otherwise `wait`."""
-        taken = self._taken.get(route, 0)
-        if taken < self._places:
-            self._taken[route] = taken + 1
+    def try_enter(self, key: Hashable) -> bool:
+        """Count a request as in flight if its route's limit allows that; `leave` must follow. Otherwise `wait`."""
+        inflight = self._inflight.get(key, 0)
+        if inflight < self._most:
+            self._inflight[key] = inflight + 1
             return True
         return False
 
-    async def wait(self, route: Hashable, timeout: float) -> None:
-        """Wait for a place, at most ``timeout`` seconds. Raises `Overloaded`, at once where the queue is full."""
-        waiting = self._waiting.setdefault(route, deque())
+    async def wait(self, key: Hashable, timeout: float) -> None:
+        """Wait until the request may be in flight, at most ``timeout`` seconds; `leave` must follow.
+
+        Raises `Overloaded` after that time, and at once if the queue is full.
+        """
+        waiting = self._waiting.setdefault(key, deque())
         if len(waiting) >= self._queue:
             if not waiting:
-                del self._waiting[route]
-            raise Overloaded(
-                f"{self._places} requests of this route are under way and {self._queue} wait", retry_after=1
-            )
+                del self._waiting[key]
+            raise Overloaded(f"{self._most} requests of this route are in flight and {self._queue} wait", retry_after=1)
         turn = asyncio.get_running_loop().create_future()
         waiting.append(turn)
         try:
@@ -55,29 +61,29 @@ class RouteLimits:
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
-                self.leave(route)  # its turn had come in the same moment
+                self.leave(key)  # its turn had come in the same moment
             elif turn in waiting:
                 waiting.remove(turn)
                 if not waiting:
-                    del self._waiting[route]
+                    del self._waiting[key]
             if isinstance(error, TimeoutError):
                 raise Overloaded(
-                    f"{self._places} requests of this route were under way all the time", retry_after=1
+                    f"{self._most} requests of this route were in flight all the time", retry_after=1
                 ) from None
             raise
 
-    def leave(self, route: Hashable) -> None:
-        """Give a place back: to the first that waits, else to anybody."""
-        waiting = self._waiting.get(route)
+    def leave(self, key: Hashable) -> None:
+        """The request is not in flight any more: the first that waits is, if one does."""
+        waiting = self._waiting.get(key)
         while waiting:
             turn = waiting.popleft()
             if not waiting:
-                del self._waiting[route]
+                del self._waiting[key]
             if not turn.done():
                 turn.set_result(None)
                 return
-        taken = self._taken[route] - 1
-        if taken:
-            self._taken[route] = taken
+        inflight = self._inflight[key] - 1
+        if inflight:
+            self._inflight[key] = inflight
         else:
-            del self._taken[route]
+            del self._inflight[key]

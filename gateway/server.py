@@ -40,7 +40,7 @@ class Gateway:
     """The whole gateway; ``async with`` starts and drains it. ``port`` and ``ops_port`` are the real ones.
 
     ``sockets``: listening ones that another process owns too, for clients, the last for the operator's plane. Then
-    this is one in a row of gateways behind them: it begins to accept when it knows who is there, and not before.
+    this is one of several gateways behind them: it begins to accept when it knows the live instances, and not before.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Gateway:
         self.bus = Bus(bus, service="gateway", instance=self.id)
         self.watcher = Watcher(self.bus, window_ms=settings.window_ms, margin_s=sync_margin_s)
         self.conflicts = ConflictNotices(self.bus)
-        self.directory = LiveRoutes(
+        self.live_routes = LiveRoutes(
             self.watcher, owners=settings.owners, reserved=health.RESERVED, on_conflicts=self.conflicts.changed
         )
         self.streams = Streams(self.bus)
@@ -66,34 +66,34 @@ class Gateway:
         self.metrics = RequestMetrics()
         self.stop_requested = asyncio.Event()
         self.failed = False
-        """Whether the stop was asked for because a listener failed: then the process ends with an exit code."""
+        """True if the stop was asked for because a listener failed: then the process ends with an exit code."""
         started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         facts = {"name": "gateway", "id": self.id, "version": VERSION, "started": started}
-        self.health = health.Health(self.bus, self.watcher, self.directory, facts)
+        self.health = health.Health(self.bus, self.watcher, self.live_routes, facts)
         text = sys.stderr.isatty() if text_log is None else text_log
         self.access = AccessLog(enabled=settings.access_log, text=text)
-        self.core = RequestLifecycle(
+        self.lifecycle = RequestLifecycle(
             self.bus,
             self.watcher,
-            self.directory,
+            self.live_routes,
             self.caller,
             settings,
             own=self.health.answer,
             metrics=self.metrics,
             access=self.access,
         )
-        self.forwarder = AsgiLane(self.core)
+        self.asgi_lane = AsgiLane(self.lifecycle)
         self.announcer = Announcer(
             self.bus,
             version=VERSION,
             description="HTTP gateway",
-            load=lambda: Load(self.core.inflight, settings.max_inflight),
+            load=lambda: Load(self.lifecycle.inflight, settings.max_inflight),
         )
         names = (settings.ops_host.lower(), *settings.ops_hosts)
         self._ops_app = operator_plane.build(
             bus=self.bus,
             watcher=self.watcher,
-            directory=self.directory,
+            live_routes=self.live_routes,
             caller=self.caller,
             health=self.health,
             metrics=self.metrics,
@@ -138,13 +138,13 @@ class Gateway:
 
     async def listen(self) -> None:
         """Begin to accept connections."""
-        public = public_protocol(self.core, self.forwarder, self.settings)
+        public = public_protocol(self.lifecycle, self.asgi_lane, self.settings)
         self.metrics.connections = lambda: len(self._listeners[0].server_state.connections)
         *clients, operator = self._sockets
-        websockets = websocket_protocol(self.core.bodies)
+        websockets = websocket_protocol(self.lifecycle.body_memory)
         grace_s, failed = self.settings.drain_s, self._listener_failed
         self._listeners = [
-            Listener(self.forwarder, clients, grace_s, http=public, websockets=websockets, failed=failed),
+            Listener(self.asgi_lane, clients, grace_s, http=public, websockets=websockets, failed=failed),
             Listener(self._ops_app, [operator], grace_s, failed=failed),
         ]
         for listener in self._listeners:
@@ -160,7 +160,7 @@ class Gateway:
         ``hurry`` (a second Ctrl-C) ends the waits early.
         """
         hurry = hurry or asyncio.Event()
-        self.health.draining = self.core.draining = True
+        self.health.draining = self.lifecycle.responses.draining = True
         for task in self._tasks:
             task.cancel()
         if self.bus.connected:
@@ -171,7 +171,7 @@ class Gateway:
                     await hurry.wait()
         for listener in self._listeners:
             listener.stop_accepting(for_all=not replaced)
-        self.forwarder.close_websockets()
+        self.asgi_lane.close_websockets()
         if replaced and self._listeners:
             await self._listeners[0].all_gone(self.settings.drain_s, hurry)
         for listener in self._listeners:
@@ -183,8 +183,8 @@ class Gateway:
         await self.announcer.aclose()
         await self.foreign.aclose()
         await self.watcher.aclose()
-        self.forwarder.aclose()
-        self.core.aclose()
+        self.asgi_lane.aclose()
+        self.lifecycle.aclose()
         if self.bus.connected:
             with contextlib.suppress(Exception):
                 await self.bus.flush(2)
@@ -213,10 +213,10 @@ class Gateway:
 
     async def _become_ready(self) -> None:
         await self.watcher.synchronised.wait()
-        self.directory.update_now()
+        self.live_routes.update_now()
         self.announcer.declare("ready")
 
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(5)
-            self.directory.expire()
+            self.live_routes.expire()

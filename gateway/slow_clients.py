@@ -9,7 +9,7 @@ STALLED_S = 60.0
 
 
 class OutgoingBuffer:
-    """What waits to be sent on one connection. Looked at now and then: it stalls when it does not get less or other."""
+    """The bytes that wait to be sent on one connection. Asked regularly: it stalls if their number stays the same."""
 
     __slots__ = ("_since", "_size")
 
@@ -18,7 +18,7 @@ class OutgoingBuffer:
         self._since = 0.0
 
     def stalls(self, transport: Any, now: float) -> bool:
-        """Whether something has been waiting for `STALLED_S`, of which nothing was taken; ``now`` in seconds."""
+        """True if bytes have been waiting for `STALLED_S` and none was taken; ``now`` in seconds."""
         size = transport.get_write_buffer_size()
         if not size or size != self._size:
             self._size, self._since = size, now

@@ -1,15 +1,15 @@
 """Request ids and W3C trace context.
 
 The gateway exports no spans of its own. So a client's context goes on as it came: with the gateway as parent, the
-service's span would hang from one that nobody ever sees.
+service's span would hang from one that is never exported.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 
+from gateway.known_headers import TRACEPARENT, TRACESTATE, KnownHeaders
 from mesh import headers
 
 # version-traceid-parentid-flags; all-zero ids are invalid (W3C Trace Context, section 3.2.2).
@@ -37,22 +37,22 @@ class Ids:
         self._traces: list[bytes] = []
 
     def request_id(self, given: bytes | None) -> bytes:
-        """A client's request id where it is well formed, else a new one of 24 characters."""
+        """A client's request id if it is well formed, else a new one of 24 characters."""
         if given is not None and headers.is_request_id(given):
             return given
         if not self._requests:
             self._requests = _hex(24)
         return self._requests.pop()
 
-    def trace(self, known: Mapping[bytes, bytes]) -> bytes:
-        """What the next hop gets: the value of ``traceparent`` and, where it has one, the line of ``tracestate``.
+    def trace(self, known: KnownHeaders) -> bytes:
+        """The trace for the next hop: the value of ``traceparent`` and, if it has one, the line of ``tracestate``.
 
-        The client's own where that is valid, else a new trace without state. The first 55 bytes are the former.
+        The client's own if that is valid, else a new trace without state. The first 55 bytes are the former.
         """
-        given = known.get(b"traceparent")
+        given = known.get(TRACEPARENT)
         own = _own(given) if given is not None else b""
         if own:
-            state = known.get(b"tracestate")
+            state = known.get(TRACESTATE)
             return own + _state_line(state) if state is not None else own
         if not self._traces:
             self._traces = [b"00-%b-%b-01" % (both[:32], both[32:]) for both in _hex(48)]
@@ -60,7 +60,7 @@ class Ids:
 
 
 def _own(given: bytes) -> bytes:
-    """The client's ``traceparent`` for the next hop; empty where it is invalid."""
+    """The client's ``traceparent`` for the next hop; empty if it is invalid."""
     given = given.strip(b" \t")
     if _TRACEPARENT.fullmatch(given):
         return given
@@ -70,7 +70,7 @@ def _own(given: bytes) -> bytes:
 
 
 def _state_line(state: bytes) -> bytes:
-    """The line of ``tracestate``, after the end of the one before; empty where it is none, or too much."""
+    """The line of ``tracestate``, after the end of the one before; empty if it is invalid or too long."""
     members = [member.strip(b" \t") for member in state.split(b",", 4 * MOST_MEMBERS)]
     members = [member for member in members if member]
     line = b",".join(members)

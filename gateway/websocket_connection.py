@@ -2,7 +2,7 @@
 
 uvicorn reads whatever comes and answers each ping at once. So a client that sends pings and reads nothing fills the
 memory with pongs, and one that sends frames which carry nothing keeps the event loop busy. Here frames are read in
-slices, and only while there is a place for what follows from them (`_may_read`).
+slices, and only while the application and the client take what follows from them (`_may_read`).
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ INVALID = 1007
 """Close code for text that is not UTF-8 (RFC 6455 section 7.4.1)."""
 
 
-def websocket_protocol(bodies: BodyMemory) -> Callable[..., WebSocketConnection]:
-    """For uvicorn's ``ws=``: what makes the connections of WebSockets, whose messages take memory of ``bodies``."""
-    return partial(WebSocketConnection, bodies)
+def websocket_protocol(body_memory: BodyMemory) -> Callable[..., WebSocketConnection]:
+    """For uvicorn's ``ws=``: what makes the connections of WebSockets, whose messages take of ``body_memory``."""
+    return partial(WebSocketConnection, body_memory)
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
     """One WebSocket. ``check`` must be called now and then: it ends a connection whose client does not read."""
 
     def __init__(
-        self, bodies: BodyMemory, /, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
+        self, body_memory: BodyMemory, /, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._held = bodies.body(self._no_room)
+        self._share = body_memory.share(self._no_room)
         self._waiting: deque[int] = deque()  # sizes of the messages that the application has not dealt with
-        self._unread = b""  # came, and has no place yet
+        self._unread = b""  # came, and waits to be read as frames
         self._idle_frames = 0  # since the client was last let rest
         self._resting: asyncio.TimerHandle | None = None
         self._size = 0  # of the message that is coming; a fragment counts `FRAGMENT_COST` at least
@@ -75,19 +75,19 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         if self._resting is not None:
             self._resting.cancel()
         self._waiting.clear()
-        self._held.release()
-        self._held.settle()
+        self._share.release()
+        self._share.keep()
         super().connection_lost(exc)
 
     def check(self, now: float) -> None:
-        """End the connection where its client takes nothing. ``now`` is a moment of the event loop's clock."""
+        """End the connection if its client takes nothing. ``now`` is a moment of the event loop's clock."""
         if self._outgoing.stalls(self.transport, now):
             self.transport.abort()
 
-    # -- reading, as far as there is a place
+    # -- reading, as far as it may go on
 
     def _may_read(self) -> bool:
-        """Whether nothing waits: no message for the application, nothing for the client, and it need not rest."""
+        """True if nothing waits: no message for the application, nothing for the client, and it need not rest."""
         return not self.read_paused and self.writable.is_set() and self._resting is None
 
     def _go_on(self) -> None:
@@ -193,12 +193,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
 
     def _count(self) -> None:
         """Count what is here of the client's: a frame and a message that are coming, messages that wait."""
-        held = len(self.conn.reader.buffer) + self._size + sum(self._waiting) - self._held.size
-        if held <= 0:
-            self._held.give(-held)
+        more = len(self.conn.reader.buffer) + self._size + sum(self._waiting) - self._share.size
+        if more <= 0:
+            self._share.give(-more)
         elif not self.close_sent:
             try:
-                self._held.take(held)
+                self._share.take(more)
             except Overloaded as error:
                 self._no_room(error)
 

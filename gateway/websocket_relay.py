@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
-from gateway.body_memory import Body
+from gateway.body_memory import BodyShare
 from gateway.body_streams import Receive, Send
-from gateway.header_translation import crossing, response
+from gateway.header_translation import Pairs, crossing
 from gateway.problems import public_detail
 from mesh import headers
+from mesh.bus import Reply
 from mesh.client import StreamingCall
 from mesh.defaults import WEBSOCKET_MESSAGE
 from mesh.errors import BadReply, MeshError
@@ -31,10 +32,17 @@ FAREWELL_S = 1.0
 """How long the service has to answer the client's close."""
 
 
-class Relay:
+class Accepted(NamedTuple):
+    """A service accepts a handshake: with that subprotocol, and these headers for the client."""
+
+    subprotocol: str | None
+    headers: Pairs
+
+
+class WebSocketRelay:
     """One connection, from the handshake on. `close` it whatever happens; ``total_s`` 0 lets it last.
 
-    ``subprotocols`` are those that the client offers; ``held`` counts the memory of messages for it.
+    ``subprotocols`` are those that the client offers; ``share`` counts the memory of messages for it.
     """
 
     def __init__(
@@ -45,7 +53,7 @@ class Relay:
         *,
         subprotocols: Collection[str],
         total_s: float,
-        held: Body,
+        share: BodyShare,
     ) -> None:
         self.bytes_in = 0
         self.bytes_out = 0
@@ -54,8 +62,8 @@ class Relay:
         self._receive = receive
         self._send = send
         self._subprotocols = subprotocols
-        self._held = held
-        held.settle()  # a message of the service makes no room for others
+        self._share = share
+        share.keep()  # a message of the service makes no room for others
         self._total_s = total_s
         self._leaving = asyncio.Event()
 
@@ -64,37 +72,28 @@ class Relay:
         self._leaving.set()
 
     def close(self) -> None:
-        self._held.release()
+        self._share.release()
         self._conversation.close()
 
-    async def handshake(self, timeout: float, request_id: bytes) -> int:
-        """Wait for the service's word and pass it on; its status, 101 where the connection is open.
+    async def handshake(self, timeout: float) -> Accepted | Reply:
+        """The service's answer to the handshake: an acceptance, or the reply that refuses it.
 
-        Raises `BadReply` where the service chose a subprotocol that the client does not offer: the client would have
+        Raises `BadReply` if the service chose a subprotocol that the client does not offer: the client would have
         to fail the connection (RFC 6455 section 4.1).
         """
         reply = await self._conversation.head(timeout)
         pairs = headers.decode(reply.block)
         if headers.find(pairs, headers.STATUS) != b"101":
-            status, out, body = response(reply, "GET", request_id)
-            await deny(self._send, status, [*out, (b"x-request-id", request_id)], body)
-            return status
+            return reply
         chosen = (headers.find(pairs, b"sec-websocket-protocol") or b"").decode("latin-1")
         if chosen and chosen not in self._subprotocols:
             raise BadReply(f"the service chose the subprotocol {chosen[:80]!r}, which the client does not offer")
         # uvicorn dates the handshake itself.
-        out = [(n, v) for n, v in crossing(pairs) if not n.startswith(b"sec-websocket-") and n != b"date"]
-        await self._send(
-            {
-                "type": "websocket.accept",
-                "subprotocol": chosen or None,
-                "headers": [*out, (b"x-request-id", request_id)],
-            }
-        )
-        return 101
+        crossed = [(n, v) for n, v in crossing(pairs) if not n.startswith(b"sec-websocket-") and n != b"date"]
+        return Accepted(chosen or None, crossed)
 
     async def run(self) -> str:
-        """Carry messages until one side closes; why it ended, for the log: empty where a side closed it."""
+        """Carry messages until one side closes. The reason for the log, empty if a side closed it."""
         up = asyncio.create_task(self._up(), name="websocket up")
         down = asyncio.create_task(self._down(), name="websocket down")
         leaving = asyncio.create_task(self._leaving.wait(), name="websocket leaving")
@@ -114,6 +113,10 @@ class Relay:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def fail(self) -> None:
+        """Close it after an unexpected exception."""
+        await self._close(INTERNAL, "the gateway failed")
 
     async def _bye(self, code: int, reason: str) -> None:
         self._stream.end(frames.CLOSE, close_payload(GOING_AWAY, reason))
@@ -156,7 +159,7 @@ class Relay:
                 return ""
             size += len(frame.payload)
             try:
-                self._held.take(len(frame.payload))
+                self._share.take(len(frame.payload))
             except MeshError as error:
                 self._stream.end(frames.CLOSE, close_payload(TRY_AGAIN_LATER))
                 await self._close(TRY_AGAIN_LATER, error.detail)
@@ -177,15 +180,9 @@ class Relay:
             else:
                 message["bytes"] = whole
             await self._send(message)
-            self._held.give(len(whole))
+            self._share.give(len(whole))
 
     async def _close(self, code: int, reason: str) -> None:
         await self._send(
             {"type": "websocket.close", "code": code, "reason": read_close(close_payload(code, reason)).reason}
         )
-
-
-async def deny(send: Send, status: int, out: list[tuple[bytes, bytes]], body: bytes) -> None:
-    """Answer a handshake with an ordinary response."""
-    await send({"type": "websocket.http.response.start", "status": status, "headers": out})
-    await send({"type": "websocket.http.response.body", "body": body})

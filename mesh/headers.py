@@ -171,6 +171,8 @@ Envelope = tuple[bytes, bytes, bytes | None, bytes | None, bytes | None, bytes |
 
 `_ENVELOPE` expects them in the order and spelling in which the callers of the mesh write them."""
 
+# The order of the lines is that of their writers: `mesh.client.attempt_messages.request_block`,
+# `mesh.client.destinations`, then `gateway.wire_request.request_head` or the caller's own context.
 # Possessive quantifiers (``++``) and an empty alternative instead of ``?``: the same matches in half of the time.
 _ENVELOPE = re.compile(
     rb"NATS/1\.0\r\nMesh-Deadline: (\d{1,9}+)\r\nMesh-Sent: (\d{1,16}+)\r\n(?:Mesh-Params: ([!-~]++)\r\n|)"

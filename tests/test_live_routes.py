@@ -121,7 +121,7 @@ async def test_what_comes_while_it_is_made_is_not_lost(watcher):
 
 def test_the_steps_are_short_and_come_to_what_all_at_once_comes_to():
     before = RouteTable().replace("other", [announcement("other", 10)], 0)
-    entries = list(before.entries())
+    entries = list(before.routes())
     steps, taken = before.replacing("many", [announcement("many", MANY)], 0), 0
     while True:
         try:
@@ -130,11 +130,11 @@ def test_the_steps_are_short_and_come_to_what_all_at_once_comes_to():
             after = stop.value
             break
         taken += 1
-        assert list(before.entries()) == entries
+        assert list(before.routes()) == entries
     assert taken >= 2 * MANY / ROUTES  # parsing, and the trie
     whole = before.replace("many", [announcement("many", MANY)], 0)
-    named = [(entry.service, entry.method, entry.template) for entry in after.entries()]
-    assert named == [(entry.service, entry.method, entry.template) for entry in whole.entries()]
+    named = [(entry.service, entry.method, entry.template) for entry in after.routes()]
+    assert named == [(entry.service, entry.method, entry.template) for entry in whole.routes()]
     assert finish(after.replacing("many", [announcement("many", MANY)], 0)) is after
 
 

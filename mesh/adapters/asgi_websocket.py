@@ -9,7 +9,7 @@ from typing import Any
 
 from mesh.adapters.asgi_http import ABANDONED_S, App, Message
 from mesh.adapters.asgi_scope import websocket_scope
-from mesh.adapters.path_guard import PathGuard
+from mesh.adapters.route_filter import RouteFilter
 from mesh.service import Context, Request, Response, WebSocket, WebSocketClosed
 
 VANISHED = 1006
@@ -18,28 +18,28 @@ VANISHED = 1006
 _log = logging.getLogger("mesh.adapter")
 
 
-class WebSocketCall:
+class AsgiWebSocket:
     """``receive`` and ``send`` of one WebSocket."""
 
     def __init__(self, ws: WebSocket) -> None:
         self.refusal: Response | None = None
-        """What the handshake is answered with, where it is not accepted."""
+        """The response to a handshake that the application did not accept."""
         self._ws = ws
         self._connected = False
         self._vanished = asyncio.Event()
         self._closed: WebSocketClosed | None = None
 
     def vanish(self) -> None:
-        """The client is gone without a word."""
+        """Tell that the client has gone without a close frame."""
         self._vanished.set()
 
     @property
     def client_left(self) -> bool:
-        """Whether the client closed the connection, or is gone."""
+        """True if the client closed the connection, or has gone."""
         return self._closed is not None or self._vanished.is_set()
 
     async def receive(self) -> Message:
-        """`websocket.connect`, then messages, at last `websocket.disconnect`."""
+        """`websocket.connect`, then the messages, then `websocket.disconnect`."""
         if not self._connected:
             self._connected = True
             return {"type": "websocket.connect"}
@@ -72,9 +72,9 @@ class WebSocketCall:
         return {"type": "websocket.receive", "bytes": found}
 
     async def send(self, message: Message) -> None:
-        """What the application does with the connection; after it closed it, nothing happens.
+        """Take an event of the application; events after its close are dropped.
 
-        Raises OSError when the client has left (ASGI 2.4): who only sends would go on for ever.
+        Raises OSError if the client has left (ASGI 2.4): an application that only sends would never end.
         """
         kind, ws = message["type"], self._ws
         if self.client_left and kind != "websocket.close":
@@ -107,47 +107,47 @@ class WebSocketCall:
             raise OSError("the client has left") from closed
 
 
-class WebSocketEndpoint:
+class AsgiWebSocketEndpoint:
     """A WebSocket handler of the mesh that calls an ASGI application."""
 
-    def __init__(self, app: App, root_path: str, state: dict[str, Any], entrance: PathGuard) -> None:
+    def __init__(self, app: App, root_path: str, state: dict[str, Any], route_filter: RouteFilter) -> None:
         self._app = app
-        self._entrance = entrance
+        self._entrance = route_filter
         self._root_path = root_path
         self._state = state
 
     async def __call__(self, ws: WebSocket, request: Request, ctx: Context) -> Response | None:
-        """Runs as long as the application does; when the client vanishes, it is told before it is cancelled."""
+        """Run until the application returns; if the client vanishes, the application is told before it is cancelled."""
         self._entrance.check(request, websocket=True)
-        exchange = WebSocketCall(ws)
+        asgi = AsgiWebSocket(ws)
         scope = websocket_scope(request, self._root_path, self._state)
-        app = asyncio.ensure_future(self._app(scope, exchange.receive, exchange.send))
-        # Before it is accepted, a client that leaves breaks no stream: only the context knows.
+        app = asyncio.ensure_future(self._app(scope, asgi.receive, asgi.send))
+        # Before the connection is accepted there is no stream that a client could break: only the context knows.
         left = asyncio.ensure_future(ctx.cancelled.wait())
         try:
             await asyncio.wait((app, left), return_when=asyncio.FIRST_COMPLETED)
             if not app.done():
-                await self._abandon(exchange, app)
+                await self._abandon(asgi, app)
                 return None
         except asyncio.CancelledError:
-            await self._abandon(exchange, app)
+            await self._abandon(asgi, app)
             raise
         finally:
             left.cancel()
         error = app.exception()
         if error is not None and ws.accepted:
-            if not exchange.client_left:
+            if not asgi.client_left:
                 _log.error("the application failed at %s", scope["path"], exc_info=error)
                 await ws.close(1011, "the service failed")
             return None
         if error is not None:
             raise error
-        return exchange.refusal
+        return asgi.refusal
 
     @staticmethod
-    async def _abandon(exchange: WebSocketCall, app: asyncio.Future[None]) -> None:
-        """Tell the application that its client is gone; what it does then may take `ABANDONED_S`."""
-        exchange.vanish()
+    async def _abandon(asgi: AsgiWebSocket, app: asyncio.Future[None]) -> None:
+        """Tell the application that its client has gone; it may go on for `ABANDONED_S`."""
+        asgi.vanish()
         await asyncio.wait((app,), timeout=ABANDONED_S)
         if not app.done():
             app.cancel()

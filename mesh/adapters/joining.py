@@ -1,4 +1,4 @@
-"""One line inside an application: it keeps its own server, and is a service of the mesh besides."""
+"""An application that keeps its own server, and is a service of the mesh too."""
 
 from __future__ import annotations
 
@@ -40,8 +40,19 @@ def join(
         mesh.join(app, name="chat", version="1.0.0")
 
     It announces its routes when it has started, also those that are added after this line, and drains when it stops.
-    The options are those of `adapt`. NATS may be down: it joins when NATS comes. The settings are those of every
-    service (``NATS_URL``, ``mesh.toml``).
+    NATS may be down: it joins when NATS comes. The settings are those of every service (``NATS_URL``, ``mesh.toml``).
+
+    app: the application
+    name: the service's name
+    version: the service's version
+    prefix: as in `adapt`
+    include: as in `adapt`
+    exclude: as in `adapt`
+    only: as in `adapt`
+    encoded_slashes: as in `adapt`
+    timeout: as in `adapt`
+    health: as in `adapt`
+
     Raises `DeclarationError` for an application of another kind.
     """
     router = getattr(app, "router", None)
@@ -55,7 +66,7 @@ def join(
     async def lifespan(given: Any) -> AsyncIterator[Any]:
         async with inner(given) as state:
             bus, settings = load_all(BusSettings, ServiceSettings, environ=os.environ, file=find_file(os.environ))
-            _let_speak(settings)
+            _set_up_logging(settings)
             adapted = adapt(
                 app,
                 name=name,
@@ -79,8 +90,8 @@ def join(
     router.lifespan_context = lifespan  # type: ignore[union-attr]
 
 
-def _let_speak(settings: ServiceSettings) -> None:
-    """Show what the mesh logs, where the application set up no logging: servers such as uvicorn only do their own."""
+def _set_up_logging(settings: ServiceSettings) -> None:
+    """Show the log of the mesh if the application set up no logging: servers such as uvicorn set up only their own."""
     ours = logging.getLogger("mesh")
     if not ours.hasHandlers():
         ours.addHandler(handler(settings.log_format))

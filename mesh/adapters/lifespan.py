@@ -1,4 +1,4 @@
-"""An ASGI application's lifespan: started before the instance announces itself, ended after its last request."""
+"""An ASGI application's lifespan: it starts before the instance announces itself, and stops after the last request."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ _log = logging.getLogger("mesh.adapter")
 
 
 class Lifespan:
-    """``state`` is what the application keeps there while it starts; every request gets a copy of it."""
+    """Starts and stops an application. ``state`` is its lifespan state, of which every request gets a copy."""
 
     def __init__(self, app: App) -> None:
         self.state: dict[str, Any] = {}
         self._app = app
         self._events: asyncio.Queue[Message] = asyncio.Queue()
-        self._answers: asyncio.Queue[Message] = asyncio.Queue()
+        self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start the application. One that knows no lifespan is ready at once.
+        """Start the application; one without a lifespan is ready at once.
 
-        Raises `DeclarationError` with the application's own words where it fails to start.
+        Raises `DeclarationError` with the application's own words if it fails to start.
         """
         scope = {"type": "lifespan", "asgi": {**SPEC, "spec_version": "2.0"}, "state": self.state}
         self._task = asyncio.create_task(self._run(scope))
-        answer = await self._ask("startup")
-        if answer is not None and answer["type"] == "lifespan.startup.failed":
-            raise DeclarationError(f"the application did not start: {answer.get('message') or 'it says no more'}")
+        message = await self._ask("startup")
+        if message is not None and message["type"] == "lifespan.startup.failed":
+            raise DeclarationError(f"the application did not start: {message.get('message') or 'it says no more'}")
 
     async def stop(self) -> None:
         """Tell the application to end, and wait for it."""
         if self._task is None or self._task.done():
             return
-        answer = await self._ask("shutdown")
-        if answer is not None and answer["type"] == "lifespan.shutdown.failed":
-            _log.error("the application failed while it stopped: %s", answer.get("message", ""))
+        message = await self._ask("shutdown")
+        if message is not None and message["type"] == "lifespan.shutdown.failed":
+            _log.error("the application failed while it stopped: %s", message.get("message", ""))
         await asyncio.wait((self._task,), timeout=5)
         self._task.cancel()
 
     async def _ask(self, what: str) -> Message | None:
-        """The application's answer; None where it ends without one."""
+        """Send an event and wait for the application's message; None if the application ends without one."""
         assert self._task is not None
         self._events.put_nowait({"type": f"lifespan.{what}"})
-        answer = asyncio.ensure_future(self._answers.get())
-        await asyncio.wait((answer, self._task), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            answer.cancel()
+        message = asyncio.ensure_future(self._messages.get())
+        await asyncio.wait((message, self._task), return_when=asyncio.FIRST_COMPLETED)
+        if not message.done():
+            message.cancel()
             return None
-        return answer.result()
+        return message.result()
 
     async def _run(self, scope: dict[str, Any]) -> None:
         async def send(message: Message) -> None:
-            self._answers.put_nowait(message)
+            self._messages.put_nowait(message)
 
         try:
             await self._app(scope, self._events.get, send)
         except Exception as error:
-            # Applications without a lifespan raise here; the specification says to go on without.
+            # Applications without a lifespan raise here; the ASGI specification says to go on.
             _log.debug("no lifespan: %r", error)

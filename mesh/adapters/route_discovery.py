@@ -1,8 +1,8 @@
 """The routes of an existing application, found without importing the framework that it is written with.
 
-FastAPI's and Starlette's applications say what they serve. What a template of theirs has and one of the mesh has not
-(a converter, a segment that is only partly a parameter) is announced wider than it is: the application answers 404
-itself for what it does not serve.
+FastAPI's and Starlette's applications say what they serve. Their templates can have more than those of the mesh: a
+converter, a segment that is only partly a parameter. Such a route is announced wider than it is, and the application
+itself replies 404 to requests that it does not serve.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from mesh.adapters.application_pages import Page
+from mesh.adapters.hidden_routes import ApplicationRoute
 
 _PARAMETER = re.compile(r"\{([a-zA-Z_][a-zA-Z0-9_]*)(:[a-zA-Z_][a-zA-Z0-9_]*)?\}")
 _DOCUMENTATION = ("openapi_url", "docs_url", "redoc_url", "swagger_ui_oauth2_redirect_url")
 
 
-class Found(NamedTuple):
-    """One route of an application; ``methods`` is empty for a WebSocket, ``("*",)`` for whatever comes."""
+class AnnouncedRoute(NamedTuple):
+    """One route of an application as it is announced; ``methods`` is empty for a WebSocket, ``("*",)`` for all."""
 
     path: str
     methods: tuple[str, ...]
@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
 
 def has_routes(app: Any) -> bool:
-    """Whether the application says what it serves."""
+    """True if the application says what it serves."""
     known = any(
         kind.__module__.partition(".")[0] == "starlette" and kind.__name__ in ("Starlette", "Router")
         for kind in type(app).__mro__
@@ -39,11 +39,14 @@ def has_routes(app: Any) -> bool:
 
 
 class Selection(NamedTuple):
-    """Which routes of an application are announced; each is patterns of paths as in a shell: ``/internal/*``.
+    """Says which routes of an application are announced, by shell patterns of paths: ``/internal/*``.
 
-    By default they are those that the application shows to the world: not those of its documentation, nor the ones
-    that it keeps out of it (``include_in_schema=False``). ``include`` adds what is hidden so, ``only`` leaves out what
-    is not like it, ``exclude`` takes away from all of them.
+    By default all are announced that the application shows: not its documentation, and not the routes that it keeps
+    out of its schema (``include_in_schema=False``).
+
+    include: hidden routes to announce
+    exclude: routes not to announce, whatever the others say
+    only: if given, shown routes that do not match are not announced
     """
 
     include: Sequence[str] = ()
@@ -51,7 +54,7 @@ class Selection(NamedTuple):
     only: Sequence[str] = ()
 
     def has(self, path: str, shown: bool) -> bool:
-        """Whether a route at ``path`` is announced, if the application shows it or does not."""
+        """True if a route at ``path`` is announced; ``shown`` is True if the application shows it."""
         wanted = shown and (not self.only or _matches(path, self.only))
         return (wanted or _matches(path, self.include)) and not _matches(path, self.exclude)
 
@@ -59,15 +62,16 @@ class Selection(NamedTuple):
 EVERYTHING_SHOWN = Selection()
 
 
-def routes_of(app: Any, selection: Selection = EVERYTHING_SHOWN) -> list[Found]:
-    """The routes of the application that are announced, as the mesh has them."""
+def routes_of(app: Any, selection: Selection = EVERYTHING_SHOWN) -> list[AnnouncedRoute]:
+    """The routes of the application that are announced."""
     return [route.found._replace(path=template(route.found.path)) for route in _routes(app, selection) if route.shown]
 
 
-def pages_of(app: Any, selection: Selection = EVERYTHING_SHOWN) -> list[Page]:
+def all_routes_of(app: Any, selection: Selection = EVERYTHING_SHOWN) -> list[ApplicationRoute]:
     """All routes of the application in its own order, announced or not."""
     return [
-        Page(route.found.path, route.found.methods, route.shown, route.converters) for route in _routes(app, selection)
+        ApplicationRoute(route.found.path, route.found.methods, route.shown, route.converters)
+        for route in _routes(app, selection)
     ]
 
 
@@ -78,12 +82,12 @@ def _routes(app: Any, selection: Selection) -> Iterator[_Route]:
         yield route._replace(shown=selection.has(path, route.shown and path not in documentation))
 
 
-def below(prefix: str, name: str) -> list[Found]:
-    """Everything at and below a path, WebSockets too; ``name`` is the endpoint of what is below."""
+def below(prefix: str, name: str) -> list[AnnouncedRoute]:
+    """Routes for everything at and below a path, WebSockets too; ``name`` is the endpoint's name."""
     base = prefix.rstrip("/")
     tail = f"{base}/{{path:path}}"
-    found = [Found(tail, ("*",), name), Found(tail, (), "socket")]
-    return found + ([Found(base, ("*",), "root"), Found(base, (), "root-socket")] if base else [])
+    found = [AnnouncedRoute(tail, ("*",), name), AnnouncedRoute(tail, (), "socket")]
+    return found + ([AnnouncedRoute(base, ("*",), "root"), AnnouncedRoute(base, (), "root-socket")] if base else [])
 
 
 def template(path: str) -> str:
@@ -99,9 +103,9 @@ def template(path: str) -> str:
 
 
 class _Route(NamedTuple):
-    """A route as the application has it, and whether it shows it."""
+    """A route as the application has it; ``shown`` is True if the application shows it."""
 
-    found: Found
+    found: AnnouncedRoute
     shown: bool
     converters: Mapping[str, str]
 
@@ -109,7 +113,7 @@ class _Route(NamedTuple):
 def _walk(routes: Iterable[Any], prefix: str, above: Mapping[str, str]) -> Iterator[_Route]:
     for route in routes:
         included = getattr(route, "effective_route_contexts", None)
-        if included is not None:  # newer FastAPI keeps included routers, and says on demand what they come to
+        if included is not None:  # newer FastAPI keeps included routers, and computes their routes on demand
             for found in included():
                 other = found.starlette_route
                 yield from _walk([other], prefix, above) if other is not None else [_described(found, prefix, above)]
@@ -121,10 +125,10 @@ def _walk(routes: Iterable[Any], prefix: str, above: Mapping[str, str]) -> Itera
             inner = getattr(route, "routes", None)
             if inner:
                 yield from _walk(inner, path, converters)
-            else:  # another application: it knows what it serves
-                yield _Route(Found(f"{path}/{{path:path}}", ("*",), name), True, converters)
+            else:  # another application, with routes of its own
+                yield _Route(AnnouncedRoute(f"{path}/{{path:path}}", ("*",), name), True, converters)
         elif "WebSocketRoute" in kinds:
-            yield _Route(Found(path, (), name), shown, converters)
+            yield _Route(AnnouncedRoute(path, (), name), shown, converters)
         elif "Route" in kinds:
             yield _described(route, prefix, above)
         else:
@@ -136,11 +140,11 @@ def _walk(routes: Iterable[Any], prefix: str, above: Mapping[str, str]) -> Itera
 def _described(route: Any, prefix: str, above: Mapping[str, str]) -> _Route:
     methods = tuple(sorted(set(getattr(route, "methods", None) or ()))) or ("*",)
     if "GET" in methods:
-        methods = tuple(method for method in methods if method != "HEAD")  # the gateway asks GET's route
+        methods = tuple(method for method in methods if method != "HEAD")  # a gateway sends HEAD to the route of GET
     text = getattr(route, "summary", None) or _first_line(getattr(route, "endpoint", None))
     tags = tuple(str(getattr(tag, "value", tag)) for tag in getattr(route, "tags", None) or ())
     deprecated = bool(getattr(route, "deprecated", False))
-    found = Found(prefix + route.path, methods, str(route.name or ""), text, tags, deprecated)
+    found = AnnouncedRoute(prefix + route.path, methods, str(route.name or ""), text, tags, deprecated)
     return _Route(found, bool(getattr(route, "include_in_schema", True)), _converters(route, above))
 
 
@@ -159,7 +163,7 @@ def _first_line(endpoint: Any) -> str:
 
 
 def without_match(patterns: Iterable[str], paths: Sequence[str]) -> list[str]:
-    """The patterns that fit none of the paths."""
+    """The patterns that match none of the paths."""
     return [pattern for pattern in patterns if not any(fnmatchcase(path, pattern) for path in paths)]
 
 

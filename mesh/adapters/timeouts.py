@@ -1,4 +1,4 @@
-"""How long callers wait for the routes of an application: one number, or one for each pattern of paths."""
+"""The timeouts of an application's routes: one number, or one for each pattern of paths."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 from mesh.errors import DeclarationError
 
 Timeouts = float | Mapping[str, float] | None
-"""Seconds for all routes, or by pattern of paths (``/reports/*``): the first that fits. None leaves it to callers."""
+"""Seconds for all routes, or by pattern of paths (``/reports/*``; the first match counts). None: callers decide."""
 
 
 def timeout_of(timeouts: Timeouts, path: str) -> float | None:
-    """The seconds of a route; None where nothing is said of it."""
+    """The seconds of a route; None if no pattern matches."""
     if not isinstance(timeouts, Mapping):
         return timeouts
     return next((seconds for pattern, seconds in timeouts.items() if fnmatchcase(path, pattern)), None)

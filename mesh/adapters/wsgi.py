@@ -1,7 +1,7 @@
-"""A WSGI application (PEP 3333) as an ASGI one: a2wsgi calls it in threads; here it learns that its client has gone.
+"""A WSGI application (PEP 3333) as an ASGI one: a2wsgi calls it in threads, and this module ends what it can.
 
-A thread can be neither cancelled nor told. So what waits for a thread until its client has left is not started, and
-what is sent in pieces ends with the first piece that nobody takes: else an endless one would keep its thread.
+A thread can be neither cancelled nor told that its client has gone. So a request that waits for a thread is not started
+after its client has gone, and a response in pieces ends with the next piece: an endless one would keep its thread.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from mesh.errors import DeclarationError
 from mesh.version import install
 
 THREADS = 32
-"""Threads for requests, unless it is said otherwise."""
+"""Threads for requests by default."""
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def from_wsgi(app: Wsgi, threads: int = THREADS) -> App:
-    """The ASGI application; ``threads`` of its requests run at a time. Raises `DeclarationError` without a2wsgi."""
+    """The WSGI application as an ASGI one; ``threads`` requests run at a time.
+
+    Raises `DeclarationError` if a2wsgi is not installed.
+    """
     try:
         from a2wsgi import WSGIMiddleware
     except ImportError:
@@ -29,7 +32,7 @@ def from_wsgi(app: Wsgi, threads: int = THREADS) -> App:
         raise DeclarationError(f"threads {threads}: a WSGI application needs at least one")
 
     def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        client = environ["asgi.scope"].get("extensions", {}).get(CLIENT, {})  # none for our own question to its health
+        client = environ["asgi.scope"].get("extensions", {}).get(CLIENT, {})  # a request for its health has no client
         has_left = client.get("has_left", lambda: False)
         if has_left():
             start_response("503 Service Unavailable", [])
@@ -40,7 +43,7 @@ def from_wsgi(app: Wsgi, threads: int = THREADS) -> App:
 
 
 class _Pieces:
-    """The pieces of a response for as long as somebody takes them; `close` is the application's (PEP 3333)."""
+    """The pieces of a response until its client has gone; `close` calls the application's (PEP 3333)."""
 
     def __init__(self, pieces: Iterable[bytes], has_left: Callable[[], bool]) -> None:
         self._pieces = pieces

@@ -1,4 +1,4 @@
-"""A sidecar for a service that only speaks HTTP, in any language: it stands for it in the mesh."""
+"""A sidecar that stands in the mesh for a service that only speaks HTTP, in any language."""
 
 from mesh.bridge.bridge import Bridge
 from mesh.bridge.routes import parse_routes, routes_of_openapi

@@ -1,4 +1,4 @@
-"""The bridge as a service: what it announces, and how it knows that the other side is well."""
+"""The bridge as a service: the routes that it announces, and the health of the HTTP server behind it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from mesh.adapters import Adapted
-from mesh.adapters.route_discovery import Found, below
+from mesh.adapters.application import Adapted, declare_routes
+from mesh.adapters.route_discovery import AnnouncedRoute, below
 from mesh.adapters.timeouts import Timeouts
-from mesh.bridge.child_process import Child
+from mesh.bridge.child_process import ChildProcess
 from mesh.bridge.proxy import Proxy
 from mesh.bridge.routes import parse_routes, routes_of_openapi
 from mesh.errors import DeclarationError, Unavailable
@@ -22,8 +22,9 @@ from mesh.routes import BadTemplate, mount
 from mesh.service import Service
 
 START_S = 30.0
-"""How long the other side may take to accept its first connection."""
+"""Seconds that the HTTP server may take to accept its first connection."""
 CHECK_S = 2.0
+"""Seconds that a check of its health may take."""
 
 _HOW = "say it with --route 'GET /path', --openapi FILE, or --prefix /path for everything below"
 
@@ -31,12 +32,22 @@ _log = logging.getLogger("mesh.bridge")
 
 
 class Bridge:
-    """Stands for the HTTP server at ``to``; `open` finds out what it serves, and gives the service to run.
+    """Stands in the mesh for an HTTP server; `open` finds out what it serves, and gives the service to run.
 
-    ``routes`` are flags such as ``GET /jokes/{id}``; ``openapi`` a file, or a path there; ``prefix`` stands for all
-    that is below it. With none of them ``/openapi.json`` is tried. ``health`` is a page there that says whether it is
-    ready; without one, that it accepts connections will do. ``timeout`` and ``encoded_slashes`` are those of
-    `mesh.adapters.adapt`. ``command`` starts it. Raises `DeclarationError`.
+    to: the server's address, such as ``http://127.0.0.1:5000``
+    name: the service's name
+    version: the service's version
+    description: one line about the service
+    routes: flags such as ``GET /jokes/{id}``
+    openapi: an OpenAPI document, as a file or as a path of the server; ``/openapi.json`` is tried if there are neither
+        routes nor a prefix
+    prefix: a path; everything below it is announced
+    health: a page of the server that says if it is ready; without one, a server that accepts connections is
+    timeout: as in `mesh.adapters.adapt`
+    encoded_slashes: as in `mesh.adapters.adapt`
+    command: a command that starts the server
+
+    Raises `DeclarationError`.
     """
 
     def __init__(
@@ -73,37 +84,37 @@ class Bridge:
         self._timeout = timeout
         self._encoded_slashes = encoded_slashes
         self._proxy = Proxy(to)
-        self.child = Child(command) if command else None
+        self.child = ChildProcess(command) if command else None
         self._service = Service(name, version=version, description=description)
 
     async def open(self) -> Service:
-        """Start the other side if that is asked for, wait for it, and declare what it serves.
+        """Start the server if there is a command, wait for it, and declare what it serves.
 
-        Raises `DeclarationError` with what to do where that cannot be found out, OSError for a command that cannot run.
+        Raises `DeclarationError` with what to do if that cannot be found out, OSError for a command that cannot run.
         """
         await self._proxy.open()
         try:
             if self.child is not None:
                 await self.child.start()
-            await self._wait()
-            found = [*self._given, *await self._described()]
-            adapted = Adapted(self._service, self._proxy, None, "")
-            adapted.add(found, timeout=self._timeout, encoded_slashes=self._encoded_slashes)
+            await self._wait_for_server()
+            found = [*self._given, *await self._described_routes()]
+            adapted = Adapted(self._service, self._proxy)
+            declare_routes(adapted, found, timeout=self._timeout, encoded_slashes=self._encoded_slashes)
         except BaseException:
             await self.aclose()
             raise
-        self._service.readiness("upstream", timeout=CHECK_S, every=2.0)(self._is_well)
+        self._service.readiness("upstream", timeout=CHECK_S, every=2.0)(self._is_healthy)
         return self._service
 
     async def aclose(self) -> None:
-        """Close the connections, and end the child: after the last request."""
+        """Close the connections and end the child process, after the last request."""
         await self._proxy.aclose()
         if self.child is not None:
             await self.child.stop()
 
-    # -- the other side
+    # -- the server
 
-    async def _wait(self) -> None:
+    async def _wait_for_server(self) -> None:
         where = "{}:{}".format(*self._address)
         if await self._accepts():
             return
@@ -124,7 +135,7 @@ class Bridge:
         writer.close()
         return True
 
-    async def _is_well(self) -> bool:
+    async def _is_healthy(self) -> bool:
         if not self._health:
             return await self._accepts()
         try:
@@ -135,7 +146,7 @@ class Bridge:
             raise Unavailable(f"{self._health} answers {status}")
         return True
 
-    async def _described(self) -> list[Found]:
+    async def _described_routes(self) -> list[AnnouncedRoute]:
         if self._given and not self._openapi:
             return []
         path = self._openapi or "/openapi.json"
@@ -149,7 +160,7 @@ class Bridge:
         return _documented(document, path)
 
 
-def _of_file(name: str) -> list[Found]:
+def _of_file(name: str) -> list[AnnouncedRoute]:
     try:
         document = Path(name).read_bytes()
     except OSError as error:
@@ -157,7 +168,7 @@ def _of_file(name: str) -> list[Found]:
     return _documented(document, f"--openapi {name!r}")
 
 
-def _documented(document: bytes, where: str) -> list[Found]:
+def _documented(document: bytes, where: str) -> list[AnnouncedRoute]:
     try:
         read = json.loads(document)
     except ValueError as error:

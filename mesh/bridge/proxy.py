@@ -1,4 +1,4 @@
-"""An ASGI application that passes everything on to an HTTP server beside it, and its answers back, in pieces."""
+"""An ASGI application that sends every request to an HTTP server, and streams the response back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from yarl import URL
 from mesh import headers
 from mesh.adapters.asgi_http import Message
 from mesh.adapters.asgi_scope import Scope
-from mesh.bridge.single_attempt import send_once, tracing
+from mesh.bridge.send_once import send_once, tracing
 from mesh.defaults import WEBSOCKET_MESSAGE
 from mesh.errors import BadReply, Executed, MeshError, Unavailable
 
@@ -22,14 +22,18 @@ Send = Callable[[Message], Awaitable[None]]
 CONNECT_S = 2.0
 MAX_HEADERS = 1000
 MAX_FIELD = 64 * 1024
-"""Bytes of the longest header of an answer; more, and more than `MAX_HEADERS` of them, is a 502."""
+"""Bytes of the longest header of a response. A longer one is a 502, and so are more than `MAX_HEADERS` of them."""
 _WEBSOCKET = ("sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions", "sec-websocket-protocol")
 
 _log = logging.getLogger("mesh.bridge")
 
 
 class Proxy:
-    """``connections`` to ``base`` are kept alive and shared by all requests; 0 means as many as it takes."""
+    """A pool of connections to one server, shared by all requests.
+
+    base: the server's address
+    connections: the most connections at a time; 0 for as many as are needed
+    """
 
     def __init__(self, base: str, connections: int = 0) -> None:
         self._base = base.rstrip("/")
@@ -37,7 +41,7 @@ class Proxy:
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        """Make the pool of connections; nothing is connected yet."""
+        """Make the pool; nothing is connected yet."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=30),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
@@ -56,17 +60,18 @@ class Proxy:
             await self._session.close()
 
     async def status(self, path: str, timeout: float) -> int:
-        """The status of a page of the other side. Raises OSError and `aiohttp.ClientError`."""
-        async with asyncio.timeout(timeout), self.session.get(self.url(path)) as answer:
-            return answer.status
+        """The status of a GET request. Raises OSError, TimeoutError and `aiohttp.ClientError`."""
+        async with asyncio.timeout(timeout), self.session.get(self.url(path)) as response:
+            return response.status
 
     @property
     def session(self) -> aiohttp.ClientSession:
+        """The pool, after `open`."""
         assert self._session is not None, "open comes first"
         return self._session
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request or WebSocket."""
+        """Serve one request or one WebSocket."""
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -89,27 +94,27 @@ class Proxy:
             read.set()
 
         if not has_body:
-            await receive()  # an empty body: what comes after it is that the client goes
+            await receive()  # the empty body; the next event is that the client has gone
             read.set()
-        answering = asyncio.ensure_future(self._answer(scope, body() if has_body else None, send))
-        leaving = asyncio.ensure_future(self._left(read, receive))
+        response = asyncio.ensure_future(self._pass_on(scope, body() if has_body else None, send))
+        client_gone = asyncio.ensure_future(self._client_gone(read, receive))
         try:
-            await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                answering.result()
+            await asyncio.wait((response, client_gone), return_when=asyncio.FIRST_COMPLETED)
+            if response.done():
+                response.result()
         finally:
-            answering.cancel()
-            leaving.cancel()
-            await asyncio.gather(answering, leaving, return_exceptions=True)
+            response.cancel()
+            client_gone.cancel()
+            await asyncio.gather(response, client_gone, return_exceptions=True)
 
     @staticmethod
-    async def _left(read: asyncio.Event, receive: Receive) -> None:
-        """Return when the client is gone; before its body is read, reading it tells."""
+    async def _client_gone(read: asyncio.Event, receive: Receive) -> None:
+        """Return when the client has gone; until its body is read, reading the body notices that."""
         await read.wait()
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    async def _answer(self, scope: Scope, body: AsyncIterator[bytes] | None, send: Send) -> None:
+    async def _pass_on(self, scope: Scope, body: AsyncIterator[bytes] | None, send: Send) -> None:
         started = False
         try:
             async with self.session.request(
@@ -118,21 +123,21 @@ class Proxy:
                 headers=self._headers(scope),
                 data=body,
                 allow_redirects=False,
-            ) as answer:
-                pairs = [(n.lower(), v) for n, v in answer.raw_headers if headers.crosses(n.lower())]
+            ) as response:
+                pairs = [(n.lower(), v) for n, v in response.raw_headers if headers.crosses(n.lower())]
                 started = True
-                await send({"type": "http.response.start", "status": answer.status, "headers": pairs})
-                async for piece in answer.content.iter_any():
+                await send({"type": "http.response.start", "status": response.status, "headers": pairs})
+                async for piece in response.content.iter_any():
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise _away(scope, error, "no") from error
+            raise _unreachable(scope, error, "no") from error
         except (aiohttp.ClientError, OSError) as error:
             if started:
-                raise  # the body breaks off, and does not look whole
+                raise  # the body breaks off, so that the client sees that it is not complete
             if isinstance(error, aiohttp.ClientResponseError):
                 raise _unusable(scope, error) from error
-            raise _away(scope, error, "unknown") from error
+            raise _unreachable(scope, error, "unknown") from error
 
     # -- WebSockets
 
@@ -152,13 +157,13 @@ class Proxy:
             await send({"type": "websocket.http.response.body", "body": b""})
             return
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise _away(scope, error, "no") from error
+            raise _unreachable(scope, error, "no") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _away(scope, error, "unknown") from error
+            raise _unreachable(scope, error, "unknown") from error
         try:
             await send({"type": "websocket.accept", "subprotocol": other.protocol})
-            up = asyncio.ensure_future(self._up(receive, other))
-            down = asyncio.ensure_future(self._down(other, send))
+            up = asyncio.ensure_future(self._from_client(receive, other))
+            down = asyncio.ensure_future(self._from_server(other, send))
             try:
                 await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -169,7 +174,7 @@ class Proxy:
             await other.close()
 
     @staticmethod
-    async def _up(receive: Receive, other: aiohttp.ClientWebSocketResponse) -> None:
+    async def _from_client(receive: Receive, other: aiohttp.ClientWebSocketResponse) -> None:
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
@@ -182,7 +187,7 @@ class Proxy:
                 await other.send_bytes(message["bytes"])
 
     @staticmethod
-    async def _down(other: aiohttp.ClientWebSocketResponse, send: Send) -> None:
+    async def _from_server(other: aiohttp.ClientWebSocketResponse, send: Send) -> None:
         while True:
             message = await other.receive()
             if message.type is aiohttp.WSMsgType.TEXT:
@@ -198,7 +203,7 @@ class Proxy:
     # -- both
 
     def url(self, target: str) -> URL:
-        """The address of a target there, exactly as it is written. Raises ValueError where it is not a path."""
+        """The URL of a target on the server, exactly as it is written. Raises ValueError for one that is not a path."""
         if not target.startswith("/"):
             raise ValueError(f"{target!r} does not begin with '/': it could name another host")
         return URL(self._base + target, encoded=True)
@@ -209,7 +214,7 @@ class Proxy:
 
     @staticmethod
     def _headers(scope: Scope) -> list[tuple[str, str]]:
-        """What the other side gets: whose request it is, as it would hear it from any proxy."""
+        """The headers for the server: those of the client, and the X-Forwarded headers that a proxy adds."""
         given = [(n, v) for n, v in scope["headers"] if n != b"transfer-encoding" and not headers.tells_of_client(n)]
         pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in given]
         if scope["client"] is not None:
@@ -222,16 +227,17 @@ class Proxy:
         return pairs
 
 
-def _away(scope: Scope, error: Exception, executed: Executed) -> MeshError:
-    """What the client is told of a service that cannot be asked: no address of it, nor what it sent. The log has it."""
-    _log.warning("%s: no answer: %s", scope["path"], _words(error))
+def _unreachable(scope: Scope, error: Exception, executed: Executed) -> MeshError:
+    """The error for a server that does not respond; only the log has its address and the reason."""
+    _log.warning("%s: no response: %s", scope["path"], _reason(error))
     return Unavailable("the service behind the bridge does not answer", executed=executed)
 
 
 def _unusable(scope: Scope, error: aiohttp.ClientResponseError) -> MeshError:
-    _log.error("%s: not an answer that can be passed on: %s", scope["path"], _words(error))
+    """The error for a response that is no valid HTTP, or is beyond the limits."""
+    _log.error("%s: not a response that can be passed on: %s", scope["path"], _reason(error))
     return BadReply("the service behind the bridge gave an unusable answer")
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return (str(error) or type(error).__name__)[:200]

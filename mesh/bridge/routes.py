@@ -1,4 +1,4 @@
-"""What the other side serves: from flags, or from its OpenAPI document."""
+"""The routes of the server behind a bridge: from flags, or from its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mesh.adapters.route_discovery import Found, template
+from mesh.adapters.route_discovery import AnnouncedRoute, template
 from mesh.errors import DeclarationError
 from mesh.routes import BadTemplate, parse_template
 from mesh.service.declaration_hints import respelled
@@ -15,7 +15,7 @@ from mesh.service.endpoints import METHODS
 _OPERATIONS = ("get", "put", "post", "delete", "options", "head", "patch")
 
 
-def parse_routes(given: Iterable[str]) -> list[Found]:
+def parse_routes(given: Iterable[str]) -> list[AnnouncedRoute]:
     """Routes as flags have them: ``GET /jokes/{id}``, ``WS /chat``, or a path alone for every method.
 
     Raises `DeclarationError` that names the flag.
@@ -33,12 +33,12 @@ def parse_routes(given: Iterable[str]) -> list[Found]:
             parse_template(path)
         except BadTemplate as error:
             raise DeclarationError(f"--route {text!r}: {error}") from error
-        found.append(Found(path, () if method == "WS" else (method,), _name(path)))
+        found.append(AnnouncedRoute(path, () if method == "WS" else (method,), _name(path)))
     return found
 
 
-def routes_of_openapi(document: Any) -> list[Found]:
-    """Every operation of an OpenAPI document, version 2 or 3. Raises `DeclarationError` where there is none."""
+def routes_of_openapi(document: Any) -> list[AnnouncedRoute]:
+    """Every operation of an OpenAPI document, version 2 or 3. Raises `DeclarationError` if there is none."""
     paths = document.get("paths") if isinstance(document, Mapping) else None
     if not isinstance(paths, Mapping) or not paths:
         raise DeclarationError("the OpenAPI document has no paths")
@@ -53,7 +53,7 @@ def routes_of_openapi(document: Any) -> list[Found]:
             tags = tuple(str(tag) for tag in operation.get("tags") or ())
             name = str(operation.get("operationId") or _name(path))
             deprecated = bool(operation.get("deprecated"))
-            found.append(Found(template(base + str(path)), (method.upper(),), name, text, tags, deprecated))
+            found.append(AnnouncedRoute(template(base + str(path)), (method.upper(),), name, text, tags, deprecated))
     if not found:
         raise DeclarationError("the OpenAPI document has no operations")
     return found

@@ -205,17 +205,17 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
         if isinstance(match, NotAllowed):
             raise Missing(f"{path} answers {', '.join(match.allow)}, and not {method}")
         if isinstance(match, Gone):
-            raise Missing(f"no live instance of {match.entry.service} serves {path}")
+            raise Missing(f"no live instance of {match.route.service} serves {path}")
         if not isinstance(match, Match):
             near = observer.routes.nearest(path)
             raise Missing(f"no service announces {path}." + (f" Near: {', '.join(near)}." if near else ""))
-        entry = match.entry
+        route = match.route
         identifier = new_id().encode()
         first = [(b"mesh-request", f"{method} {target}".encode()), (b"mesh-id", identifier)]
         common = _lines([*first, (b"x-request-id", identifier), *pairs]) + TAKES_STREAMS
-        timeout = options.timeout or entry.timeout_ms / 1000 or DEADLINE_S
+        timeout = options.timeout or route.policy.timeout_ms / 1000 or DEADLINE_S
         try:
-            destination = RouteDestination(entry.service, entry.bindings, match.values)
+            destination = RouteDestination(route.service, route.revisions, match.values)
             spec = CallSpec(destination=destination, lines=common, deadline=bus.now() + timeout)
             answer = await caller.call(spec, body)
             return await show(answer, head=method == "HEAD", include=options.include, as_json=options.as_json)

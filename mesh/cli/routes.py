@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mesh.bus import Bus
-    from mesh.routes import Entry
+    from mesh.routes import ServedRoute
 
 # What gives way on a narrow terminal, in this order.
 FIT = (
@@ -90,7 +90,7 @@ async def _routes(bus: Bus, service: str, as_json: bool) -> int:
         if service and not observer.watcher.registry.instances(service):
             raise observer.missing(InstanceSelector(service))
         table = observer.routes
-        rows = [_row(observer, entry) for entry in table.entries() if service in ("", entry.service)]
+        rows = [_row(observer, route) for route in table.routes() if service in ("", route.service)]
         conflicts = [c for c in table.conflicts if service in ("", c.winner, *c.losers)]
         rejected = [builtins(r) for r in table.rejected if service in ("", r.service)]
         rejected += [
@@ -121,23 +121,22 @@ async def _routes(bus: Bus, service: str, as_json: bool) -> int:
     return 0
 
 
-def _row(observer: MeshObserver, entry: Entry) -> dict[str, Any]:
-    revisions = entry.bindings.keys()
-    instances = [i for i in observer.watcher.registry.instances(entry.service) if i.revision in revisions]
-    routes = [binding.route for binding in entry.bindings.values()]
+def _row(observer: MeshObserver, route: ServedRoute) -> dict[str, Any]:
+    revisions, policy = route.revisions, route.policy
+    instances = [i for i in observer.watcher.registry.instances(route.service) if i.revision in revisions]
     return {
-        "method": entry.method,
-        "path": entry.template,
-        "service": entry.service,
+        "method": route.method,
+        "path": route.template,
+        "service": route.service,
         "versions": sorted({i.version for i in instances}),
         "instances": len(instances),
-        "endpoints": sorted({binding.endpoint for binding in entry.bindings.values()}),
-        "summary": next((r.summary for r in routes if r.summary), ""),
-        "deprecated": any(r.deprecated for r in routes),
-        "idempotent": any(r.idempotent for r in routes),
-        "retry": all(r.retry for r in routes),
-        "timeout_ms": min((r.timeout_ms for r in routes if r.timeout_ms), default=0),
-        "try_timeout_ms": min((r.try_timeout_ms for r in routes if r.try_timeout_ms), default=0),
+        "endpoints": sorted({announced.endpoint for announced in revisions.values()}),
+        "summary": next((r.announced.summary for r in revisions.values() if r.announced.summary), ""),
+        "deprecated": policy.deprecated,
+        "idempotent": policy.idempotent,
+        "retry": policy.retry,
+        "timeout_ms": policy.timeout_ms,
+        "try_timeout_ms": policy.try_timeout_ms,
     }
 
 

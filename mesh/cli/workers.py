@@ -63,7 +63,7 @@ class Sockets:
                 host, port = layout.public
                 if group:
                     port = group[0].getsockname()[1]
-                opened.append(self._listen(host, port, beside=bool(group)))
+                opened.append(self._listen(host, port, shared=bool(group)))
                 group.append(opened[-1])
             ops: dict[tuple[Address, int], socket.socket] = {}
             for number in range(layout.workers):

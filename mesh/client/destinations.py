@@ -8,7 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from mesh import headers
-from mesh.routes import Binding
+from mesh.routes import RevisionRoute
 
 
 class Destination(Protocol):
@@ -55,13 +55,13 @@ class RouteDestination(Struct, frozen=True, eq=False):
     """
 
     service: str
-    revisions: Mapping[str, Binding]
+    revisions: Mapping[str, RevisionRoute]
     values: tuple[str, ...]
     queued: str = ""
 
     def endpoint(self, revision: str) -> tuple[bytes, bytes]:
-        binding, values = self.revisions[revision], self.values
+        route, values = self.revisions[revision], self.values
         if not values:
-            return binding.address, b""
-        params = headers.encode_params(zip(binding.names, values, strict=True))
-        return binding.address, b"Mesh-Params: %b\r\n" % params
+            return route.address, b""
+        params = headers.encode_params(zip(route.names, values, strict=True))
+        return route.address, b"Mesh-Params: %b\r\n" % params

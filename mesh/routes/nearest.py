@@ -40,7 +40,7 @@ def nearest(root: Node, path: str, limit: int = 3) -> list[str]:
         matcher.set_seq1(text)
         likeness = matcher.ratio()
         if likeness >= CUTOFF:
-            ranked += [(-likeness, entry.template, method) for method, entry in leaf.live.items()]
+            ranked += [(-likeness, route.template, method) for method, route in leaf.live.items()]
     return [f"{method} {template}" for _, template, method in sorted(ranked)[:limit]]
 
 

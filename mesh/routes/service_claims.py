@@ -1,4 +1,21 @@
-"""What services claim: the routes of one service over all its live revisions, and who may not have them."""
+"""The routes that services claim: those of one service over all its revisions, and what keeps it from serving them.
+
+A worked example. Two revisions of the service ``users`` are live::
+
+    A announces  GET /users/{id}   -> endpoint "get_user"
+    B announces  GET /users/{user} -> endpoint "user"
+
+`parse_revision` makes a `ParsedRevision` of each. Their routes have one `RouteKey`: shape ``("users", None)`` and
+method ``GET``. So `merge_revisions` makes one `ServedRoute` of them, with one policy, the smaller spelling
+``/users/{id}`` as its template, and as its ``revisions``::
+
+    {"A": RevisionRoute("get_user", names=("id",)), "B": RevisionRoute("user", names=("user",))}
+
+It is part of a `RouteClaim`, which says since when the service claims it. If the service may not have it, as its path
+belongs to another, the claim has an `Exclusion`. All claims of ``users`` are its `ServiceClaims`. When its last
+instance goes, they are kept until a moment at which they are forgotten. Which of several claims on one path serves is
+decided by `mesh.routes.path_claims`.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +26,21 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from mesh.messages import NEVER, Route, Why
+from mesh.routes.route_policy import RoutePolicy, merge_policies
 from mesh.routes.slices import ROUTES, Steps
 from mesh.routes.template import BadTemplate, Shape, Template, parse_template, prefix_segments
 
 GATEWAY = "gateway"
 
 
-class Key(NamedTuple):
+class RouteKey(NamedTuple):
     """A route's identity: what it matches, and the method."""
 
     shape: Shape
     method: str
 
 
-class Content(Protocol):
+class AnnouncedRoutes(Protocol):
     """What the table needs of an instance's announcement."""
 
     @property
@@ -37,10 +55,10 @@ class Content(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Binding:
-    """Where one revision leads a route, and what it calls the values of a match (in their order)."""
+class RevisionRoute:
+    """A route as one revision announces it. ``names`` are those of its parameters, in the order of a match's values."""
 
-    route: Route
+    announced: Route
     endpoint: str
     names: tuple[str, ...]
     address: bytes = field(init=False, repr=False, compare=False)
@@ -51,8 +69,8 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """A route of one service. ``bindings`` has the revisions that announce it: it goes only to their instances.
+class ServedRoute:
+    """A route of one service, over all revisions that announce it: requests go only to instances of ``revisions``.
 
     ``template`` is the smallest of the spellings in them, so that every replica says the same. Compared by
     identity, and the same object for as long as nothing about the route changes.
@@ -61,28 +79,29 @@ class Entry:
     service: str
     method: str
     template: str
-    bindings: Mapping[str, Binding]
+    revisions: Mapping[str, RevisionRoute]
+    policy: RoutePolicy = field(init=False, repr=False)
+    """What the revisions say together."""
 
-    @property
-    def timeout_ms(self) -> int:
-        """The shortest that a revision announces, 0 where none does."""
-        return min((b.route.timeout_ms for b in self.bindings.values() if b.route.timeout_ms), default=0)
+    def __post_init__(self) -> None:
+        policy = merge_policies(route.announced for route in self.revisions.values())
+        object.__setattr__(self, "policy", policy)
 
 
-class Bar(NamedTuple):
+class Exclusion(NamedTuple):
     """Why a claim never serves: the path is ``winner``'s."""
 
     winner: str
     why: Why
 
 
-class Claim(NamedTuple):
-    """An entry and its standing: claimed since that moment, live or remembered until ``due``, barred or not."""
+class RouteClaim(NamedTuple):
+    """A service's claim on a route: since that moment, live, or remembered until ``forget_at``, excluded or not."""
 
-    entry: Entry
+    route: ServedRoute
     since: int
-    bar: Bar | None = None
-    due: float | None = None
+    exclusion: Exclusion | None = None
+    forget_at: float | None = None
 
 
 class Rejected(Struct, frozen=True, order=True):
@@ -97,7 +116,7 @@ class Rejected(Struct, frozen=True, order=True):
 class Rules:
     """The configured rights: owners of path prefixes, and the gateway's own paths.
 
-    Raises `BadTemplate` for a prefix or path that is none, and where one prefix has two owners.
+    Raises `BadTemplate` for a prefix or path that is not valid, and if one prefix has two owners.
     """
 
     __slots__ = ("_exact", "_lengths", "_owners", "_subtrees")
@@ -121,120 +140,137 @@ class Rules:
         # Longest first, and only lengths that occur: a template may have a thousand segments.
         self._lengths = sorted({len(prefix) for prefix in (*self._owners, *self._subtrees)}, reverse=True)
 
-    def bar(self, service: str, shape: Shape) -> Bar | None:
-        """Why ``service`` may not have routes of that shape; None where it may."""
+    def exclusion(self, service: str, shape: Shape) -> Exclusion | None:
+        """Why ``service`` may not have routes of that shape; None if it may."""
         segments, tail = shape
         if not tail and segments in self._exact:
-            return Bar(GATEWAY, "reserved")
+            return Exclusion(GATEWAY, "reserved")
         prefixes = [segments[:length] for length in self._lengths if length <= len(segments)]
         for prefix in prefixes:
             # A subtree begins behind its slash: "/docs/" has "/docs/" and all below, not "/docs".
             if prefix in self._subtrees and (tail or len(prefix) < len(segments)):
-                return Bar(GATEWAY, "reserved")
+                return Exclusion(GATEWAY, "reserved")
         for prefix in prefixes:
             owner = self._owners.get(prefix)
             if owner is not None:
-                return None if owner == service else Bar(owner, "owner")
+                return None if owner == service else Exclusion(owner, "owner")
         return None
 
 
-class Parsed(NamedTuple):
-    """One route of a revision, and its place among the revision's routes."""
+class ParsedRoute(NamedTuple):
+    """One route of a revision, and its position among the revision's routes."""
 
     template: Template
-    binding: Binding
-    place: int
+    route: RevisionRoute
+    position: int
 
 
-class Reading:
-    """The routes of one revision, parsed; read once for as long as the revision lives."""
+class ParsedRevision:
+    """The routes of one revision, parsed once for as long as the revision lives."""
 
-    __slots__ = ("parsed", "rejected", "routes")
+    __slots__ = ("announced", "parsed", "rejected")
 
-    def __init__(self, routes: tuple[Route, ...], parsed: dict[Key, Parsed], rejected: Iterable[Rejected]) -> None:
-        self.routes = routes
+    def __init__(
+        self, announced: tuple[Route, ...], parsed: dict[RouteKey, ParsedRoute], rejected: Iterable[Rejected]
+    ) -> None:
+        self.announced = announced
         self.parsed = parsed
         self.rejected = tuple(rejected)
 
 
-def read(service: str, routes: tuple[Route, ...]) -> Steps[Reading]:
+def parse_revision(service: str, routes: tuple[Route, ...]) -> Steps[ParsedRevision]:
     """Parse the routes of one revision."""
-    parsed: dict[Key, Parsed] = {}
+    parsed: dict[RouteKey, ParsedRoute] = {}
     rejected = []
-    for place, route in enumerate(routes):
-        if place % ROUTES == ROUTES - 1:
+    for position, route in enumerate(routes):
+        if position % ROUTES == ROUTES - 1:
             yield
         try:
             template = parse_template(route.path)
         except BadTemplate as error:
             rejected.append(Rejected(service, route.method, route.path, str(error)))
             continue
-        key = Key(template.shape, route.method)
+        key = RouteKey(template.shape, route.method)
         if key in parsed:
             why = f"the same route as {parsed[key].template.text!r}, announced before it"
             rejected.append(Rejected(service, route.method, route.path, why))
             continue
-        parsed[key] = Parsed(template, Binding(route, route.endpoint, template.names), place)
-    return Reading(routes, parsed, rejected)
+        parsed[key] = ParsedRoute(template, RevisionRoute(route, route.endpoint, template.names), position)
+    return ParsedRevision(routes, parsed, rejected)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Holding:
-    """All that one service claims: live with its readings by revision, or remembered until ``due``."""
+class ServiceClaims:
+    """All claims of one service: live with its parsed revisions, or remembered until ``forget_at``."""
 
-    readings: Mapping[str, Reading]
-    claims: Mapping[Key, Claim]
+    revisions: Mapping[str, ParsedRevision]
+    claims: Mapping[RouteKey, RouteClaim]
     claimed: Mapping[str, tuple[int, ...]]
-    due: float | None = None
+    forget_at: float | None = None
 
-    def is_of(self, contents: Mapping[str, Content]) -> bool:
-        """Whether this is live and of exactly these contents."""
-        if self.due is not None or self.readings.keys() != contents.keys():
+    def is_of(self, announced: Mapping[str, AnnouncedRoutes]) -> bool:
+        """True if these are the live claims of exactly these announcements."""
+        if self.forget_at is not None or self.revisions.keys() != announced.keys():
             return False
         return all(
-            reading.routes == contents[revision].routes and self.claimed[revision] == contents[revision].claimed
-            for revision, reading in self.readings.items()
+            parsed.announced == announced[revision].routes and self.claimed[revision] == announced[revision].claimed
+            for revision, parsed in self.revisions.items()
         )
 
-    def remember(self, due: float) -> Holding:
-        """The same routes without an instance. A barred claim never served, so nobody misses it."""
-        claims = {key: claim._replace(due=due) for key, claim in self.claims.items() if not claim.bar}
-        return Holding({}, claims, {}, due)
+    def remember(self, forget_at: float) -> ServiceClaims:
+        """The same claims without an instance. An excluded one never served, so it is left out."""
+        claims = {key: claim._replace(forget_at=forget_at) for key, claim in self.claims.items() if not claim.exclusion}
+        return ServiceClaims({}, claims, {}, forget_at)
 
 
-NOTHING = Holding({}, {}, {})
+NO_CLAIMS = ServiceClaims({}, {}, {})
 
 
-def hold(service: str, contents: Mapping[str, Content], rules: Rules, before: Holding) -> Steps[Holding]:
-    """What the service claims with these contents; readings and entries that did not change are kept."""
-    readings: dict[str, Reading] = {}
-    merged: dict[Key, tuple[str, dict[str, Binding], int]] = {}
-    for revision, content in contents.items():
-        reading = before.readings.get(revision)
-        if reading is None or reading.routes != content.routes:
-            reading = yield from read(service, content.routes)
-        readings[revision] = reading
+class _Merged(NamedTuple):
+    """One route while revisions are merged."""
+
+    template: str
+    revisions: dict[str, RevisionRoute]
+    since: int
+
+
+def merge_revisions(
+    service: str, announced: Mapping[str, AnnouncedRoutes], rules: Rules, before: ServiceClaims
+) -> Steps[ServiceClaims]:
+    """What the service claims with these announcements by revision.
+
+    Parsed revisions and routes that did not change are those of ``before``.
+    """
+    revisions: dict[str, ParsedRevision] = {}
+    merged: dict[RouteKey, _Merged] = {}
+    for revision, content in announced.items():
+        parsed = before.revisions.get(revision)
+        if parsed is None or parsed.announced != content.routes:
+            parsed = yield from parse_revision(service, content.routes)
+        revisions[revision] = parsed
         claimed = content.claimed
         for_all = claimed[0] if len(claimed) == 1 else None if claimed else NEVER
-        for key, (template, binding, place) in reading.parsed.items():
-            text, bindings, since = merged.get(key) or (template.text, {}, NEVER)
-            bindings[revision] = binding
-            merged[key] = min(text, template.text), bindings, min(since, claimed[place] if for_all is None else for_all)
+        for key, (template, route, position) in parsed.parsed.items():
+            text, routes, since = merged.get(key) or (template.text, {}, NEVER)
+            routes[revision] = route
+            own_since = claimed[position] if for_all is None else for_all
+            merged[key] = _Merged(min(text, template.text), routes, min(since, own_since))
         yield
-    claims: dict[Key, Claim] = {}
-    for number, (key, (text, bindings, since)) in enumerate(merged.items(), 1):
+    claims: dict[RouteKey, RouteClaim] = {}
+    for number, (key, (text, routes, since)) in enumerate(merged.items(), 1):
         if number % (4 * ROUTES) == 0:
             yield
         old = before.claims.get(key)
-        if old is None or old.entry.template != text or old.entry.bindings != bindings:
-            claims[key] = Claim(Entry(service, key.method, text, bindings), since, rules.bar(service, key.shape))
-        elif old.due is None and old.since == since:
+        if old is None or old.route.template != text or old.route.revisions != routes:
+            served = ServedRoute(service, key.method, text, routes)
+            claims[key] = RouteClaim(served, since, rules.exclusion(service, key.shape))
+        elif old.forget_at is None and old.since == since:
             claims[key] = old
         else:
-            claims[key] = old._replace(since=since, due=None)
-    return Holding(readings, claims, {revision: content.claimed for revision, content in contents.items()})
+            claims[key] = old._replace(since=since, forget_at=None)
+    return ServiceClaims(revisions, claims, {revision: content.claimed for revision, content in announced.items()})
 
 
-def by_revision(contents: Iterable[Content]) -> dict[str, Content]:
-    """The contents by revision, in an order that does not depend on the caller's."""
-    return {content.revision: content for content in sorted(contents, key=lambda content: content.revision)}
+def by_revision(announced: Iterable[AnnouncedRoutes]) -> dict[str, AnnouncedRoutes]:
+    """The announcements by revision, in an order that does not depend on the caller's."""
+    return {content.revision: content for content in sorted(announced, key=lambda content: content.revision)}

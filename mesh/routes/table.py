@@ -15,22 +15,32 @@ from mesh.defaults import ROUTE_MEMORY_S
 from mesh.messages import RouteConflict
 from mesh.routes.nearest import nearest
 from mesh.routes.path_claims import with_head
-from mesh.routes.service_claims import NOTHING, Content, Entry, Holding, Key, Rejected, Rules, by_revision, hold
+from mesh.routes.service_claims import (
+    NO_CLAIMS,
+    AnnouncedRoutes,
+    Rejected,
+    RouteKey,
+    Rules,
+    ServedRoute,
+    ServiceClaims,
+    by_revision,
+    merge_revisions,
+)
 from mesh.routes.slices import ROUTES, Steps, finish
 from mesh.routes.trie import Edit, Node, leaves, matching
 
 
 class Match(Struct, frozen=True):
-    """A live route, and the values of its parameters in the order of each `Binding`'s names."""
+    """A live route, and the values of its parameters in the order of the names in each `RevisionRoute`."""
 
-    entry: Entry
+    route: ServedRoute
     values: tuple[str, ...]
 
 
 class Gone(NamedTuple):
     """A remembered route: it is known, and nothing that serves it lives."""
 
-    entry: Entry
+    route: ServedRoute
     values: tuple[str, ...]
 
 
@@ -51,35 +61,35 @@ Value = TypeVar("Value")
 class RouteTable:
     """Routes by path and method. ``RouteTable(owners, reserved)`` is an empty one; see `Rules`."""
 
-    __slots__ = ("_conflicts", "_holdings", "_remembered", "_root", "_rules", "_size")
+    __slots__ = ("_claims_of", "_conflicts", "_remembered", "_root", "_rules", "_size")
 
     def __init__(self, owners: Mapping[str, str] | None = None, reserved: Collection[str] = ()) -> None:
         self._rules = Rules(owners or {}, reserved)
         self._root = Node()
-        self._holdings: dict[str, Holding] = {}
+        self._claims_of: dict[str, ServiceClaims] = {}
         self._remembered: dict[str, float] = {}
-        self._conflicts: dict[Key, RouteConflict] = {}
+        self._conflicts: dict[RouteKey, RouteConflict] = {}
         self._size = 0
 
-    def replace(self, service: str, contents: Iterable[Content], now: float) -> RouteTable:
-        """The table with these as all the distinct contents of the service's live instances; ``now`` in seconds.
+    def replace(self, service: str, announced: Iterable[AnnouncedRoutes], now: float) -> RouteTable:
+        """The table with these as all that live instances of the service announce, each once; ``now`` in seconds.
 
         Without any, the service's live routes are remembered until ``now`` + 600 s. Gives self when nothing
         changed. Never raises for what a service announces: see `rejected`.
         """
-        return finish(self.replacing(service, contents, now))
+        return finish(self.replacing(service, announced, now))
 
-    def replacing(self, service: str, contents: Iterable[Content], now: float) -> Steps[RouteTable]:
+    def replacing(self, service: str, announced: Iterable[AnnouncedRoutes], now: float) -> Steps[RouteTable]:
         """`replace` in short steps. This table stays as it is; who takes the steps sees to it that no other edit of it
         goes on beside them."""
-        routes = by_revision(contents)
-        before = self._holdings.get(service, NOTHING)
+        routes = by_revision(announced)
+        before = self._claims_of.get(service, NO_CLAIMS)
         if routes:
             if before.is_of(routes):
                 return self
-            holding = yield from hold(service, routes, self._rules, before)
-            return (yield from self._with(service, holding))
-        if before is NOTHING or before.due is not None:
+            claims = yield from merge_revisions(service, routes, self._rules, before)
+            return (yield from self._with(service, claims))
+        if before is NO_CLAIMS or before.forget_at is not None:
             return self
         return (yield from self._with(service, before.remember(now + ROUTE_MEMORY_S)))
 
@@ -91,7 +101,7 @@ class RouteTable:
         """`expire` in short steps."""
         table = self
         for service in [service for service, due in self._remembered.items() if due <= now]:
-            table = yield from table._with(service, NOTHING)
+            table = yield from table._with(service, NO_CLAIMS)
         return table
 
     def match(self, method: str, segments: tuple[str, ...]) -> Match | Gone | NotAllowed | NoRoute:
@@ -110,22 +120,22 @@ class RouteTable:
         else:
             leaf = node.leaf
         if leaf is not None:
-            entry = leaf.serves.get(method) or leaf.serves_any
-            if entry is not None:
-                return Match(entry, leaf.capture(segments))
+            route = leaf.serves.get(method) or leaf.serves_any
+            if route is not None:
+                return Match(route, leaf.capture(segments))
         return self._search(method, segments)
 
     def _search(self, method: str, segments: tuple[str, ...]) -> Match | Gone | NotAllowed | NoRoute:
         remembered: Gone | None = None
         methods: set[str] = set()
         for leaf in matching(self._root, segments):
-            entry = leaf.serves.get(method) or leaf.serves_any
-            if entry is not None:
-                return Match(entry, leaf.capture(segments))
+            route = leaf.serves.get(method) or leaf.serves_any
+            if route is not None:
+                return Match(route, leaf.capture(segments))
             if remembered is None and leaf.gone:
-                entry = with_head(leaf.gone).get(method) or leaf.gone.get("*")
-                if entry is not None:
-                    remembered = Gone(entry, leaf.capture(segments))
+                route = with_head(leaf.gone).get(method) or leaf.gone.get("*")
+                if route is not None:
+                    remembered = Gone(route, leaf.capture(segments))
             methods.update(leaf.live, leaf.gone)
         if remembered is not None:
             return remembered
@@ -139,7 +149,7 @@ class RouteTable:
     @property
     def services(self) -> frozenset[str]:
         """The services with a live instance, whether or not they have routes."""
-        return frozenset(service for service, holding in self._holdings.items() if holding.due is None)
+        return frozenset(service for service, claims in self._claims_of.items() if claims.forget_at is None)
 
     @property
     def conflicts(self) -> tuple[RouteConflict, ...]:
@@ -149,16 +159,20 @@ class RouteTable:
     @property
     def rejected(self) -> tuple[Rejected, ...]:
         """Announced routes that cannot be one, sorted."""
-        readings = (reading for holding in self._holdings.values() for reading in holding.readings.values())
-        return tuple(sorted({rejected for reading in readings for rejected in reading.rejected}))
+        revisions = (parsed for claims in self._claims_of.values() for parsed in claims.revisions.values())
+        return tuple(sorted({rejected for parsed in revisions for rejected in parsed.rejected}))
 
-    def entries(self) -> Iterator[Entry]:
+    def routes(self) -> Iterator[ServedRoute]:
         """The live routes that serve, by path and method."""
-        return iter(sorted((entry for leaf in leaves(self._root) for entry in leaf.live.values()), key=_place))
+        return iter(
+            sorted((route for leaf in leaves(self._root) for route in leaf.live.values()), key=_path_and_method)
+        )
 
-    def remembered(self) -> Iterator[Entry]:
+    def remembered(self) -> Iterator[ServedRoute]:
         """The remembered routes, by path and method."""
-        return iter(sorted((entry for leaf in leaves(self._root) for entry in leaf.gone.values()), key=_place))
+        return iter(
+            sorted((route for leaf in leaves(self._root) for route in leaf.gone.values()), key=_path_and_method)
+        )
 
     def nearest(self, path: str, limit: int = 3) -> list[str]:
         """Live routes that a request for ``path`` may have meant, like ``GET /users/{user_id}``, best first."""
@@ -174,21 +188,21 @@ class RouteTable:
     def __repr__(self) -> str:
         return f"<RouteTable of {self._size} routes, {len(self._conflicts)} conflicts>"
 
-    def _with(self, service: str, after: Holding) -> Steps[RouteTable]:
-        """This table with that holding; the work is the service's claims that differ."""
-        before = self._holdings.get(service, NOTHING)
+    def _with(self, service: str, after: ServiceClaims) -> Steps[RouteTable]:
+        """This table with those claims of the service; the work is the service's claims that differ."""
+        before = self._claims_of.get(service, NO_CLAIMS)
         table: RouteTable = object.__new__(RouteTable)
         table._rules = self._rules
-        table._holdings = _but(self._holdings, service, after if after.claims or after.readings else None)
+        table._claims_of = _but(self._claims_of, service, after if after.claims or after.revisions else None)
         table._remembered = self._remembered
-        if before.due is not None or after.due is not None:
-            table._remembered = _but(self._remembered, service, after.due if after.claims else None)
+        if before.forget_at is not None or after.forget_at is not None:
+            table._remembered = _but(self._remembered, service, after.forget_at if after.claims else None)
         table._root, table._conflicts, table._size = self._root, self._conflicts, self._size
         changed = [key for key in before.claims.keys() | after.claims.keys() if _differ(before, after, key)]
         if not changed:
             return table
         edit = Edit(self._root)
-        conflicts: dict[Key, RouteConflict | None] = {}
+        conflicts: dict[RouteKey, RouteConflict | None] = {}
         for number, key in enumerate(changed, 1):
             if number % ROUTES == 0:
                 yield
@@ -204,7 +218,7 @@ class RouteTable:
         return table
 
 
-def _differ(before: Holding, after: Holding, key: Key) -> bool:
+def _differ(before: ServiceClaims, after: ServiceClaims, key: RouteKey) -> bool:
     return before.claims.get(key) is not after.claims.get(key)
 
 
@@ -218,5 +232,5 @@ def _but(mapping: dict[str, Value], key: str, value: Value | None) -> dict[str, 
     return copy
 
 
-def _place(entry: Entry) -> tuple[str, str, str]:
-    return entry.template, entry.method, entry.service
+def _path_and_method(route: ServedRoute) -> tuple[str, str, str]:
+    return route.template, route.method, route.service

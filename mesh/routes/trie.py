@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mesh.routes.path_claims import PathClaims
-from mesh.routes.service_claims import Claim, Key
+from mesh.routes.service_claims import RouteClaim, RouteKey
 
 
 class Node:
@@ -45,7 +45,9 @@ class Edit:
         # Nodes this edit made, so may change in place: a wide node is copied once, not once per route below it.
         self._own = {self.root}
 
-    def change(self, key: Key, service: str, claim: Claim | None) -> tuple[PathClaims | None, PathClaims | None]:
+    def change(
+        self, key: RouteKey, service: str, claim: RouteClaim | None
+    ) -> tuple[PathClaims | None, PathClaims | None]:
         """Set the service's claim on that route, or take it away; gives the leaf before and after."""
         segments, is_tail = key.shape
         way = [self.root]

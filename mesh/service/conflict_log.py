@@ -1,4 +1,4 @@
-"""Logs what gateways say of routes that this service and others claim: each conflict once, whoever tells of it."""
+"""Logs route conflicts of this service, which gateways report: each conflict once, from whichever gateway."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mesh import conflict_texts, messages
 from mesh.messages import RouteConflict
 
 MOST = 200
-"""Conflicts that are remembered as told."""
+"""Conflicts that are remembered as logged."""
 AGAIN_S = 600.0
-"""After so long a conflict is logged again when it begins again: the gateway that told of it may have died since."""
+"""Seconds after which a conflict that is reported again is logged again: a gateway that died reports no end."""
 LINES = 60
-"""Lines in `AGAIN_S`; somebody who tells of more, or of ends and beginnings without end, is no gateway."""
+"""Log lines in `AGAIN_S` seconds; no gateway reports more."""
 
 _log = logging.getLogger("mesh.service")
 
@@ -26,7 +26,7 @@ class ConflictLog:
         self._lines: deque[float] = deque(maxlen=LINES)
 
     def take(self, payload: bytes) -> None:
-        """Take in the message of a gateway; one that cannot be read, or speaks of others, is left out."""
+        """Take a gateway's message; ignores one that cannot be read, and conflicts between other services."""
         notice = messages.decode_conflicts(payload)
         if notice is None:
             return

@@ -1,4 +1,4 @@
-"""The context of one request: who asks, how long there is, and the way to other services."""
+"""The context of one request: its caller, its deadline, and calls to other services."""
 
 from __future__ import annotations
 
@@ -22,17 +22,14 @@ T = TypeVar("T")
 
 
 class Context:
-    """Given to a handler that declares a parameter of this type.
-
-    ``deadline`` is a moment of the event loop's clock in seconds; ``remaining`` the time left.
-    ``subject`` is the one that the request came on: an endpoint with a wildcard finds there what it stands for.
-    """
+    """Given to a handler that declares a parameter of this type."""
 
     __slots__ = ("_calls", "_cancelled", "deadline", "instance", "request", "request_id", "service", "subject")
 
     def __init__(
         self,
         request: Request,
+        *,
         request_id: str,
         deadline: float,
         service: str,
@@ -41,11 +38,17 @@ class Context:
         subject: bytes = b"",
     ) -> None:
         self.request = request
+        """The request itself."""
         self.request_id = request_id
+        """The id in the log lines of every service that this request reaches."""
         self.deadline = deadline
+        """The moment at which the caller gives up, in seconds of the event loop's clock."""
         self.service = service
+        """The name of this service."""
         self.instance = instance
+        """The id of this instance."""
         self.subject = subject
+        """The subject that the request came on; with a wildcard endpoint, the wildcard's value is in it."""
         self._calls = calls
         self._cancelled: asyncio.Event | None = None
 
@@ -67,20 +70,20 @@ class Context:
 
     @property
     def identity(self) -> str:
-        """The gateway's signed token for the caller, or an empty string; forwarded by `call`."""
+        """The gateway's signed token for the caller, or an empty string; `call` forwards it."""
         value = self.request.raw_header(headers.IDENTITY)
         return value.decode("latin-1") if value else ""
 
     @property
     def cancelled(self) -> asyncio.Event:
-        """Set when nobody waits for the answer any more."""
+        """Set when the caller has gone."""
         if self._cancelled is None:
             self._cancelled = asyncio.Event()
         return self._cancelled
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether `cancelled` is set."""
+        """True if `cancelled` is set."""
         return self._cancelled is not None and self._cancelled.is_set()
 
     @property
@@ -125,10 +128,16 @@ class Context:
         timeout: float | None = None,
         **arguments: Any,
     ) -> Any:
-        """Call another service's endpoint; deadline, request id, trace and identity go along.
+        """Call an endpoint of another service; the deadline, the request id, the trace and the identity go along.
 
-        ``returns`` is the type of the result; ``more`` takes arguments that cannot be given by name: those called
-        ``returns`` or ``timeout``. Raises the `mesh.errors` class that stands for an error reply.
+        service: the service's name
+        endpoint: the endpoint's name
+        more: arguments that cannot be given by name: those called ``returns`` or ``timeout``
+        returns: the type of the result
+        timeout: seconds; at most, and by default, what remains of this request
+        arguments: the endpoint's parameters
+
+        Raises the `mesh.errors` class of an error reply.
         """
         left = self.remaining if timeout is None else min(timeout, self.remaining)
         return await self._calls.call(
@@ -185,10 +194,16 @@ class Context:
         timeout: float | None = None,
         **arguments: Any,
     ) -> AsyncIterator[Any]:
-        """What another service's endpoint yields: ``async for piece in ctx.stream("files", "read", name="a")``.
+        """Iterate over what an endpoint yields: ``async for piece in ctx.stream("files", "read", name="a")``.
 
-        Pieces are bytes, or with ``returns`` values of that type, one for each line of JSON. ``timeout`` is until the
-        first of it. Raises the `mesh.errors` class of an error reply, and `StreamBroken` where it breaks off.
+        service: the service's name
+        endpoint: the endpoint's name
+        more: as in `call`
+        returns: bytes for pieces as they come; another type for one value from each line of JSON
+        timeout: seconds until the response begins
+        arguments: the endpoint's parameters
+
+        Raises the `mesh.errors` class of an error reply, and `StreamBroken` for a stream without its end.
         """
         left = self.remaining if timeout is None else min(timeout, self.remaining)
         return self._calls.stream(
@@ -196,13 +211,22 @@ class Context:
         )
 
     async def emit(self, event: str, data: Any, *, durable: bool = False) -> None:
-        """Publish an event for every service that listens: at most once, or, ``durable``, stored by JetStream first.
+        """Publish an event for every service that listens.
 
-        Raises `ValueError` for a bad name, `BusUnavailable`, `TooLarge`, and for durable ones `Unavailable`.
+        event: its name, such as ``bets.settled``
+        data: any value that is JSON
+        durable: True returns after JetStream has stored it; otherwise each service gets it at most once
+
+        Raises `ValueError` for a bad name, `BusUnavailable`, `TooLarge`, and for durable events `Unavailable`.
         """
         await self._calls.emit(event, data, durable=durable, timeout=self.remaining, carried=self._carried())
 
     def _carried(self) -> bytes:
+        """The headers that a call passes on: the request id, the trace and the identity.
+
+        The id comes first: `mesh.headers.open_envelope` reads a request without decoding it if its headers come in
+        one order, in which ``Mesh-Id`` follows those of the caller.
+        """
         lines = [b"Mesh-Id: %b\r\n" % self.request_id.encode()]
         for name, wire in (
             (headers.TRACEPARENT, b"traceparent"),
@@ -216,7 +240,7 @@ class Context:
 
 
 def log_facts() -> dict[str, str]:
-    """Request id and trace of the running handler, for every log line that it causes."""
+    """The request id and the trace of the running handler, for its log lines."""
     context = current.get()
     if context is None:
         return {}

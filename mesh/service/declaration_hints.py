@@ -1,4 +1,4 @@
-"""What people who come from other frameworks write, found when it is declared, and what it is called here."""
+"""Finds spellings of other frameworks at declaration, and says how they are written here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mesh.source_files import short
 _NAME = r"([A-Za-z_]\w*)"
 P = ParamSpec("P")
 T = TypeVar("T")
-# A segment as others spell a parameter, and as it is spelled here; \1 is its name, {rest} stands where it has none.
+# A parameter in the spelling of another framework, and in ours; \1 is its name, {rest} is for one without a name.
 _SPELLINGS = [
     (re.compile(pattern), spelled)
     for pattern, spelled in (
@@ -44,38 +44,40 @@ _OURS = {
     "websocket": "websocket: WebSocket",
     "socket": "socket: WebSocket",
 }
-"""Parameters that are a type of ours by their name, and so by all likelihood without an annotation."""
+"""Names that parameters of our types usually have, with their annotations."""
 _MARKERS = frozenset({"Header", "Cookie", "Query", "Body", "Depends"})
 _BODIES = frozenset({"body", "data", "payload", "json", "item"})
 
 
-def place(handler: Any) -> str:
-    """Where a handler is written, as ``users.py:12``; empty where that is not known."""
+def location_of(handler: Any) -> str:
+    """The file and line of a handler, as ``users.py:12``; empty if unknown."""
     code = getattr(inspect.unwrap(handler) if callable(handler) else handler, "__code__", None)
     known = code is not None and Path(code.co_filename).is_file()
     return f"{short(code.co_filename)}:{code.co_firstlineno}" if code is not None and known else ""
 
 
-def named(name: str, handler: Any) -> str:
-    """A handler by the name of its endpoint, and where it is written, as ``one (users.py:12)``."""
-    found = place(handler)
+def with_location(name: str, handler: Any) -> str:
+    """A handler by the name of its endpoint, with its file and line, as ``one (users.py:12)``."""
+    found = location_of(handler)
     return f"{name} ({found})" if found else name
 
 
 def check_called(given: Any, decorator: str, example: str) -> None:
-    """Raises `DeclarationError` where a decorator that takes arguments was used without parentheses.
+    """Raises `DeclarationError` for a decorator that was used without parentheses.
 
-    ``given`` is its first argument then: the handler.
+    given: its first argument, which is the handler then
+    decorator: the decorator's name
+    example: its arguments, as an example
     """
     if callable(given):
         name = getattr(given, "__qualname__", given)
         raise DeclarationError(f"handler {name!r}: @{decorator} needs parentheses: write @{decorator}({example})")
 
 
-def checked(right: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Make wrong arguments of a declaration a `DeclarationError` that ends in ``right``, what to write.
+def explains_wrong_arguments(right: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorator: wrong arguments raise a `DeclarationError` that ends in ``right``, the right spelling.
 
-    To Python they are a TypeError, as if the mistake were the library's.
+    Python raises a TypeError for them, as if the library had made the mistake.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -100,7 +102,7 @@ def checked(right: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
 
 def check_options(given: Iterable[str], taken_by: Callable[..., Any], decorator: str) -> None:
-    """Raises `DeclarationError` for an option that a decorator does not have, with the nearest one that it has."""
+    """Raises `DeclarationError` for an option that a decorator does not have; its text has the nearest one."""
     known = [p.name for p in inspect.signature(taken_by).parameters.values() if p.kind is p.KEYWORD_ONLY]
     for option in given:
         if option not in known:
@@ -110,7 +112,7 @@ def check_options(given: Iterable[str], taken_by: Callable[..., Any], decorator:
 
 
 def check_path(path: Any, what: str) -> None:
-    """Raises `DeclarationError` for a path whose parameters are spelled as elsewhere: ``:id``, ``<id>``, ``*rest``."""
+    """Raises `DeclarationError` for parameters in another framework's spelling: ``:id``, ``<id>``, ``*rest``."""
     if not isinstance(path, str):
         raise DeclarationError(f"{what} {path!r} is a {type(path).__name__}, not a text such as '/users/{{user_id}}'")
     for segment in path.split("/"):
@@ -124,7 +126,7 @@ def check_path(path: Any, what: str) -> None:
 
 
 def respelled(path: str) -> str:
-    """A path with its parameters as they are spelled here."""
+    """A path with its parameters in our spelling."""
     return "/".join(map(_respelled, path.split("/")))
 
 
@@ -137,9 +139,9 @@ def _respelled(segment: str) -> str:
 
 
 def check_unannotated(name: str, default: Any, method: str, path_names: Sequence[str], where: str) -> None:
-    """Raises `DeclarationError` for a parameter without annotation that would silently become something else.
+    """Raises `DeclarationError` for a parameter without annotation that would silently come from the query.
 
-    ``default`` is `inspect.Parameter.empty` where there is none. What remains is text: of the path, or of the query.
+    Text of the path and plain text of the query need no annotation. ``default`` is `inspect.Parameter.empty` for none.
     """
     if name in ("self", "cls"):
         raise DeclarationError(f"{where}: {name!r}: declare functions, or an object's bound methods, not a class's")
@@ -163,18 +165,18 @@ def check_foreign(name: str, kind: Any, extras: Sequence[Any], default: Any, whe
     if isinstance(default, Marker):
         raise DeclarationError(
             f"{where}: {name!r} has the default {default!r}; a marker belongs into the annotation, "
-            f"as {name}: Annotated[{_show(kind)}, {type(default).__name__}(...)]"
+            f"as {name}: Annotated[{type_name(kind)}, {type(default).__name__}(...)]"
         )
     for thing in (*extras, default):
         framework = _framework(type(thing))
         if framework:
             theirs = type(thing).__name__
-            ours = f"Annotated[{_show(kind)}, {theirs}(...)]" if theirs in _MARKERS else _show(kind)
+            ours = f"Annotated[{type_name(kind)}, {theirs}(...)]" if theirs in _MARKERS else type_name(kind)
             raise DeclarationError(f"{where}: {name!r} has {theirs} of {framework}; with mesh it is {name}: {ours}")
     framework = _framework(kind)
     if framework:
         raise DeclarationError(
-            f"{where}: {name!r} is a {_show(kind)} of {framework}, which only its applications get: use a type of "
+            f"{where}: {name!r} is a {type_name(kind)} of {framework}, which only its applications get: use a type of "
             "mesh's, or run the application itself with mesh serve"
         )
 
@@ -185,12 +187,13 @@ def _framework(kind: Any) -> str:
     return root if root in _FRAMEWORKS else ""
 
 
-def _show(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
+    """A type as error texts name it."""
     return getattr(annotation, "__name__", None) or str(annotation)
 
 
 def check_hook(hook: Callable[..., Any], what: str) -> None:
-    """Raises `DeclarationError` for a hook that nobody can await."""
+    """Raises `DeclarationError` for a hook that cannot be awaited."""
     name = getattr(hook, "__qualname__", hook)
     if not callable(hook):
         raise DeclarationError(f"{what} {name!r} is not a function")

@@ -1,4 +1,4 @@
-"""Dependencies: values that handlers ask for by annotation, made for a request or for the whole instance.
+"""Dependencies: values that a handler's annotations ask for, made for one request or for one instance.
 
 ::
 
@@ -15,38 +15,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from mesh.service.parameter_markers import Scope
-
-if TYPE_CHECKING:
-    from mesh.service.context import Context
-    from mesh.service.http_messages import Request
-    from mesh.service.parameters import Binder
-
-
-class Dependency(NamedTuple):
-    """A dependency as found in a signature: the parameter's name, and how its own arguments are bound."""
-
-    parameter: str
-    factory: Callable[..., Any]
-    scope: Scope
-    binder: Binder
+from mesh.service.binder import Dependency
+from mesh.service.context import Context
+from mesh.service.http_messages import Request
 
 
 class Resources:
-    """The values of service scope of one instance."""
+    """The values of the dependencies of service scope of one instance."""
 
     def __init__(self) -> None:
         self.values: dict[Callable[..., Any], Any] = {}
         self._stack = AsyncExitStack()
 
     async def open(self, dependencies: Iterable[Dependency]) -> None:
-        """Make every value of service scope that is needed, what it needs itself first."""
+        """Make every value of service scope among the dependencies, and before it the values that its factory takes."""
         for dependency in dependencies:
             await self.open(dependency.binder.dependencies)
             if dependency.scope == "service" and dependency.factory not in self.values:
-                arguments = {d.parameter: self.values[d.factory] for d in dependency.binder.dependencies}
+                arguments = {d.name: self.values[d.factory] for d in dependency.binder.dependencies}
                 self.values[dependency.factory] = await enter(dependency.factory, arguments, self._stack)
 
     async def aclose(self) -> None:
@@ -63,17 +51,25 @@ async def resolve(
     made: dict[Callable[..., Any], Any],
     stack: AsyncExitStack,
 ) -> dict[str, Any]:
-    """The values for one request, by parameter. ``made`` remembers them within the request."""
+    """The values for one request, by parameter.
+
+    dependencies: the dependencies of the handler, or of a factory
+    request: the request
+    context: its context
+    resources: the values of service scope, by factory
+    made: the values of this request, by factory; new ones join them
+    stack: gets the teardowns
+    """
     values: dict[str, Any] = {}
-    for parameter, factory, scope, binder in dependencies:
+    for name, factory, scope, binder in dependencies:
         if scope == "service":
-            values[parameter] = resources[factory]
+            values[name] = resources[factory]
             continue
         if factory not in made:
             arguments = binder.bind(request, context)
             arguments.update(await resolve(binder.dependencies, request, context, resources, made, stack))
             made[factory] = await enter(factory, arguments, stack)
-        values[parameter] = made[factory]
+        values[name] = made[factory]
     return values
 
 

@@ -1,4 +1,4 @@
-"""Endpoints as declared: a handler, its name, the routes that lead to it."""
+"""Endpoints as declared: a handler, the options it was declared with, and the routes that lead to it."""
 
 from __future__ import annotations
 
@@ -7,70 +7,54 @@ import operator
 import types
 import typing
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
-from typing import Any, Union
+from typing import Any, Final, Union
 
 import anyio.to_thread
+from msgspec import Struct
 
 from mesh import codec
 from mesh.errors import DeclarationError
 from mesh.messages import Route
 from mesh.routes import BadTemplate, parse_template
+from mesh.service.binder import Binder
 from mesh.service.http_messages import Response
-from mesh.service.parameters import Binder
+from mesh.service.signatures import read_signature
+from mesh.service.statistics import Statistics
 from mesh.service.streaming import item_type
 from mesh.subjects import is_name
 
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "*")
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "*")
+WEBSOCKET: Final = "websocket"
+"""``Route.stream`` of a route for WebSockets."""
+RESPONSE: Final = "response"
+"""``Route.stream`` of a route whose response is a stream."""
 
 Handler = Callable[..., Any]
-GRAIN_NS = 128
-"""Nanoseconds that the latency histogram can tell apart; its buckets widen from there, 12.5 % of their value each."""
-BUCKETS = 256
+
+
+class EndpointOptions(Struct, frozen=True, kw_only=True):
+    """The options of an endpoint that only its own instances use; `mesh.messages.Route` has those for callers.
+
+    name: the endpoint's name
+    status: the HTTP status of a plain return value
+    concurrency: how many calls may run at a time in one instance; 0 leaves it to the limit of the instance
+    queue: how many calls more may wait
+    cancel: True if the handler is cancelled when its caller goes away; None for the default of its method
+    metadata: texts that ``$SRV.INFO`` shows
+    """
+
+    name: str
+    status: int = 200
+    concurrency: int = 0
+    queue: int = 100
+    cancel: bool | None = None
+    metadata: dict[str, str] | None = None
 
 
 @dataclass(slots=True)
-class Statistics:
-    """Figures of one endpoint since its start or the last reset; times in nanoseconds, as NATS ADR-32 has them."""
-
-    num_requests: int = 0
-    num_errors: int = 0
-    last_error: str = ""
-    processing_time: int = 0
-    latencies: list[int] = field(default_factory=lambda: [0] * BUCKETS)
-    """Requests by how long they took, in log-scaled buckets: eight to an octave, from `GRAIN_NS` to over an hour."""
-
-    def record(self, elapsed_ns: int) -> None:
-        self.num_requests += 1
-        self.processing_time += elapsed_ns
-        units = (elapsed_ns // GRAIN_NS) + 8
-        octave = units.bit_length() - 4
-        bucket = octave * 8 + (units >> octave) - 8
-        self.latencies[bucket if bucket < BUCKETS else -1] += 1
-
-    def percentile_ms(self, share: float) -> float:
-        """Milliseconds within which that share (0 to 1) of the handled requests ended, to about 6 %; 0 without any."""
-        left = share * sum(self.latencies)
-        for bucket, count in enumerate(self.latencies):
-            left -= count
-            if count and left <= 0:
-                octave, step = divmod(bucket, 8)
-                return round((((step + 8.5) * (1 << octave)) - 8) * GRAIN_NS / 1e6, 4)
-        return 0.0
-
-    def refuse(self, text: str) -> None:
-        """Count a request that no handler saw."""
-        self.num_requests += 1
-        self.fail(text)
-
-    def fail(self, text: str) -> None:
-        self.num_errors += 1
-        self.last_error = text[:256]
-
-
-@dataclass(slots=True)
-class Declared:
+class DeclaredEndpoint:
     """One endpoint of a service."""
 
     name: str
@@ -79,126 +63,163 @@ class Declared:
     run: Callable[..., Awaitable[Any]]
     status: int
     cancel: bool
-    """Whether the handler is cancelled when nobody waits for the answer (GET and HEAD by default)."""
+    """True if the handler is cancelled when its caller has gone."""
     websocket: bool = False
-    upgrade: Declared | None = None
-    """What takes WebSockets on the same path, where this takes requests."""
+    upgrade: DeclaredEndpoint | None = None
+    """The endpoint for WebSockets on the same path, if this one takes requests."""
     concurrency: int = 0
-    """How many calls may run at a time in one instance; 0 leaves it to the service's limit."""
     queue: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
     subject: str = ""
-    """Where it listens besides the mesh's own addresses; empty for nowhere else."""
+    """A subject that it listens on besides the mesh's own; empty for none."""
     queue_group: str | None = None
-    """Empty for a plain subscription; None for its service's."""
+    """Empty for a plain subscription; None for the queue group of its service."""
     items: Any = Any
-    """The type of what the handler yields, where it streams."""
+    """The type of the items that the handler yields, if it streams."""
     encode: Callable[[Any], bytes] = codec.encode
-    """Makes JSON of what the handler returns, or of each thing that it yields."""
+    """Makes JSON of what the handler returns, or of each item that it yields."""
     routes: list[Route] = field(default_factory=list)
     statistics: Statistics = field(default_factory=Statistics)
 
+    def at(self, route: Route) -> DeclaredEndpoint:
+        """This endpoint with another route, as a router's prefix changes it; a prefix has no parameters."""
+        return replace(self, routes=[route], statistics=Statistics())
 
-def declare(
-    handler: Handler,
-    *,
-    method: str = "",
-    path: str = "",
-    name: str = "",
-    status: int = 200,
-    summary: str = "",
-    tags: tuple[str, ...] = (),
-    timeout: float | None = None,
-    try_timeout: float | None = None,
-    concurrency: int = 0,
-    queue: int = 100,
-    idempotent: bool = False,
-    retry: bool = True,
-    deprecated: bool = False,
-    cancel: bool | None = None,
-    websocket: bool = False,
-    metadata: dict[str, str] | None = None,
-) -> Declared:
-    """Check a declaration and build its endpoint. Raises `DeclarationError` with a sentence that names the fault."""
-    where = f"handler {getattr(handler, '__qualname__', handler)!r}"
-    if not callable(handler):
-        raise DeclarationError(f"{where} is not callable")
-    name = name or getattr(handler, "__name__", "")
-    if not is_name(name):
-        raise DeclarationError(
-            f"{where}: {name!r} cannot be an endpoint's name; give one of letters, digits, '-' and '_' with name="
-        )
-    if not 100 <= status <= 599:
-        raise DeclarationError(f"{where}: status {status} is not between 100 and 599")
-    for what, seconds in (("timeout", timeout), ("try_timeout", try_timeout)):
-        if seconds is not None and not 0.001 <= seconds <= 3600:
-            raise DeclarationError(f"{where}: {what} {seconds} is not between 0.001 and 3600 seconds")
-    if try_timeout is not None and not retry:
-        raise DeclarationError(f"{where}: try_timeout says when to repeat an attempt, and retry=False forbids it")
-    if concurrency < 0 or queue < 0:
-        raise DeclarationError(f"{where}: concurrency {concurrency} and queue {queue} must not be below 0")
-    streams = inspect.isasyncgenfunction(handler if inspect.isroutine(handler) else type(handler).__call__)
-    routes: list[Route] = []
-    path_names: tuple[str, ...] = ()
-    if path:
-        if method not in METHODS:
-            raise DeclarationError(f"{where}: method {method!r} is not one of {', '.join(METHODS)}")
-        try:
-            template = parse_template(path)
-        except BadTemplate as error:
-            raise DeclarationError(f"{where}: path {path!r}: {error}") from error
-        path_names = template.names
-        summary = summary or (inspect.getdoc(handler) or "").partition("\n")[0]
-        routes = [
-            Route(
-                method=method,
-                path=path,
-                endpoint=name,
-                summary=summary,
-                tags=tuple(tags),
-                timeout_ms=round((timeout or 0) * 1000),
-                try_timeout_ms=round((try_timeout or 0) * 1000),
-                idempotent=idempotent,
-                retry=retry,
-                deprecated=deprecated,
-                stream="websocket" if websocket else "response" if streams else "",
+    def join(self, other: DeclaredEndpoint) -> None:
+        """Take the route of another declaration of the same handler.
+
+        One binder serves all routes: the one whose path names more parameters. With ``/items/{page}`` and ``/items``
+        the handler gets the default of ``page`` for the second. Raises `DeclarationError` if each path names a
+        parameter that the other does not.
+        """
+        own, others = self.binder.path_keys(), other.binder.path_keys()
+        if not (own >= others or own <= others):
+            first, second = self.routes[0], other.routes[0]
+            raise DeclarationError(
+                f"{described(self.handler)}: {first.method} {first.path} and {second.method} {second.path} name "
+                "different parameters; give one of the two a name= of its own"
             )
-        ]
-    binder = Binder(handler, path_names, method or "CALL", where)
-    if websocket != binder.takes_socket or (websocket and streams):
-        raise DeclarationError(
-            f"{where}: a handler of websocket() takes a WebSocket and sends with it"
-            if websocket
-            else f"{where}: a WebSocket is given to handlers of websocket() only"
-        )
+        if own < others:
+            self.binder = other.binder
+        self.routes += other.routes
+
+
+def declare_endpoint(handler: Handler, options: EndpointOptions, route: Route | None = None) -> DeclaredEndpoint:
+    """Check a declaration and make its endpoint.
+
+    handler: a function, a generator, or an object that is called
+    options: how instances run it
+    route: the HTTP route that leads to it; None for an endpoint that is called by name only
+
+    Raises `DeclarationError` with a sentence that names the fault.
+    """
+    where = described(handler)
+    _check_options(options, where)
+    method, path_names = "CALL", tuple[str, ...]()
+    if route is not None:
+        _check_route(route, where)
+        method, path_names = route.method, _path_names(route, where)
+    streams = is_stream(handler)
+    binder = read_signature(handler, path_names, method, where)
+    websocket = route is not None and route.stream == WEBSOCKET
+    if websocket and (streams or not binder.takes_socket):
+        raise DeclarationError(f"{where}: a handler of websocket() takes a WebSocket and sends with it")
+    if binder.takes_socket and not websocket:
+        raise DeclarationError(f"{where}: a WebSocket is given to handlers of websocket() only")
     items, encode = _result(handler, streams, where)
-    return Declared(
-        name=name,
+    return DeclaredEndpoint(
+        name=options.name,
         handler=handler,
         binder=binder,
         run=runner(handler, where),
-        status=status,
-        cancel=method in ("GET", "HEAD") or streams if cancel is None else cancel,
+        status=options.status,
+        cancel=method in ("GET", "HEAD") or streams if options.cancel is None else options.cancel,
         websocket=websocket,
-        concurrency=concurrency,
-        queue=queue,
-        metadata=checked_metadata(metadata, where),
+        concurrency=options.concurrency,
+        queue=options.queue,
+        metadata=checked_metadata(options.metadata, where),
         items=items,
         encode=encode,
-        routes=routes,
+        routes=[route] if route is not None else [],
     )
 
 
-def _result(handler: Handler, streams: bool, where: str) -> tuple[Any, Callable[[Any], bytes]]:
-    """The type of what a handler yields, Any where it returns, and what makes JSON of one result.
+def _check_options(options: EndpointOptions, where: str) -> None:
+    if not is_name(options.name):
+        raise DeclarationError(
+            f"{where}: {options.name!r} cannot be an endpoint's name; "
+            "give one of letters, digits, '-' and '_' with name="
+        )
+    if not 100 <= options.status <= 599:
+        raise DeclarationError(f"{where}: status {options.status} is not between 100 and 599")
+    if options.concurrency < 0 or options.queue < 0:
+        raise DeclarationError(
+            f"{where}: concurrency {options.concurrency} and queue {options.queue} must not be below 0"
+        )
 
-    A model of Pydantic's is written as the annotation says, and without what it does not have: a handler that says
-    ``-> User`` may return a subclass of it with a password.
+
+def _check_route(route: Route, where: str) -> None:
+    if route.method not in METHODS:
+        raise DeclarationError(f"{where}: method {route.method!r} is not one of {', '.join(METHODS)}")
+    if route.try_timeout_ms and not route.retry:
+        raise DeclarationError(f"{where}: try_timeout says when to repeat an attempt, and retry=False forbids it")
+
+
+def _path_names(route: Route, where: str) -> tuple[str, ...]:
+    """The parameters that a route's path names. Raises `DeclarationError` for a path that is no template."""
+    try:
+        return parse_template(route.path).names
+    except BadTemplate as error:
+        raise DeclarationError(f"{where}: path {route.path!r}: {error}") from error
+
+
+def milliseconds(option: str, seconds: float | None, where: str) -> int:
+    """A timeout as routes announce it: milliseconds; 0 for None. Raises `DeclarationError` for one out of range."""
+    if seconds is None:
+        return 0
+    if not 0.001 <= seconds <= 3600:
+        raise DeclarationError(f"{where}: {option} {seconds} is not between 0.001 and 3600 seconds")
+    return round(seconds * 1000)
+
+
+def described(handler: Any) -> str:
+    """A handler as error texts name it. Raises `DeclarationError` for an object that cannot be called."""
+    where = f"handler {getattr(handler, '__qualname__', handler)!r}"
+    if not callable(handler):
+        raise DeclarationError(f"{where} is not callable")
+    return where
+
+
+def name_of(handler: Handler) -> str:
+    """The name of a handler's endpoint by default: its own; empty for an object without a name."""
+    return getattr(handler, "__name__", "")
+
+
+def summary_of(handler: Handler) -> str:
+    """The summary of a handler's route by default: the first line of its docstring."""
+    return (inspect.getdoc(handler) or "").partition("\n")[0]
+
+
+def is_stream(handler: Handler) -> bool:
+    """True for a handler that yields its response in pieces."""
+    return inspect.isasyncgenfunction(_function(handler))
+
+
+def _function(handler: Handler) -> Handler:
+    """The function that a call of ``handler`` runs: an object's ``__call__``."""
+    return handler if inspect.isroutine(handler) else type(handler).__call__
+
+
+def _result(handler: Handler, streams: bool, where: str) -> tuple[Any, Callable[[Any], bytes]]:
+    """The type of the items that a handler yields (Any if it returns one value), and the encoder of one result.
+
+    A Pydantic model is written as the annotation says, and without any other field: a handler that says ``-> User``
+    may return a subclass of it with a password.
     """
     given = typing.get_type_hints(handler, include_extras=True).get("return") if inspect.isroutine(handler) else None
     kind = item_type(given) if streams else given
     if not streams and typing.get_origin(kind) in (Union, types.UnionType):
-        apart = (Response, type(None))  # answered as such
+        apart = (Response, type(None))  # not encoded by their type
         members = tuple(m for m in typing.get_args(kind) if not (isinstance(m, type) and issubclass(m, apart)))
         kind = reduce(operator.or_, members) if members else None
     try:
@@ -209,7 +230,7 @@ def _result(handler: Handler, streams: bool, where: str) -> tuple[Any, Callable[
 
 
 def checked_metadata(metadata: dict[str, str] | None, where: str) -> dict[str, str]:
-    """A copy of metadata of strings. Raises `DeclarationError`."""
+    """A copy of the metadata. Raises `DeclarationError` for values that are not text and for keys of the mesh's own."""
     for key, value in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise DeclarationError(f"{where}: metadata {key!r}={value!r}; keys and values must be text")
@@ -219,7 +240,8 @@ def checked_metadata(metadata: dict[str, str] | None, where: str) -> dict[str, s
 
 
 def runner(handler: Handler, where: str) -> Callable[..., Awaitable[Any]]:
-    target = handler if inspect.isroutine(handler) else type(handler).__call__
+    """A coroutine function that calls the handler. Raises `DeclarationError` for a generator that is not async."""
+    target = _function(handler)
     if inspect.isgeneratorfunction(target):
         raise DeclarationError(f"{where} is a generator; declare it with 'async def' to stream what it yields")
     if inspect.isasyncgenfunction(target):
@@ -232,7 +254,7 @@ def runner(handler: Handler, where: str) -> Callable[..., Awaitable[Any]]:
         return handler
 
     async def in_thread(**arguments: Any) -> Any:
-        # A plain function may block, so it gets a thread; the event loop keeps beating.
+        # A plain function may block, so it gets a thread, and the event loop goes on.
         return await anyio.to_thread.run_sync(partial(handler, **arguments))
 
     return in_thread

@@ -1,4 +1,4 @@
-"""Events between services: handlers by event name, at most once, or durable through JetStream."""
+"""Events between services: a handler gets an event at most once, or until it has handled it (JetStream)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from mesh.bus import Bus, Subscription
 from mesh.bus.jetstream import Delivery, DurableEvents
 from mesh.client import Calls
 from mesh.errors import DeclarationError
+from mesh.service.binder import Binder
 from mesh.service.context import Context, current
 from mesh.service.dependencies import Resources, resolve
 from mesh.service.endpoints import runner
 from mesh.service.http_messages import Request
-from mesh.service.parameters import Binder
+from mesh.service.signatures import read_signature
 from mesh.subjects import is_name, new_id
 
 PATTERN = re.compile(r"([A-Za-z0-9_-]{1,64}|\*)(\.([A-Za-z0-9_-]{1,64}|\*)){0,7}")
 HANDLING_S = 30.0
-"""Seconds a handler of a durable event has before the event is delivered again."""
+"""Seconds that a handler may take; a durable event is delivered again after that."""
 
 _log = logging.getLogger("mesh.events")
 
 
 class EventHandler(NamedTuple):
-    """A declared handler of events."""
+    """A declared handler of events; the options are those of `Service.on`."""
 
     name: str
     event: str
@@ -43,7 +44,7 @@ class EventHandler(NamedTuple):
 def subscribe(
     handler: Callable[..., Any], event: str, *, durable: bool, broadcast: bool, name: str, attempts: int
 ) -> EventHandler:
-    """Check a declaration. Raises `DeclarationError` with a sentence that names the fault."""
+    """Check a declaration; the options are those of `Service.on`. Raises `DeclarationError`."""
     name = name or getattr(handler, "__name__", "")
     where = f"event handler {getattr(handler, '__qualname__', handler)!r}"
     if not PATTERN.fullmatch(event):
@@ -56,8 +57,8 @@ def subscribe(
         raise DeclarationError(f"{where}: attempts {attempts} must be at least 1")
     if durable and broadcast:
         raise DeclarationError(f"{where}: durable events are kept for a service, not for each instance: no broadcast")
-    binder = Binder(handler, (), "EVENT", where)
-    data = [s for s in binder.sources if s.place not in ("context", "request")]
+    binder = read_signature(handler, (), "EVENT", where)
+    data = [p for p in binder.parameters if p.source not in ("context", "request")]
     if len(data) > 1:
         raise DeclarationError(
             f"{where} takes one parameter for the event's data; a Context and dependencies if it wants them"
@@ -81,7 +82,7 @@ class EventReceiver:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Subscribe. A durable handler waits for JetStream in the background, and says so in the log."""
+        """Subscribe. A durable handler waits for JetStream in the background, and logs that."""
         for handler in self._handlers:
             if handler.durable:
                 durable = DurableEvents(
@@ -96,7 +97,7 @@ class EventReceiver:
                 self._durable.append(durable)
             else:
                 subject = self._bus.subjects.event(handler.event)
-                # One queue group a handler and service: every handler gets the event once. Without one each instance.
+                # A queue group for each handler: one instance gets the event for it. Without one, each instance does.
                 queue = "" if handler.broadcast else f"{self._bus.service}-{handler.name}"
                 self._subscriptions.append(await self._bus.subscribe(subject, self._receiver(handler), queue=queue))
 
@@ -108,7 +109,7 @@ class EventReceiver:
             await durable.aclose()
 
     async def finish(self, timeout: float) -> None:
-        """Wait for the handlers that run; those still running after ``timeout`` seconds are cancelled."""
+        """Wait for the handlers that run; cancel those that still run after ``timeout`` seconds."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
         for task in self._tasks:
@@ -139,19 +140,29 @@ class EventReceiver:
         given = request.raw_header(headers.ID)
         request_id = given.decode() if given and headers.is_request_id(given) else new_id()
         deadline = asyncio.get_running_loop().time() + HANDLING_S
-        context = Context(request, request_id, deadline, self._bus.service, self._bus.instance, self._calls)
+        context = Context(
+            request,
+            request_id=request_id,
+            deadline=deadline,
+            service=self._bus.service,
+            instance=self._bus.instance,
+            calls=self._calls,
+        )
         arguments: dict[str, Any] = {}
-        for source in handler.binder.sources:
-            if source.place == "context":
-                arguments[source.parameter] = context
-            elif source.place == "request":
-                arguments[source.parameter] = request
+        for parameter in handler.binder.parameters:
+            if parameter.source == "context":
+                arguments[parameter.name] = context
+            elif parameter.source == "request":
+                arguments[parameter.name] = request
             else:
-                arguments[source.parameter] = codec.decode(payload, source.type)
+                arguments[parameter.name] = codec.decode(payload, parameter.type)
         token = current.set(context)
         try:
             async with AsyncExitStack() as stack:
-                dependencies, bare = handler.binder.dependencies, Request(block, b"")  # no arguments for them
+                dependencies, bare = (
+                    handler.binder.dependencies,
+                    Request(block, b""),
+                )  # no arguments in an event
                 arguments.update(await resolve(dependencies, bare, context, self._resources.values, {}, stack))
                 await handler.run(**arguments)
         finally:

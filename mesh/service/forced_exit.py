@@ -1,4 +1,4 @@
-"""A process whose work is done ends, also where a thread of it does not.
+"""Ends a process that has drained, even if one of its threads does not end.
 
 Python waits at exit for every thread that is not a daemon: those of `asyncio.to_thread`, of synchronous handlers, of
 WSGI applications. None of them can be stopped from outside, and the drain has waited for their work already.
@@ -20,9 +20,12 @@ _log = logging.getLogger("mesh.service")
 
 
 def end_within(seconds: float = EXIT_S, code: int = 0) -> Callable[[], None]:
-    """Let this process end with ``code`` after so many seconds at the latest, from now on.
+    """End this process after some time, unless it has ended by itself.
 
-    Calling what it returns takes that back: the process belongs to whoever goes on with it.
+    seconds: the time from now on
+    code: the exit code
+
+    Returns a function that revokes this, for a caller who goes on with the process.
     """
     withdrawn = threading.Event()
     threading.Thread(target=_end, args=(seconds, code, withdrawn), name="exit", daemon=True).start()

@@ -1,8 +1,8 @@
 """Endpoints called by name: their subjects, their queue groups, and groups of them (NATS ADR-32).
 
-A subject that an author gives is used literally, so that micro clients of every language reach it; one that nobody
-gives is the mesh's own. Wildcards are allowed as NATS ADR-32 allows them, except in the first token: a subscriber on
-``*`` or ``>`` would listen to everybody's requests and replies, and nobody would be told any more that nobody listens.
+A subject that an author gives is used literally, so that micro clients of every language reach it; otherwise it is the
+mesh's own. Wildcards are allowed as NATS ADR-32 allows them, except in the first token: a subscriber on ``*`` or ``>``
+would get all requests and replies, and NATS would never again report a subject without responders.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 
 from mesh.errors import BadSubject, DeclarationError
 from mesh.service.declaration_hints import check_called
-from mesh.service.endpoints import Declared, declare
+from mesh.service.endpoints import DeclaredEndpoint, EndpointOptions, declare_endpoint, name_of
 from mesh.subjects import check_subject
 
 H = TypeVar("H", bound=Callable[..., Any])
 QueueGroup = str | EllipsisType | None
-"""A name, None for a plain subscription (every instance hears every request), ``...`` for what is around it."""
+"""A name; None for a plain subscription (every instance hears every request); ``...`` for the enclosing group's."""
 
 
 class Group:
-    """Endpoints below one subject, with a queue group of their own where one is given.
+    """Endpoints below one subject, with one queue group.
 
     ::
 
@@ -31,11 +31,11 @@ class Group:
         @sensors.endpoint()  # listens on sensors.read
         async def read(name: str) -> float: ...
 
-    A service is the group without a subject: an endpoint there listens on ``<prefix>.req.<service>.<name>``, unless
-    it names a subject. Whatever its subject, every endpoint has the mesh's addresses by its name too.
+    A service is the group without a subject: its endpoints listen on ``<prefix>.req.<service>.<name>`` unless they
+    name a subject. The mesh reaches every endpoint by its name too.
     """
 
-    def __init__(self, add: Callable[[Declared], None], prefix: str, queue_group: str) -> None:
+    def __init__(self, add: Callable[[DeclaredEndpoint], None], prefix: str, queue_group: str) -> None:
         self.prefix = prefix
         self.queue_group = queue_group
         self._add = add
@@ -49,16 +49,21 @@ class Group:
         metadata: dict[str, str] | None = None,
         cancel: bool = False,
     ) -> Callable[[H], H]:
-        """Declare an endpoint that has no HTTP route.
+        """Declare an endpoint without an HTTP route.
 
-        ``name`` (the handler's by default) is unique in its service; ``subject`` (the name by default) comes after
-        the group's. ``cancel`` says whether the handler is cancelled when its caller goes away.
+        name: its name, unique in its service; the handler's by default
+        subject: its subject below the group's; its name by default
+        queue_group: its queue group; None for a plain subscription, the group's by default
+        metadata: texts that ``$SRV.INFO`` shows
+        cancel: True if the handler is cancelled when its caller goes away
+
+        Raises `DeclarationError`.
         """
-
         check_called(name, "service.endpoint" if not self.prefix else "group.endpoint", "")
 
         def register(handler: H) -> H:
-            declared = declare(handler, name=name, metadata=metadata, cancel=cancel)
+            options = EndpointOptions(name=name or name_of(handler), metadata=metadata, cancel=cancel)
+            declared = declare_endpoint(handler, options)
             where = f"endpoint {declared.name!r}"
             declared.subject = self._below(subject or (declared.name if self.prefix else ""), where)
             declared.queue_group = queue_name(queue_group, self.queue_group, where)
@@ -68,7 +73,13 @@ class Group:
         return register
 
     def group(self, name: str, *, queue_group: QueueGroup = ...) -> Group:
-        """A group below this one. An empty name adds no token: it only carries the queue group."""
+        """A group below this one.
+
+        name: its subject below this group's; empty for a group that differs in its queue group only
+        queue_group: the queue group of its endpoints; this group's by default
+
+        Raises `DeclarationError`.
+        """
         where = f"group {name!r}"
         if name.split(".")[-1] == ">":
             raise DeclarationError(f"{where} ends in '>'; nothing can be below that")
@@ -80,7 +91,7 @@ class Group:
 
 
 def listening_subject(subject: str, where: str) -> str:
-    """``subject`` as an endpoint may listen on it. Raises `DeclarationError`."""
+    """``subject``, if an endpoint may listen on it. Raises `DeclarationError`."""
     try:
         check_subject(subject, wildcards=True)
     except BadSubject as error:
@@ -99,7 +110,7 @@ def listening_subject(subject: str, where: str) -> str:
 
 
 def queue_name(queue_group: QueueGroup, inherited: str, where: str) -> str:
-    """The queue group as the wire has it: empty for none. Raises `DeclarationError`."""
+    """The queue group as announcements have it: empty for none. Raises `DeclarationError`."""
     if queue_group is None:
         return ""
     if isinstance(queue_group, EllipsisType):

@@ -1,20 +1,17 @@
-"""What a handler may take and give besides plain typed values: `Request` and `Response`."""
+"""Requests and responses in full, for handlers that need more than typed values."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from mesh import codec, headers
 from mesh.errors import BadRequest, Invalid
-
-if TYPE_CHECKING:
-    from mesh.service.websocket import WebSocket
 
 T = TypeVar("T")
 
@@ -23,10 +20,10 @@ _MISSING_FIELD = re.compile(r"^Object missing required field `([^`]+)`$")
 
 
 class Request:
-    """One request as it came: method, target, headers with their repeats, body as bytes.
+    """One request: method, target, headers with their repeats, body as bytes.
 
-    Everything is read from the message when first asked for. For a call without ``Mesh-Request`` (``nats req``, or
-    another service) ``is_http`` is False, ``method`` is ``"CALL"`` and ``target`` empty.
+    Each part is decoded when it is first used. For a call by name (``nats req``, or another service) ``is_http`` is
+    False, ``method`` is ``"CALL"`` and ``target`` is empty.
     """
 
     __slots__ = (
@@ -47,9 +44,9 @@ class Request:
         self.block = block
         self.body = body
         self.pieces: Callable[[], AsyncIterator[bytes]] | None = None
-        """Reads a body that is larger than one message, and was not read as a whole."""
-        self.socket: WebSocket | None = None
-        """The connection that this request asks for."""
+        """Reads a body that follows as a stream, if the handler takes it in pieces."""
+        self.socket: object | None = None
+        """The `mesh.WebSocket` that this request opens; its module is above this one, so its type has no name here."""
         self._pairs: headers.Pairs | None = None
         self._params: dict[str, str] | None = None
         self._query: dict[str, list[str]] | None = None
@@ -72,7 +69,7 @@ class Request:
 
     @property
     def has_stream(self) -> bool:
-        """Whether more belongs to this request than its one message."""
+        """True if a body follows the request as a stream, or if it opens a WebSocket."""
         return self.block.lower().find(_MORE) >= 0
 
     @property
@@ -102,7 +99,7 @@ class Request:
 
     @property
     def path_params(self) -> dict[str, str]:
-        """Path parameters, decoded. Raises `BadRequest` where the caller sent an unreadable list."""
+        """Path parameters, decoded. Raises `BadRequest` for a list that cannot be read."""
         if self._params is None:
             try:
                 envelope = self.envelope
@@ -114,7 +111,7 @@ class Request:
 
     @property
     def query(self) -> dict[str, list[str]]:
-        """Query parameters: every name with all its values in order; blank values are kept."""
+        """Query parameters: every name with all its values in order; blank values are kept. Raises `BadRequest`."""
         if self._query is None:
             query: dict[str, list[str]] = {}
             text = self.target.partition("?")[2]
@@ -129,7 +126,7 @@ class Request:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """Cookies by name; a malformed cookie header counts as none."""
+        """Cookies by name; empty if a cookie header is malformed."""
         if self._cookies is None:
             jar: SimpleCookie = SimpleCookie()
             try:
@@ -141,7 +138,7 @@ class Request:
         return self._cookies
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The body in pieces as they come: for a handler that takes ``AsyncIterator[bytes]``."""
+        """The body in pieces as they come, for a handler that takes ``AsyncIterator[bytes]``."""
         if self.pieces is None:
             if self.body:
                 yield self.body
@@ -161,50 +158,54 @@ class Request:
 
 
 def decode_json(decoder: msgspec.json.Decoder[Any] | codec.Adapter, body: bytes) -> Any:
-    """Decode or raise: `BadRequest` for what is no JSON, `Invalid` for JSON of another shape."""
+    """The value in a body. Raises `BadRequest` for a body that is no JSON, `Invalid` for JSON of another shape."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise invalid("body", error) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
-    except RecursionError as error:  # msgspec's own answer to very deep nesting
+    except RecursionError as error:  # msgspec raises it for very deep nesting
         raise BadRequest("the body is nested too deeply") from error
 
 
-def field_errors(place: str, error: Exception) -> list[dict[str, str]]:
-    """The entries of an `Invalid` error: where (``body.name``), and what is wrong.
+def field_errors(source: str, error: Exception) -> list[dict[str, str]]:
+    """The entries of an `Invalid` error: the field (``body.name``), and its mistake.
 
     msgspec names the first mistake of a value, Pydantic all of them.
     """
     if isinstance(error, codec.Mismatch):
-        return [{"field": _below(place, e["field"]), "message": e["message"]} for e in error.errors]
+        return [{"field": _below(source, e["field"]), "message": e["message"]} for e in error.errors]
     text, _, path = str(error).partition(" - at `$")
     field = path.rstrip("`").lstrip(".")
     missing = _MISSING_FIELD.search(text)
     if missing:  # msgspec names the object that lacks the field; people look for the field
         field, text = f"{field}.{missing[1]}".lstrip("."), "is required"
-    return [{"field": _below(place, field), "message": text}]
+    return [{"field": _below(source, field), "message": text}]
 
 
-def _below(place: str, field: str) -> str:
-    return f"{place}.{field}" if field and not field.startswith("[") else f"{place}{field}"
+def _below(source: str, field: str) -> str:
+    return f"{source}.{field}" if field and not field.startswith("[") else f"{source}{field}"
 
 
-def invalid(place: str, error: Exception) -> Invalid:
-    entries = field_errors(place, error)
+def invalid(source: str, error: Exception) -> Invalid:
+    entries = field_errors(source, error)
     return Invalid("; ".join(f"{e['field']}: {e['message']}" for e in entries), errors=entries)
 
 
 Headers = Mapping[str, str] | list[tuple[str, str]]
-"""Headers as people write them; a list for repeated names."""
+"""Headers by name; a list for repeated names."""
 
 
 class Response:
-    """A response in full: status, headers (repeats allowed), body.
+    """A response in full.
 
-    ``body`` is bytes, text, or any value that msgspec encodes as JSON; None is empty. ``headers`` is a mapping or a
-    list of pairs, for repeated names.
+    body: bytes, text, or any value that is sent as JSON; None for an empty body
+    status: the HTTP status
+    headers: a mapping, or a list of pairs for repeated names
+    content_type: the type of the body; by default that of bytes, text or JSON
+
+    Raises ValueError for a status that is not between 100 and 599.
     """
 
     __slots__ = ("body", "pairs", "status")
@@ -219,7 +220,10 @@ class Response:
         if not 100 <= status <= 599:
             raise ValueError(f"status {status} is not between 100 and 599")
         self.status = status
+        self.body: bytes
+        """The body as it is sent."""
         self.pairs = header_pairs(headers)
+        """The headers in order, as bytes, names lower-case."""
         if isinstance(body, bytes | bytearray | memoryview):
             self.body, kind = bytes(body), "application/octet-stream"
         elif isinstance(body, str):
@@ -233,7 +237,7 @@ class Response:
             self.pairs.append((b"content-type", kind.encode("latin-1")))
 
     def add_header(self, name: str, value: str) -> None:
-        """Add a header, beside others of the same name."""
+        """Add a header; others of the same name stay."""
         self.pairs.append((_name(name), value.encode("latin-1")))
 
     def set_cookie(self, name: str, value: str, **attributes: Any) -> None:
@@ -246,7 +250,7 @@ class Response:
 
 
 def header_pairs(given: Headers | None) -> headers.Pairs:
-    """Headers as they cross the bus."""
+    """Headers as a message has them: bytes, names lower-case."""
     items = given.items() if isinstance(given, Mapping) else given or ()
     return [(_name(name), value.encode("latin-1")) for name, value in items]
 

@@ -1,4 +1,4 @@
-"""One running copy of a service: from connecting to the last flush."""
+"""One running copy of a service, from its connection to its last flush."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from enum import Enum
 
 from mesh import messages
 from mesh.announcer import Announcer, Load
@@ -13,14 +14,16 @@ from mesh.bus import Bus, Subscription
 from mesh.client import Calls
 from mesh.errors import MeshError
 from mesh.service.conflict_log import ConflictLog
+from mesh.service.definition import ServiceDefinition
 from mesh.service.dependencies import Resources
 from mesh.service.dispatch import Dispatcher
-from mesh.service.endpoints import Statistics
 from mesh.service.events import EventReceiver
 from mesh.service.micro import MicroResponder
 from mesh.service.readiness import Check, Readiness
-from mesh.service.saturation import EVERY_S, Saturation
-from mesh.service.service import Service
+from mesh.service.replies import Replies
+from mesh.service.request_handling import RequestHandler
+from mesh.service.saturation import CHECK_INTERVAL_S, Saturation
+from mesh.service.statistics import Statistics
 from mesh.settings import BusSettings, ServiceSettings
 from mesh.streams import Streams
 from mesh.subjects import QUEUE, new_id
@@ -28,39 +31,70 @@ from mesh.subjects import QUEUE, new_id
 _log = logging.getLogger("mesh.service")
 
 
-class ServiceInstance:
-    """Runs a service; ``async with`` starts it and drains it, `stop_requested` is what a signal sets.
+class Life(Enum):
+    """The states of an instance, in their order; none comes twice.
 
-    Start: connect, startup hooks, subscriptions, flush, announce. Stop, in an order in which nothing is lost:
-    announce ``draining``, keep serving while callers move away, unsubscribe, await the handlers (bounded), announce
-    ``stopped``, flush, close.
+    The announced state is another: ``ready`` and ``unready`` are both `RUNNING`.
     """
 
-    def __init__(self, service: Service, bus: BusSettings, settings: ServiceSettings, instance: str = "") -> None:
+    CREATED = "created"
+    STARTING = "starting"
+    """Its hooks and readiness checks run, and it subscribes."""
+    RUNNING = "running"
+    DRAINING = "draining"
+    """It announces that callers should ask others, serves what still comes, and waits for its handlers."""
+    STOPPED = "stopped"
+    """Its connection is closed."""
+
+
+class ServiceInstance:
+    """Runs a service; ``async with`` starts it and drains it.
+
+    Start: connect, startup hooks, subscriptions, flush, announce. Stop, in an order that loses no request: announce
+    ``draining``, serve while callers pick others, unsubscribe, await the handlers (bounded), announce ``stopped``,
+    flush, close.
+
+    service: what it runs
+    bus: the settings of its connection
+    settings: its limits and times
+    instance: its id; a new one by default
+    """
+
+    def __init__(
+        self, service: ServiceDefinition, bus: BusSettings, settings: ServiceSettings, instance: str = ""
+    ) -> None:
         self.service = service
         self.id = instance or new_id()
+        self.life = Life.CREATED
         self.stop_requested = asyncio.Event()
+        """Set by a signal or ``mesh drain``."""
         self.bus = Bus(bus, service=service.name, instance=self.id)
         self.streams = Streams(self.bus)
         self.calls = Calls(self.bus, self.streams)
         self.resources = Resources()
         self.events = EventReceiver(self.bus, service.subscriptions, self.calls, self.resources)
-        # Figures are the instance's own, also where one process runs several instances of a service.
+        # Statistics are the instance's own, also if one process runs several instances of a service.
         self.endpoints = {name: replace(e, statistics=Statistics()) for name, e in service.endpoints.items()}
         self.announced = service.announced_endpoints(self.bus.subjects)
-        self.dispatcher = Dispatcher(
+        replies = Replies(self.bus, self.streams)
+        self._handler = RequestHandler(
             self.bus,
-            self.endpoints,
-            self.calls,
-            settings.concurrency,
-            settings.queue,
-            streams=self.streams,
+            replies,
+            calls=self.calls,
             max_body=settings.max_body,
             layers=service.layers,
             resources=self.resources.values,
         )
-        places = Saturation(self.dispatcher.given_up, settings.concurrency, asyncio.get_running_loop().time)
-        own = Check("places", places.check, timeout=EVERY_S, every=EVERY_S)
+        self.dispatcher = Dispatcher(
+            self.bus,
+            self.endpoints,
+            handler=self._handler,
+            replies=replies,
+            concurrency=settings.concurrency,
+            queue=settings.queue,
+        )
+        saturation = Saturation(self.dispatcher.abandoned, settings.concurrency, asyncio.get_running_loop().time)
+        own = Check("saturation", saturation.check, timeout=CHECK_INTERVAL_S, every=CHECK_INTERVAL_S)
         self.readiness = Readiness([*service.checks, own], self._readiness_changed)
         self.announcer = Announcer(
             self.bus,
@@ -75,28 +109,30 @@ class ServiceInstance:
         self.micro = MicroResponder(
             self.bus,
             service,
-            self.announced,
-            self.endpoints,
-            self.announcer.started,
-            lambda: self.announcer.contradicted,
+            announced=self.announced,
+            endpoints=self.endpoints,
+            started=self.announcer.started,
+            contradicted=lambda: self.announcer.contradicted,
         )
         self.conflicts = ConflictLog(service.name)
         self._settings = settings
         self._requests: list[Subscription] = []
         self._control: list[Subscription] = []
-        self._closed = False
 
     async def start(self) -> None:
-        """Start. NATS may still be down: everything is put in place with the first connection.
+        """Start. NATS may still be down: the first connection makes all subscriptions.
 
-        When a startup hook fails, its exception is raised after everything was closed again.
+        Raises the exception of a startup hook that fails, after everything was closed.
         """
+        self.life = Life.STARTING
         self.bus.open()
         try:
             await self._start()
+            if self.life is Life.STARTING:  # and not drained meanwhile
+                self.life = Life.RUNNING
         except BaseException:
-            self._closed = True
-            self.dispatcher.stall.aclose()
+            self.life = Life.STOPPED
+            self.dispatcher.pauses.aclose()
             closes = (
                 self.readiness.aclose,
                 self.resources.aclose,
@@ -112,6 +148,7 @@ class ServiceInstance:
             raise
 
     async def _start(self) -> None:
+        """The steps of a start, after the connection was opened."""
         binders = [e.binder for e in self.service.endpoints.values()] + [s.binder for s in self.service.subscriptions]
         for binder in binders:
             await self.resources.open(binder.dependencies)
@@ -131,7 +168,7 @@ class ServiceInstance:
         )
         for subject in (subjects.control("*", name), subjects.control("*", name, self.id)):
             self._control.append(await bus.subscribe(subject, self._controlled))
-        self.dispatcher.stall.start()
+        self.dispatcher.pauses.start()
         await self.streams.start()
         await self.micro.start()
         await self.events.start()
@@ -140,23 +177,26 @@ class ServiceInstance:
         await self.announcer.start("ready" if self.readiness.ready else "unready")
 
     def reset_statistics(self) -> None:
-        """Start all figures of ``$SRV.STATS`` at zero; a call that runs now counts in neither."""
+        """Set all figures of ``$SRV.STATS`` to zero; a call that runs now counts neither before nor after."""
         for declared in self.endpoints.values():
             declared.statistics = Statistics()
 
     async def wait_stop(self) -> None:
-        """Return when a stop was asked for: a signal, ``mesh drain``, or `stop_requested` set by code."""
+        """Return when a signal, ``mesh drain`` or code has set `stop_requested`."""
         await self.stop_requested.wait()
 
     async def drain(self, hurry: asyncio.Event | None = None) -> None:
-        """Stop without losing a request. ``hurry`` (a second Ctrl-C) ends the waits early. May be called twice."""
-        if self._closed:
+        """Stop without losing a request. May be called twice.
+
+        hurry: an event that ends the waits early, such as a second Ctrl-C
+        """
+        if self.life in (Life.DRAINING, Life.STOPPED):
             return
-        self._closed = True
+        self.life = Life.DRAINING
         hurry = hurry or asyncio.Event()
         settings = self._settings
         steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
-            # Callers that heard this pick others; those that did not yet are served for a while longer.
+            # Callers that hear this pick others; the rest is served until then.
             ("announce draining", lambda: self._declare_draining(hurry)),
             ("stop readiness checks", self.readiness.aclose),
             ("unsubscribe", lambda: self.bus.unsubscribe(*self._requests)),
@@ -166,7 +206,7 @@ class ServiceInstance:
             ("await event handlers", lambda: self.events.finish(0.0 if hurry.is_set() else settings.drain_s)),
             *[("shutdown hook", hook) for hook in reversed(self.service.shutdown_hooks)],
             ("tear down dependencies", self.resources.aclose),
-            # After the last reply was written: callers that hear this give up on calls in flight.
+            # After the last reply: callers that hear this give up on calls in flight.
             ("end streams", self.streams.aclose),
             ("announce stopped", self.announcer.aclose),
             ("unsubscribe control", lambda: self.bus.unsubscribe(*self._control)),
@@ -179,6 +219,7 @@ class ServiceInstance:
                 await step()
             except Exception:
                 _log.exception("stopping: %s failed", what)  # one failing step never stops the next
+        self.life = Life.STOPPED
 
     async def __aenter__(self) -> ServiceInstance:
         await self.start()
@@ -187,7 +228,7 @@ class ServiceInstance:
     async def __aexit__(self, *_: object) -> None:
         await self.drain()
 
-    # -- steps
+    # -- steps of start and drain
 
     async def _declare_draining(self, hurry: asyncio.Event) -> None:
         self.announcer.declare("draining")
@@ -200,8 +241,8 @@ class ServiceInstance:
             pass
 
     async def _finish(self, timeout: float) -> None:
-        self.dispatcher.stall.aclose()
-        self.dispatcher.close_sockets()
+        self.dispatcher.pauses.aclose()
+        self._handler.close_websockets()
         cut = await self.dispatcher.finish(timeout)
         if cut:
             _log.warning("stopped %d handlers that were still running after %g s", cut, timeout)

@@ -1,7 +1,7 @@
-"""Who runs now, who waits, who is refused: the places and bounded queues of one instance.
+"""Decides which requests of one instance run now, which wait, and which are refused.
 
-A request waits only where it will probably be done in time. One that waited until its caller had given up would
-take a place from one that can still be served: under twice the load nearly nothing would be answered in time.
+A request waits only if it will probably be served in time. A request that waited until its caller had given up would
+take the turn of one that can still be served: under twice the load, hardly any request would be served in time.
 """
 
 from __future__ import annotations
@@ -13,188 +13,213 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
-from mesh.service.endpoints import Declared
+from mesh.service.endpoints import DeclaredEndpoint
 
 if TYPE_CHECKING:
     from asyncio import Task
 
     from mesh.service.context import Context
+    from mesh.service.streaming import IncomingBody
 
 WEIGHT: Final = 0.1
 """Share of the newest duration in the running mean."""
-LONGEST_RETRY_AFTER_S: Final = 30.0
+MAX_RETRY_AFTER_S: Final = 30.0
 
 
-class Work(Struct, eq=False):
-    """A request as it arrived. ``arrived`` is of the event loop's clock, in seconds.
+class ReceivedRequest(Struct, eq=False, kw_only=True):
+    """A request from its arrival to its reply."""
 
-    ``sender`` is the inbox that its reply goes to, without its last dot; empty where that is none of this mesh.
-    ``began`` is a moment of `time.perf_counter`; ``task`` runs the handler, ``context`` is None until it does.
-    """
-
-    declared: Declared
+    endpoint: DeclaredEndpoint
+    subject: bytes
+    """The subject that it came on."""
     reply: bytes
+    """The subject for the reply; empty if the caller wants none."""
     block: bytes
     payload: bytes
-    subject: bytes
     sender: bytes
+    """The inbox of the caller, without its last dot; empty for a reply subject outside of this mesh."""
     arrived: float
+    """The moment of its arrival, in seconds of the event loop's clock."""
     received_ms: int
-    doubt_ms: int
+    """The same moment in milliseconds of `mesh.boot_clock`."""
+    possible_age_ms: int
+    """How old it may have been on arrival, as far as this process knows: it or its connection stood still so long."""
     began: float = 0.0
+    """The moment at which it began to run, in seconds of `time.perf_counter`."""
     task: Task[None] | None = None
+    """The task that runs the handler."""
     context: Context | None = None
+    """The handler's context; None until the task has begun."""
+    body: IncomingBody | None = None
+    """The body, if it follows the request as a stream."""
 
 
-class _Verdict(Enum):
-    ENTERS = auto()
-    WAITS = auto()
+class _Decision(Enum):
+    ADMITTED = auto()
+    QUEUED = auto()
     REFUSED = auto()
 
 
-_ENTERS, _WAITS, _REFUSED = _Verdict  # names of a module are found several times as fast as members of an enum
+_ADMITTED, _QUEUED, _REFUSED = _Decision  # names of a module are found several times as fast as members of an enum
 
 
-class Gate:
-    """Places, a queue before them, and how long a place is taken on average (seconds)."""
+class ConcurrencyLimit:
+    """How many requests may be in flight, and the queue of those that wait for their turn.
 
-    __slots__ = ("mean_s", "places", "queue", "taken", "waiting", "what")
+    what: the requests that it limits, as error texts name them
+    limit: requests that may be in flight
+    queue_limit: requests that may wait
+    """
 
-    def __init__(self, what: str, places: int, queue: int) -> None:
+    __slots__ = ("in_flight", "limit", "mean_s", "queue_limit", "waiting", "what")
+
+    def __init__(self, what: str, limit: int, queue_limit: int) -> None:
         self.what = what
-        self.places = places
-        self.queue = queue
-        self.taken = 0
+        self.limit = limit
+        self.queue_limit = queue_limit
+        self.in_flight = 0
         self.mean_s = 0.0
-        self.waiting: deque[Work] = deque()
+        """The mean duration of a request."""
+        self.waiting: deque[ReceivedRequest] = deque()
 
     @property
     def wait_s(self) -> float:
-        """How long one more would wait."""
-        return self.mean_s * (len(self.waiting) + 1) / self.places
+        """Seconds that one more request would wait, by the mean duration."""
+        return self.mean_s * (len(self.waiting) + 1) / self.limit
 
     def observe(self, seconds: float) -> None:
-        """A place was taken for that long."""
+        """Count the duration of a request that has ended."""
         self.mean_s += (seconds - self.mean_s) * (WEIGHT if self.mean_s else 1.0)
 
 
-class LoadShedding:
-    """Lets work in: first through the gate of its endpoint, where that has one, then through the instance's.
+class LoadShedder:
+    """Admits requests under the limit of their endpoint, if it has one, and then under the instance's.
 
-    ``start(work)`` runs it; `ended` must follow. ``refuse(work, detail, retry_after)`` answers it, with seconds after
-    which there should be room. ``left(work)`` are the seconds until its caller gives up; asked only where it queues.
+    limit: requests that may be in flight in the instance
+    queue_limit: requests that may wait for that
+    start: called with an admitted request; `ended` must follow
+    refuse: called with a refused request, the reason, and the seconds after which a retry should be admitted
+    remaining: the seconds until the caller of a request gives up; called only if the request cannot run at once
     """
 
     def __init__(
         self,
-        places: int,
-        queue: int,
+        limit: int,
+        queue_limit: int,
         *,
-        start: Callable[[Work], None],
-        refuse: Callable[[Work, str, float], None],
-        left: Callable[[Work], float],
+        start: Callable[[ReceivedRequest], None],
+        refuse: Callable[[ReceivedRequest, str, float], None],
+        remaining: Callable[[ReceivedRequest], float],
     ) -> None:
-        self._instance = Gate("calls", places, queue)
-        self._gates: dict[str, Gate] = {}
+        self._instance = ConcurrencyLimit("calls", limit, queue_limit)
+        self._endpoints: dict[str, ConcurrencyLimit] = {}
         self._start = start
         self._refuse = refuse
-        self._left = left
+        self._remaining = remaining
 
     @property
-    def running(self) -> int:
-        return self._instance.taken
+    def in_flight(self) -> int:
+        """Requests whose handlers run."""
+        return self._instance.in_flight
 
-    def offer(self, work: Work) -> None:
-        """Start ``work``, or keep it waiting, or refuse it."""
-        if not work.declared.concurrency:
-            self._admit(work)
+    def offer(self, request: ReceivedRequest) -> None:
+        """Start a request, queue it, or refuse it."""
+        instance = self._instance
+        if not request.endpoint.concurrency:
+            if instance.in_flight < instance.limit:  # nearly every request: two calls less than `_admit`
+                instance.in_flight += 1
+                self._start(request)
+            else:
+                self._admit(request)
             return
-        gate = self._gate(work.declared)
-        if self._enter(gate, work) is _ENTERS and not self._admit(work):
-            self._leave(gate)
+        limit = self._limit_of(request.endpoint)
+        if self._enter(limit, request) is _ADMITTED and not self._admit(request):
+            self._leave(limit)
 
-    def ended(self, work: Work, seconds: float) -> None:
-        """What was started has ended after that many seconds; whoever waited may follow."""
+    def ended(self, request: ReceivedRequest, seconds: float) -> None:
+        """Count the end of a started request after that many seconds, and start the next one that waits."""
         self._instance.observe(seconds)
         self._leave(self._instance)
-        if work.declared.concurrency:
-            gate = self._gate(work.declared)
-            gate.observe(seconds)
-            self._leave(gate)
+        if request.endpoint.concurrency:
+            limit = self._limit_of(request.endpoint)
+            limit.observe(seconds)
+            self._leave(limit)
 
-    def withdraw(self, reply: bytes) -> Work | None:
-        """Take the waiting request with that reply subject out of its queue; None where none waits."""
-        for gate in (self._instance, *self._gates.values()):
-            for work in gate.waiting:
-                if work.reply == reply:
-                    gate.waiting.remove(work)
-                    if gate is self._instance:
-                        self._leave_own(work)
-                    return work
+    def withdraw(self, reply: bytes) -> ReceivedRequest | None:
+        """Take the waiting request with that reply subject out of its queue; None if no such request waits."""
+        for limit in (self._instance, *self._endpoints.values()):
+            for request in limit.waiting:
+                if request.reply == reply:
+                    limit.waiting.remove(request)
+                    if limit is self._instance:
+                        self._leave_endpoint(request)
+                    return request
         return None
 
-    def clear(self) -> list[Work]:
-        """Take everything out that waits."""
-        cleared: list[Work] = []
-        for gate in self._gates.values():
-            cleared += gate.waiting
-            gate.waiting.clear()
+    def clear(self) -> list[ReceivedRequest]:
+        """Take all waiting requests out of their queues."""
+        cleared: list[ReceivedRequest] = []
+        for limit in self._endpoints.values():
+            cleared += limit.waiting
+            limit.waiting.clear()
         cleared += self._instance.waiting
-        for work in self._instance.waiting:
-            if work.declared.concurrency:
-                self._gate(work.declared).taken -= 1
+        for request in self._instance.waiting:
+            if request.endpoint.concurrency:
+                self._limit_of(request.endpoint).in_flight -= 1
         self._instance.waiting.clear()
         return cleared
 
-    # -- the rest
+    def _limit_of(self, endpoint: DeclaredEndpoint) -> ConcurrencyLimit:
+        """The limit of an endpoint that has a ``concurrency`` of its own."""
+        limit = self._endpoints.get(endpoint.name)
+        if limit is None:
+            what = f"calls of {endpoint.name}"
+            limit = self._endpoints[endpoint.name] = ConcurrencyLimit(what, endpoint.concurrency, endpoint.queue)
+        return limit
 
-    def _gate(self, declared: Declared) -> Gate:
-        """The gate of an endpoint that has a ``concurrency`` of its own."""
-        gate = self._gates.get(declared.name)
-        if gate is None:
-            what = f"calls of {declared.name}"
-            gate = self._gates[declared.name] = Gate(what, declared.concurrency, declared.queue)
-        return gate
-
-    def _enter(self, gate: Gate, work: Work) -> _Verdict:
-        if gate.taken < gate.places:
-            gate.taken += 1
-            return _ENTERS
-        wait = gate.wait_s
-        if len(gate.waiting) >= gate.queue:
-            self._overloaded(gate, work, f"{gate.places} {gate.what} run and {gate.queue} wait")
-        elif wait + gate.mean_s > self._left(work):
-            self._overloaded(gate, work, f"{len(gate.waiting)} {gate.what} wait: its turn would come in {wait:.1f} s")
+    def _enter(self, limit: ConcurrencyLimit, request: ReceivedRequest) -> _Decision:
+        """Admit a request under one limit, queue it there, or refuse it."""
+        if limit.in_flight < limit.limit:
+            limit.in_flight += 1
+            return _ADMITTED
+        wait = limit.wait_s
+        if len(limit.waiting) >= limit.queue_limit:
+            self._overloaded(limit, request, f"{limit.limit} {limit.what} run and {limit.queue_limit} wait")
+        elif wait + limit.mean_s > self._remaining(request):
+            detail = f"{len(limit.waiting)} {limit.what} wait: its turn would come in {wait:.1f} s"
+            self._overloaded(limit, request, detail)
         else:
-            gate.waiting.append(work)
-            return _WAITS
+            limit.waiting.append(request)
+            return _QUEUED
         return _REFUSED
 
-    def _admit(self, work: Work) -> bool:
-        """Start it, or let it wait for the instance; False where it was refused."""
-        verdict = self._enter(self._instance, work)
-        if verdict is _ENTERS:
-            self._start(work)
-        return verdict is not _REFUSED
+    def _admit(self, request: ReceivedRequest) -> bool:
+        """Start a request, or queue it, under the instance's limit; False if it was refused."""
+        decision = self._enter(self._instance, request)
+        if decision is _ADMITTED:
+            self._start(request)
+        return decision is not _REFUSED
 
-    def _leave(self, gate: Gate) -> None:
-        gate.taken -= 1
-        while gate.waiting and gate.taken < gate.places:
-            work = gate.waiting.popleft()
-            if self._left(work) < gate.mean_s:
-                self._overloaded(gate, work, "its turn came too late to be done in time")
-                if gate is self._instance:
-                    self._leave_own(work)
+    def _leave(self, limit: ConcurrencyLimit) -> None:
+        """Count one request less in flight, and admit those that wait for that."""
+        limit.in_flight -= 1
+        while limit.waiting and limit.in_flight < limit.limit:
+            request = limit.waiting.popleft()
+            if self._remaining(request) < limit.mean_s:
+                self._overloaded(limit, request, "its turn came too late to be done in time")
+                if limit is self._instance:
+                    self._leave_endpoint(request)
                 continue
-            if gate is self._instance:
-                gate.taken += 1
-                self._start(work)
-            elif self._admit(work):
-                gate.taken += 1
+            if limit is self._instance:
+                limit.in_flight += 1
+                self._start(request)
+            elif self._admit(request):
+                limit.in_flight += 1
 
-    def _leave_own(self, work: Work) -> None:
-        if work.declared.concurrency:
-            self._leave(self._gate(work.declared))
+    def _leave_endpoint(self, request: ReceivedRequest) -> None:
+        """Count a request that waited for the instance's limit as no longer in flight under its endpoint's."""
+        if request.endpoint.concurrency:
+            self._leave(self._limit_of(request.endpoint))
 
-    def _overloaded(self, gate: Gate, work: Work, detail: str) -> None:
-        self._refuse(work, detail, min(LONGEST_RETRY_AFTER_S, max(1.0, gate.wait_s)))
+    def _overloaded(self, limit: ConcurrencyLimit, request: ReceivedRequest, detail: str) -> None:
+        self._refuse(request, detail, min(MAX_RETRY_AFTER_S, max(1.0, limit.wait_s)))

@@ -1,6 +1,6 @@
 """The NATS micro side of an instance: ``$SRV.PING``, ``$SRV.INFO`` and ``$SRV.STATS`` (NATS ADR-32).
 
-Answered in the subscription's callback, so they never queue behind handlers.
+The callback of the subscription replies, so that these requests never queue behind handlers.
 """
 
 from __future__ import annotations
@@ -8,37 +8,42 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
+from mesh import codec
 from mesh.bus import Bus, Subscription
 from mesh.foreign.survey import CONTRADICTED, PREFIX
 from mesh.messages import Endpoint
-from mesh.service.endpoints import Declared, Statistics
-from mesh.service.service import Service
+from mesh.service.definition import ServiceDefinition
+from mesh.service.endpoints import DeclaredEndpoint
+from mesh.service.statistics import Statistics
 
-_encode = msgspec.json.Encoder().encode
 VERBS = ("PING", "INFO", "STATS")
 TYPES = {verb: f"io.nats.micro.v1.{verb.lower()}_response" for verb in VERBS}
 
 
 class MicroResponder:
-    """Answers the discovery subjects of one instance. ``started`` is its RFC 3339 start time in UTC.
+    """Replies on the discovery subjects of one instance.
 
-    ``contradicted()``: how many messages somebody else has published in its name, for whoever looks for them.
+    bus: the instance's connection
+    service: the service that it runs
+    announced: its endpoints with their subjects
+    endpoints: its endpoints by name, with their statistics
+    started: its start in UTC (RFC 3339)
+    contradicted: how many messages others have published in its name; shown in its metadata
     """
 
     def __init__(
         self,
         bus: Bus,
-        service: Service,
+        service: ServiceDefinition,
+        *,
         announced: tuple[Endpoint, ...],
-        endpoints: Mapping[str, Declared],
+        endpoints: Mapping[str, DeclaredEndpoint],
         started: str,
         contradicted: Callable[[], int] = lambda: 0,
     ) -> None:
         self._bus = bus
         self._service = service
-        # Says which mesh this is a native service of: other meshes need not take it for a foreign one.
+        # The mesh whose native service this is; a gateway of that mesh does not take it for a foreign one.
         self._metadata = {**service.metadata, PREFIX: bus.subjects.prefix}
         self._announced = announced
         self._endpoints = endpoints
@@ -47,12 +52,14 @@ class MicroResponder:
         self._subscriptions: list[Subscription] = []
 
     async def start(self) -> None:
+        """Subscribe."""
         name, instance = self._service.name, self._bus.instance
         for verb in VERBS:
             for subject in (f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{instance}"):
                 self._subscriptions.append(await self._bus.subscribe(subject, self._responder(verb)))
 
     async def aclose(self) -> None:
+        """Unsubscribe."""
         subscriptions, self._subscriptions = self._subscriptions, []
         await self._bus.unsubscribe(*subscriptions)
 
@@ -61,7 +68,7 @@ class MicroResponder:
 
         def respond(subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
             if reply and self._bus.subjects.may_reply(reply):
-                self._bus.reply(reply, _encode(build()), b"")
+                self._bus.reply(reply, codec.encode(build()), b"")
 
         return respond
 
@@ -72,17 +79,19 @@ class MicroResponder:
             "name": service.name,
             "id": self._bus.instance,
             "version": service.version,
-            "metadata": self._told(),
+            "metadata": self._metadata_now(),
         }
 
-    def _told(self) -> dict[str, str]:
+    def _metadata_now(self) -> dict[str, str]:
         count = self._contradicted()
         return {**self._metadata, CONTRADICTED: str(count)} if count else self._metadata
 
     def ping(self) -> dict[str, Any]:
+        """The reply to ``$SRV.PING``."""
         return self._identity("PING")
 
     def info(self) -> dict[str, Any]:
+        """The reply to ``$SRV.INFO``."""
         endpoints = [
             {"name": e.name, "subject": e.subject, "queue_group": e.queue_group, "metadata": e.metadata or {}}
             for e in self._announced
@@ -90,6 +99,7 @@ class MicroResponder:
         return {**self._identity("INFO"), "description": self._service.description, "endpoints": endpoints}
 
     def stats(self) -> dict[str, Any]:
+        """The reply to ``$SRV.STATS``."""
         endpoints = [
             {
                 "name": e.name,
@@ -111,6 +121,6 @@ def _figures(statistics: Statistics) -> dict[str, Any]:
         "processing_time": statistics.processing_time,
         "average_processing_time": statistics.processing_time // count if count else 0,
     }
-    if any(statistics.latencies):  # NATS ADR-32's field for whatever a service adds
+    if any(statistics.latencies):  # NATS ADR-32's field for figures that a service adds
         figures["data"] = {"p50_ms": statistics.percentile_ms(0.5), "p99_ms": statistics.percentile_ms(0.99)}
     return figures

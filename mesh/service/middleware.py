@@ -12,7 +12,7 @@ Middleware = Callable[[Request, Context, Next], Awaitable[Response]]
 
 
 def chain(layers: Sequence[Middleware], handler: Next) -> Next:
-    """One function that runs the layers, the first one outermost, around ``handler``."""
+    """A function that runs the layers around ``handler``, the first layer outermost."""
     for layer in reversed(layers):
         handler = _around(layer, handler)
     return handler

@@ -1,4 +1,4 @@
-"""Markers: what stands beside a type in ``Annotated`` and says where a parameter comes from."""
+"""Markers for ``Annotated``: they say which part of a request a parameter comes from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Scope = Literal["request", "service"]
 
 
 class Marker:
-    """Base of the markers: equal to another of its own kind that says the same, and to nothing else.
+    """Base of the markers: equal to a marker of the same class with the same values, and to nothing else.
 
-    ``typing`` keeps every ``Annotated[...]`` that it has made and finds it again by equality; before Python 3.11.4 it
-    does not look at types. Markers that are tuples would then be taken for each other: a header for a cookie.
+    ``typing`` caches every ``Annotated[...]`` and finds it by equality; before Python 3.11.4 it does not compare types.
+    With markers that are tuples it would find the wrong one: a header for a cookie.
     """
 
     __slots__ = ()
@@ -31,7 +31,7 @@ class Marker:
 
 
 class Named(Marker):
-    """Base of the markers that may give a name."""
+    """Base of the markers that may have a name."""
 
     __slots__ = ("name",)
 
@@ -67,12 +67,12 @@ class Body(Marker):
 
 
 class Depends(Marker):
-    """Marks a parameter whose value ``factory`` makes.
+    """``Annotated[Database, Depends(open_database)]``: a value that a factory makes.
 
-    The factory is a function or a generator that yields once; what stands after the ``yield`` is the teardown, run in
-    reverse order. With ``scope="service"`` it is made once per instance, before it announces itself ready, and torn
-    down after the last handler; otherwise once per request, however often it is asked for. A factory takes what a
-    handler may take, but no body, and dependencies of its own.
+    factory: a function, or a generator that yields once; the code after its ``yield`` is the teardown, and teardowns
+        run in reverse order. It takes the parameters of a handler but the body, and dependencies of its own
+    scope: ``request`` for one value per request, ``service`` for one per instance, made before it announces itself
+        ready and torn down after the last handler
     """
 
     __slots__ = ("factory", "scope")

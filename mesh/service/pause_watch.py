@@ -1,47 +1,50 @@
-"""Notices that this process did not run for a while: stopped, suspended, or held up by a handler that blocks."""
+"""Notices that this process did not run for a while: it was stopped, suspended, or held up by a blocking handler."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
-TICK_S = 0.25
-STALL_S = 0.5
-"""A longer gap between two ticks is a stall."""
-AFTERMATH_S = 1.0
-"""Seconds after a stall in which what is read may have waited in the socket all along."""
+TICK_S: Final = 0.25
+PAUSE_S: Final = 0.5
+"""A gap between two ticks that is longer than this is a pause."""
+AFTERMATH_S: Final = 1.0
+"""Seconds after a pause in which a message that is read may have waited in the socket since its start."""
 
 
 class PauseWatch:
     """Ticks on the event loop from `start` to `aclose`."""
 
-    __slots__ = ("_loop", "_stall", "_stalled_until", "_ticked", "_timer")
+    __slots__ = ("_aftermath_ends", "_loop", "_pause", "_ticked", "_timer")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._ticked = self._loop.time()
-        self._stall = 0.0
-        self._stalled_until = 0.0
+        self._pause = 0.0
+        self._aftermath_ends = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
+        """Begin to tick."""
         self._ticked = self._loop.time()
         self._timer = self._loop.call_later(TICK_S, self._tick)
 
     def aclose(self) -> None:
+        """End the ticks."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def recent(self, now: float) -> float:
-        """Seconds of the stall that just ended, 0.0 where there was none. ``now`` is the event loop's time."""
-        gap = now - self._ticked  # after a stall, sockets are read before the timers run
-        if gap > STALL_S and self._timer is not None:
+        """The seconds of the pause that has just ended; 0.0 without one. ``now`` is the event loop's time."""
+        gap = now - self._ticked  # after a pause, sockets are read before the timers run
+        if gap > PAUSE_S and self._timer is not None:
             return gap
-        return self._stall if now < self._stalled_until else 0.0
+        return self._pause if now < self._aftermath_ends else 0.0
 
     def _tick(self) -> None:
         now = self._loop.time()
-        if now - self._ticked > STALL_S:
-            self._stall, self._stalled_until = now - self._ticked, now + AFTERMATH_S
+        if now - self._ticked > PAUSE_S:
+            self._pause, self._aftermath_ends = now - self._ticked, now + AFTERMATH_S
         self._ticked = now
         self._timer = self._loop.call_later(TICK_S, self._tick)

@@ -14,7 +14,7 @@ _log = logging.getLogger("mesh.service")
 
 
 class Check(NamedTuple):
-    """A check, how long it may take and how often it runs, in seconds."""
+    """A check; it may take ``timeout`` seconds, and runs again after ``every`` seconds."""
 
     name: str
     run: Callable[[], Awaitable[bool | None]]
@@ -23,25 +23,31 @@ class Check(NamedTuple):
 
 
 class Readiness:
-    """Runs the checks of one instance; ``changed(ready)`` is called whenever the conclusion changes."""
+    """Runs the checks of one instance.
+
+    checks: the checks
+    changed: called with True or False when the instance becomes ready or unready
+    """
 
     def __init__(self, checks: Sequence[Check], changed: Callable[[bool], None]) -> None:
         self.failing: dict[str, str] = {}
-        """Why each failing check fails, by name."""
+        """The reasons of the checks that fail, by their names."""
         self._checks = checks
         self._changed = changed
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def ready(self) -> bool:
+        """True if no check fails."""
         return not self.failing
 
     async def start(self) -> None:
-        """Run every check once, then each at its own pace."""
+        """Run every check once, then each at its own interval."""
         await asyncio.gather(*(self._try(check) for check in self._checks))
         self._tasks = [keep(partial(self._repeat, check), f"readiness {check.name}") for check in self._checks]
 
     async def aclose(self) -> None:
+        """Stop the checks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""From what a handler gave to what is sent: one message, or a stream where that is too small."""
+"""Sends the result of a handler: in one message, or as a stream if it is one or is too large for a message."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import asyncio
 import logging
 from http import HTTPStatus
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
-import msgspec
-
-from mesh import headers
+from mesh import codec, headers
 from mesh.bus import Bus
 from mesh.errors import BadRequest, MeshError, TooLarge
+from mesh.numbers import parse_count
 from mesh.service.context import Context
-from mesh.service.endpoints import Declared
+from mesh.service.endpoints import DeclaredEndpoint
 from mesh.service.http_messages import Request, Response
 from mesh.service.streaming import IncomingBody, StreamingResponse, streamed
 from mesh.service.websocket import WebSocket
 from mesh.streams import Streams
 
-HEAD_S = 0.5
-"""What a handler streams begins with its first piece, so that an error before it has its own status; after this many
-seconds without one it begins all the same, and the client knows that it is connected."""
+FIRST_PIECE_S: Final = 0.5
+"""Seconds that a streamed response waits for its first piece. An error before that has a status of its own; after
+that the response begins without a piece, and the client knows that it is connected."""
+
+Reply = tuple[bytes, bytes]
+"""A reply message: its header block and its body."""
 
 _log = logging.getLogger("mesh.service")
-_encode = msgspec.json.Encoder().encode
 
 
 class Replies:
@@ -38,22 +39,23 @@ class Replies:
 
     # -- one message
 
-    def encode(self, declared: Declared, result: Any) -> tuple[bytes, bytes] | None:
-        """Header block and body of what a handler returned; None where it is streamed."""
+    def encode(self, endpoint: DeclaredEndpoint, result: Any) -> Reply | None:
+        """The reply for a handler's result; None if the result is a stream."""
         if is_streamed(result):
             return None
         if isinstance(result, Response):
             if result.status >= 400:
-                declared.statistics.fail(f"{result.status}:{_phrase(result.status)}")
+                endpoint.statistics.fail(f"{result.status}:{_phrase(result.status)}")
             return response_block(result), result.body
         if result is None:
-            status = 204 if declared.status == 200 else declared.status
-            return self._plain(status, b""), b""
+            status = 204 if endpoint.status == 200 else endpoint.status
+            return self._block(status, b""), b""
         if isinstance(result, bytes | bytearray):
-            return self._plain(declared.status, b"application/octet-stream"), bytes(result)
-        return self._plain(declared.status, b"application/json"), declared.encode(result)
+            return self._block(endpoint.status, b"application/octet-stream"), bytes(result)
+        return self._block(endpoint.status, b"application/json"), endpoint.encode(result)
 
-    def _plain(self, status: int, kind: bytes) -> bytes:
+    def _block(self, status: int, kind: bytes) -> bytes:
+        """The header block of a status and a content type; each is made once."""
         block = self._blocks.get((status, kind))
         if block is None:
             line = b"content-type: %b\r\n" % kind if kind else b""
@@ -61,7 +63,7 @@ class Replies:
         return block
 
     def send(self, reply: bytes, block: bytes, body: bytes, request_id: str = "") -> None:
-        """Answer with one message; what is too large for one becomes a 502."""
+        """Send a reply of one message; a reply that is too large becomes a 502."""
         if not reply:
             return
         try:
@@ -75,8 +77,8 @@ class Replies:
 
     # -- streams
 
-    def incoming(self, request: Request, context: Context, reply: bytes) -> IncomingBody | None:
-        """The body that follows a request as a stream; None where it is in the message."""
+    def open_body(self, request: Request, context: Context, reply: bytes) -> IncomingBody | None:
+        """The body that follows a request as a stream; None if it is in the message."""
         kind = request.raw_header(headers.BODY)
         if kind == b"websocket":
             raise BadRequest("this path is not for WebSockets", reason="no_websocket")
@@ -85,8 +87,8 @@ class Replies:
         stream = self._streams.answer(reply, _credit(request), reads=True, writes=True)
         return IncomingBody(self._bus, reply, stream, context)
 
-    def socket(self, request: Request, reply: bytes) -> WebSocket:
-        """The connection that a request asks for. Raises a 426 where it asks for none."""
+    def open_websocket(self, request: Request, reply: bytes) -> WebSocket:
+        """The WebSocket that a request asks for. Raises an error with status 426 if it asks for none."""
         if not reply or request.raw_header(headers.BODY) != b"websocket":
             error = BadRequest(
                 "this path is for WebSockets", reason="upgrade_required", headers={"upgrade": "websocket"}
@@ -98,10 +100,10 @@ class Replies:
 
     async def stream(
         self, response: Response, request: Request, context: Context, reply: bytes, incoming: IncomingBody | None
-    ) -> tuple[bytes, bytes] | None:
-        """Send a response in pieces. To a caller that takes no streams it is one message: then its block and body.
+    ) -> Reply | None:
+        """Stream a response; returns a reply of one message instead if the caller takes no streams.
 
-        Raises what the handler raises before its first piece; later errors break the stream.
+        Raises what the handler raises before its first piece; a later error breaks the stream.
         """
         credit = _credit(request)
         if not isinstance(response, StreamingResponse):
@@ -116,7 +118,8 @@ class Replies:
         finally:
             await response.aclose()
 
-    async def _gathered(self, response: StreamingResponse) -> tuple[bytes, bytes]:
+    async def _gathered(self, response: StreamingResponse) -> Reply:
+        """The pieces as one message. Raises `TooLarge`."""
         pieces: list[bytes] = []
         size = 0
         async for piece in response.pieces():
@@ -129,6 +132,7 @@ class Replies:
     async def _stream(
         self, response: StreamingResponse, context: Context, reply: bytes, incoming: IncomingBody | None, credit: int
     ) -> None:
+        """Write the pieces on the stream of the request's body, if it has one, else on a new one."""
         task = asyncio.current_task()
         assert task is not None
         own = self._streams.answer(reply, credit, reads=False, writes=True) if incoming is None else None
@@ -150,7 +154,7 @@ class Replies:
             task.cancel()
 
         stream.on_broken = broken
-        timer = asyncio.get_running_loop().call_later(HEAD_S, begin)
+        timer = asyncio.get_running_loop().call_later(FIRST_PIECE_S, begin)
         try:
             async for piece in response.pieces():
                 begin()
@@ -158,7 +162,7 @@ class Replies:
             begin()
             stream.end()
         except asyncio.CancelledError:
-            stream.abort(stopped())
+            stream.abort(stopped_error())
             raise
         except Exception as error:
             if not begun:
@@ -173,32 +177,31 @@ class Replies:
 
 
 def is_streamed(result: Any) -> bool:
-    """Whether a handler's result comes in pieces."""
+    """True if a handler's result comes in pieces."""
     return isinstance(result, StreamingResponse) or hasattr(result, "__aiter__")
 
 
 def _too_large(error: TooLarge) -> MeshError:
-    """What the caller is told of a reply that NATS does not take."""
+    """The error for the caller of a handler whose reply NATS does not take."""
     large = MeshError(f"the reply is too large: {error.detail}", reason="bad_reply", executed="yes")
     large.status, large.title = 502, "Unusable reply"
     return large
 
 
-def stopped() -> MeshError:
-    """For callers whose handler was stopped with its instance."""
+def stopped_error() -> MeshError:
+    """The error for the caller of a handler that was stopped with its instance."""
     error = MeshError("the instance stopped before the handler ended", reason="stopped", executed="unknown")
     error.status = 503
     return error
 
 
 def _credit(request: Request) -> int:
-    """What the caller takes of a streamed response to begin with; 0 where it takes none."""
-    value = request.raw_header(headers.CREDIT)
-    return int(value) if value and value.isdigit() and len(value) < 10 else 0
+    """The bytes of a streamed response that the caller takes at first; 0 if it takes no streams."""
+    return parse_count(request.raw_header(headers.CREDIT)) or 0
 
 
 def _in_pieces(response: Response) -> StreamingResponse:
-    """A response whose body is too large for one message."""
+    """The stream for a response that is too large for one message."""
 
     async def whole() -> Any:
         yield response.body
@@ -209,17 +212,17 @@ def _in_pieces(response: Response) -> StreamingResponse:
     return pieces
 
 
-def as_response(declared: Declared, request: Request, result: Any) -> Response:
-    """What a handler returned, as a full response."""
+def as_response(endpoint: DeclaredEndpoint, request: Request, result: Any) -> Response:
+    """A handler's result as a full response."""
     if isinstance(result, Response):
         return result
     if hasattr(result, "__aiter__"):
-        return streamed(result, declared.items, declared.encode, declared.status, request.header("accept") or "")
+        return streamed(result, endpoint.items, endpoint.encode, endpoint.status, request.header("accept") or "")
     if result is None:
-        return Response(None, 204 if declared.status == 200 else declared.status)
+        return Response(None, 204 if endpoint.status == 200 else endpoint.status)
     if isinstance(result, bytes | bytearray):
-        return Response(bytes(result), declared.status)
-    return Response(declared.encode(result), declared.status, content_type="application/json")
+        return Response(bytes(result), endpoint.status)
+    return Response(endpoint.encode(result), endpoint.status, content_type="application/json")
 
 
 def response_block(response: Response) -> bytes:
@@ -231,7 +234,7 @@ def response_block(response: Response) -> bytes:
 
 
 def _phrase(status: int) -> str:
-    """What a status means, for errors that say no more."""
+    """The phrase of a status, for errors that say no more."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -244,9 +247,9 @@ def _error_headers(status: int, detail: str) -> headers.Pairs:
     return [(b"Nats-Service-Error-Code", b"%d" % status), (b"Nats-Service-Error", (text or _phrase(status)).encode())]
 
 
-def problem_reply(error: MeshError, request_id: str) -> tuple[bytes, bytes]:
-    """Header block and body of an error: problem+json, with NATS ADR-32's error headers beside it."""
-    body = _encode(error.problem(request_id))
+def problem_reply(error: MeshError, request_id: str) -> Reply:
+    """The reply for an error: problem+json (RFC 9457), and NATS ADR-32's error headers for other clients."""
+    body = codec.encode(error.problem(request_id))
     pairs = [
         (b"Mesh-Status", b"%d" % error.status),
         *_error_headers(error.status, error.detail),

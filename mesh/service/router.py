@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from msgspec.structs import replace
 
 from mesh.errors import DeclarationError
+from mesh.messages import Route
 from mesh.routes import BadTemplate, mount
-from mesh.service.declaration_hints import check_called, check_options, check_path, checked, respelled
-from mesh.service.endpoints import declare
+from mesh.service.declaration_hints import check_called, check_options, check_path, explains_wrong_arguments, respelled
+from mesh.service.endpoints import (
+    RESPONSE,
+    WEBSOCKET,
+    DeclaredEndpoint,
+    EndpointOptions,
+    declare_endpoint,
+    described,
+    is_stream,
+    milliseconds,
+    name_of,
+    summary_of,
+)
 
 H = TypeVar("H", bound=Callable[..., Any])
 
 
-class Declaration(NamedTuple):
-    """A handler and the options it was declared with; ``options["path"]`` is relative to its router."""
+class RouteOptions(TypedDict, total=False):
+    """The options of `Router.route`, for the decorators that are called like their method."""
 
-    handler: Callable[..., Any]
-    options: dict[str, Any]
+    name: str
+    status: int
+    summary: str
+    tags: tuple[str, ...]
+    timeout: float | None
+    try_timeout: float | None
+    concurrency: int
+    queue: int
+    idempotent: bool
+    retry: bool
+    deprecated: bool
+    cancel: bool | None
 
 
 class Router:
@@ -32,47 +56,51 @@ class Router:
 
         service.include(admin)
 
-    Raises `DeclarationError`, when a handler is declared, for everything that cannot work.
+    prefix: the path that all of its routes are below
+    tags: tags of all of its routes
+
+    Raises `DeclarationError` at the declaration of a handler for everything that cannot work.
     """
 
     def __init__(self, *, prefix: str = "", tags: tuple[str, ...] = ()) -> None:
         self.prefix = checked_prefix(prefix, "router")
         self.tags = tuple(tags)
-        self.declarations: list[Declaration] = []
+        self.declarations: list[DeclaredEndpoint] = []
+        """The endpoints in order, each with one route, whose path begins with ``prefix``."""
         self.included = False
-        """Whether another took over what is declared: what comes later would be nobody's."""
+        """True after `include` took the declarations: a later one would be lost."""
 
-    @checked('@service.get("/path") above the handler')
-    def get(self, path: str, **options: Any) -> Callable[[H], H]:
+    @explains_wrong_arguments('@service.get("/path") above the handler')
+    def get(self, path: str, **options: Unpack[RouteOptions]) -> Callable[[H], H]:
         """Declare a handler for GET (and so for HEAD) requests to ``path``; options as in `route`."""
         return self._route("GET", path, options)
 
-    @checked('@service.post("/path") above the handler')
-    def post(self, path: str, **options: Any) -> Callable[[H], H]:
+    @explains_wrong_arguments('@service.post("/path") above the handler')
+    def post(self, path: str, **options: Unpack[RouteOptions]) -> Callable[[H], H]:
         """Declare a handler for POST requests to ``path``; options as in `route`."""
         return self._route("POST", path, options)
 
-    @checked('@service.put("/path") above the handler')
-    def put(self, path: str, **options: Any) -> Callable[[H], H]:
+    @explains_wrong_arguments('@service.put("/path") above the handler')
+    def put(self, path: str, **options: Unpack[RouteOptions]) -> Callable[[H], H]:
         """Declare a handler for PUT requests to ``path``; options as in `route`."""
         return self._route("PUT", path, options)
 
-    @checked('@service.patch("/path") above the handler')
-    def patch(self, path: str, **options: Any) -> Callable[[H], H]:
+    @explains_wrong_arguments('@service.patch("/path") above the handler')
+    def patch(self, path: str, **options: Unpack[RouteOptions]) -> Callable[[H], H]:
         """Declare a handler for PATCH requests to ``path``; options as in `route`."""
         return self._route("PATCH", path, options)
 
-    @checked('@service.delete("/path") above the handler')
-    def delete(self, path: str, **options: Any) -> Callable[[H], H]:
+    @explains_wrong_arguments('@service.delete("/path") above the handler')
+    def delete(self, path: str, **options: Unpack[RouteOptions]) -> Callable[[H], H]:
         """Declare a handler for DELETE requests to ``path``; options as in `route`."""
         return self._route("DELETE", path, options)
 
-    def _route(self, method: str, path: str, options: dict[str, Any]) -> Callable[[H], H]:
+    def _route(self, method: str, path: str, options: RouteOptions) -> Callable[[H], H]:
         self._check_arguments(path, method.lower())
         check_options(options, self.route, f"{type(self).__name__.lower()}.{method.lower()}")
         return self.route(method, path, **options)
 
-    @checked('@service.route("GET", "/path")')
+    @explains_wrong_arguments('@service.route("GET", "/path")')
     def route(
         self,
         method: str,
@@ -91,28 +119,55 @@ class Router:
         deprecated: bool = False,
         cancel: bool | None = None,
     ) -> Callable[[H], H]:
-        """Declare a handler for ``method`` (``*`` for all) and a path template.
+        """Declare a handler for a method and a path.
 
-        Templates have literal segments, ``{name}`` and, last, ``{name:path}``. ``name`` is the endpoint's (the
-        handler's by default), ``status`` that of a plain return value. ``timeout`` is the whole call's, in seconds;
-        with ``try_timeout`` an attempt that takes longer is repeated elsewhere, if the method is idempotent or
-        ``idempotent`` says that the handler is. A GET, HEAD or OPTIONS request, or one that is ``idempotent``, is sent
-        elsewhere once when it was in flight while its instance died or a connection broke; ``retry=False`` forbids
-        every repetition of a request that may have run. At most ``concurrency`` calls run at a time in one instance
-        (0: as many as the service takes), ``queue`` more wait. ``cancel``: whether the handler is cancelled when the
-        caller goes away (default: GET and HEAD only). Decorators may be stacked: each adds a route to the same
-        endpoint.
+        Decorators may be stacked: each adds a route to the same endpoint.
+
+        method: GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS, or ``*`` for all
+        path: literal segments, ``{name}`` for a parameter, and ``{name:path}`` at the end for all that remains
+        name: the endpoint's name; the handler's by default
+        status: HTTP status of a plain return value
+        summary: one line about the route; the first line of the handler's docstring by default
+        tags: words that group routes in listings
+        timeout: seconds that the whole call may take; the caller's default without one
+        try_timeout: seconds after which an attempt is retried at another instance, if the method is idempotent
+            (GET, HEAD, OPTIONS, PUT, DELETE) or ``idempotent`` is set
+        concurrency: calls of this endpoint that may run at a time in one instance; 0 for as many as the instance takes
+        queue: calls that may wait when ``concurrency`` calls run
+        idempotent: True if running the handler twice does no harm, although its method does not promise that
+        retry: False forbids every retry of a request that may have run; otherwise a GET, HEAD or OPTIONS request, or
+            one that is ``idempotent``, is retried once when its instance or a connection was lost meanwhile
+        deprecated: True marks the route as deprecated in listings
+        cancel: True if the handler is cancelled when its caller goes away; by default GET, HEAD and streams are
+
+        Raises `DeclarationError`.
         """
-        options = {key: value for key, value in locals().items() if key != "self"}
         self._check_arguments(path, "route")
 
         def register(handler: H) -> H:
-            self._declare(handler, options)
+            where = described(handler)
+            options = EndpointOptions(
+                name=name or name_of(handler), status=status, concurrency=concurrency, queue=queue, cancel=cancel
+            )
+            route = Route(
+                method=method,
+                path=self._mounted(path),
+                endpoint=options.name,
+                summary=summary or summary_of(handler),
+                tags=(*self.tags, *tags),
+                timeout_ms=milliseconds("timeout", timeout, where),
+                try_timeout_ms=milliseconds("try_timeout", try_timeout, where),
+                idempotent=idempotent,
+                retry=retry,
+                deprecated=deprecated,
+                stream=RESPONSE if is_stream(handler) else "",
+            )
+            self._take(declare_endpoint(handler, options, route))
             return handler
 
         return register
 
-    @checked('@service.websocket("/path") above the handler')
+    @explains_wrong_arguments('@service.websocket("/path") above the handler')
     def websocket(
         self,
         path: str,
@@ -125,47 +180,74 @@ class Router:
         concurrency: int = 0,
         queue: int = 100,
     ) -> Callable[[H], H]:
-        """Declare a handler of WebSocket connections to ``path``; it takes a `WebSocket`.
+        """Declare a handler of WebSocket connections to a path; it takes a `WebSocket`.
 
-        ``timeout`` is for accepting, in seconds; ``retry=False`` forbids that a handshake without an answer is sent
-        to another instance when the first is lost. A connection counts as a running call for as long as it is open.
+        A connection counts as a running call until it is closed.
+
+        path: a path as in `route`
+        name: the endpoint's name; the handler's by default
+        summary: one line about the route; the first line of the handler's docstring by default
+        tags: words that group routes in listings
+        timeout: seconds in which the handler must accept the connection
+        retry: False forbids that a handshake goes to another instance when the first one is lost before it replied
+        concurrency: connections that may be open at a time in one instance; 0 for as many as the instance takes
+        queue: handshakes that may wait when ``concurrency`` connections are open
+
+        Raises `DeclarationError`.
         """
-        options = {key: value for key, value in locals().items() if key != "self"}
         self._check_arguments(path, "websocket")
 
         def register(handler: H) -> H:
-            self._declare(handler, {**options, "method": "GET", "websocket": True})
+            where = described(handler)
+            options = EndpointOptions(name=name or name_of(handler), concurrency=concurrency, queue=queue)
+            route = Route(
+                method="GET",
+                path=self._mounted(path),
+                endpoint=options.name,
+                summary=summary or summary_of(handler),
+                tags=(*self.tags, *tags),
+                timeout_ms=milliseconds("timeout", timeout, where),
+                retry=retry,
+                stream=WEBSOCKET,
+            )
+            self._take(declare_endpoint(handler, options, route))
             return handler
 
         return register
 
     def include(self, router: Router, *, prefix: str = "") -> None:
-        """Take over everything that ``router`` has declared so far, below ``prefix`` and its own prefix."""
+        """Take everything that ``router`` has declared so far.
+
+        router: a router, which may not declare anything afterwards
+        prefix: a path to put before the paths of the router
+
+        Raises `DeclarationError` if two routes clash, or if a path is invalid below its prefixes.
+        """
         if router is self:
             raise DeclarationError("a router cannot include itself")
         prefix = checked_prefix(prefix, "include")
         router.included = True
-        for handler, options in router.declarations:
-            changed = {**options, "tags": (*router.tags, *options["tags"])}
-            if options.get("path"):
-                changed["path"] = mount(prefix, mount(router.prefix, options["path"]))
-            self._declare(handler, changed)
+        for declared in router.declarations:
+            [route] = declared.routes
+            path = self._mounted(route.path, prefix)
+            self._take(declared.at(replace(route, path=path, tags=(*self.tags, *route.tags))))
 
     def _check_arguments(self, path: Any, decorator: str) -> None:
-        """Raises `DeclarationError` for a decorator without parentheses and for paths as elsewhere."""
+        """Raises `DeclarationError` for a decorator without parentheses and for paths of other frameworks."""
         check_called(path, f"{type(self).__name__.lower()}.{decorator}", '"/path"')
         check_path(path, "path")
 
-    def _declare(self, handler: Callable[..., Any], options: dict[str, Any]) -> None:
+    def _take(self, declared: DeclaredEndpoint) -> None:
+        """Keep an endpoint with its one route. Raises `DeclarationError` if this router was included already."""
         if self.included:
-            name = getattr(handler, "__qualname__", handler)
+            name = getattr(declared.handler, "__qualname__", declared.handler)
             raise DeclarationError(f"handler {name!r}: its router has been included already; include it afterwards")
-        declare(handler, **{**options, "path": self._mounted(options["path"])})  # what is wrong shows here, at import
-        self.declarations.append(Declaration(handler, options))
+        self.declarations.append(declared)
 
-    def _mounted(self, path: str) -> str:
+    def _mounted(self, path: str, prefix: str = "") -> str:
+        """A path below ``prefix`` and the prefix of this router. Raises `DeclarationError`."""
         try:
-            return mount(self.prefix, path)
+            return mount(self.prefix, mount(prefix, path))
         except BadTemplate as error:
             raise DeclarationError(f"path {path!r}: {error}") from error
 

@@ -11,19 +11,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Final
 
 from mesh.errors import BusUnavailable, ConfigError, DeclarationError
 from mesh.logs import configure
-from mesh.service import namesakes
-from mesh.service.blocking_handlers import DEVELOPING_S, SERVING_S, BlockingWatch, code_of
+from mesh.service.blocking_handlers import DEVELOPMENT_LIMIT_S, PRODUCTION_LIMIT_S, BlockingWatch, code_of
+from mesh.service.definition import ServiceDefinition
+from mesh.service.duplicate_names import warn_of_duplicates
 from mesh.service.forced_exit import end_within
 from mesh.service.instance import ServiceInstance
-from mesh.service.service import Service
 from mesh.settings import BusSettings, ServiceSettings, find_file, load_all
 from mesh.settings_reader import redact
 
-SOON_S = 1.0
-"""Seconds after which a first connection that is not there is said to be waited for."""
+FIRST_CONNECTION_S: Final = 1.0
+"""Seconds after which the log says that the instance waits for NATS."""
 
 _log = logging.getLogger("mesh.service")
 
@@ -33,7 +34,7 @@ _importing: ContextVar[bool] = ContextVar("mesh.importing", default=False)
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """While a command imports a user's module: a service that the module runs would keep the command from its work."""
+    """Make `run` raise while a command imports a user's module: a service that runs would not return."""
     token = _importing.set(True)
     try:
         yield
@@ -41,10 +42,11 @@ def importing() -> Iterator[None]:
         _importing.reset(token)
 
 
-def run(service: Service) -> None:
-    """Run until SIGTERM or Ctrl-C. Exits with 2 where the configuration is wrong.
+def run(service: ServiceDefinition) -> None:
+    """Run a service until SIGTERM or Ctrl-C.
 
-    Raises `DeclarationError` while a command imports the module: `mesh run` runs the service itself.
+    Raises SystemExit with code 2 if a setting is wrong, and `DeclarationError` while a command imports the module:
+    `mesh run` runs the service itself.
     """
     if _importing.get():
         raise DeclarationError(
@@ -60,11 +62,11 @@ def run(service: Service) -> None:
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(service, bus, settings))
         withdraw = end_within()  # closing the loop waits for its threads
-    withdraw()  # what the caller does next takes as long as it likes
+    withdraw()  # the process goes on with the caller, who may need longer
 
 
 def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed."""
+    """The event loop of uvloop; None, which is asyncio's own, if uvloop is not installed."""
     try:
         import uvloop
     except ImportError:
@@ -73,16 +75,17 @@ def loop_factory() -> type[asyncio.AbstractEventLoop] | None:
 
 
 def settle() -> None:
-    """What is there once a process has started stays: the collector need not look through it again and again.
+    """Exclude all objects that exist now from garbage collection.
 
-    Its longest pauses are those of a whole collection, which would visit every imported module.
+    The modules of a process that has started stay. A full collection would visit all of them, and its pause is the
+    longest that a process has.
     """
     gc.collect()
     gc.freeze()
 
 
 def watch_blocking(instance: ServiceInstance, limit_s: float) -> BlockingWatch | None:
-    """Warn, from now on, of handlers that hold up the event loop for that long; None where that is not wanted."""
+    """Warn of handlers that block the event loop for longer than ``limit_s`` seconds; None if the limit is 0."""
     if not limit_s:
         return None
     service = instance.service
@@ -96,29 +99,39 @@ def watch_blocking(instance: ServiceInstance, limit_s: float) -> BlockingWatch |
 
 
 async def serve(
-    service: Service, bus: BusSettings, settings: ServiceSettings, instance_id: str = "", *, replaces: str | None = None
+    service: ServiceDefinition,
+    bus: BusSettings,
+    settings: ServiceSettings,
+    instance_id: str = "",
+    *,
+    replaces: str | None = None,
 ) -> None:
-    """Run one instance until a signal or ``mesh drain`` asks it to stop; a second signal hurries.
+    """Run one instance until a signal or ``mesh drain`` asks it to stop; a second signal ends its waits.
 
-    On a terminal, and where ``replaces`` says whose place it takes (empty for the first one), somebody writes it right
-    now and is warned of more than elsewhere.
+    On a terminal, and with ``replaces``, a person develops the service: it warns of more than in production.
+
+    service: what to run
+    bus: the settings of its connection
+    settings: its limits and times
+    instance_id: its id; a new one by default
+    replaces: the id of the instance that it takes over from, empty for the first one; None without ``--reload``
     """
     instance = ServiceInstance(service, bus, settings, instance_id)
     hurry = asyncio.Event()
 
-    def asked() -> None:
+    def stop() -> None:
         (hurry if instance.stop_requested.is_set() else instance.stop_requested).set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked)
+        loop.add_signal_handler(number, stop)
     await instance.start()
     settle()
     developing = replaces is not None or sys.stderr.isatty()
-    besides = [asyncio.create_task(_say_that_it_runs(instance), name="first connection")]
+    background = [asyncio.create_task(_log_start(instance), name="first connection")]
     if developing:
-        besides.append(asyncio.create_task(namesakes.look(instance.bus, replaces or ""), name="namesakes"))
-    limit_s = DEVELOPING_S if developing else SERVING_S
+        background.append(asyncio.create_task(warn_of_duplicates(instance.bus, replaces or ""), name="duplicate names"))
+    limit_s = DEVELOPMENT_LIMIT_S if developing else PRODUCTION_LIMIT_S
     watch = watch_blocking(instance, limit_s if settings.blocked_ms is None else settings.blocked_ms / 1000)
     if not service.endpoints and not service.subscriptions:
         _log.warning("%s has no route, no endpoint and no event handler: nobody can call it", service.name)
@@ -127,23 +140,23 @@ async def serve(
     finally:
         if watch is not None:
             watch.aclose()
-        for task in besides:
+        for task in background:
             task.cancel()
-        await asyncio.gather(*besides, return_exceptions=True)
+        await asyncio.gather(*background, return_exceptions=True)
         await instance.drain(hurry)
     _log.info("%s stopped", service.name)
 
 
-async def _say_that_it_runs(instance: ServiceInstance) -> None:
-    """An instance runs when NATS has its subscriptions; before, nobody can reach it."""
+async def _log_start(instance: ServiceInstance) -> None:
+    """Log that the instance runs, when NATS has its subscriptions: callers cannot reach it before."""
     service, bus = instance.service, instance.bus
-    patience = SOON_S
+    timeout = FIRST_CONNECTION_S
     while not bus.connected:
         try:
-            await bus.wait_connected(patience)
+            await bus.wait_connected(timeout)
         except BusUnavailable:
-            if patience == SOON_S:
+            if timeout == FIRST_CONNECTION_S:
                 where = ", ".join(redact(url) for url in bus.settings.servers)
                 _log.warning("%s %s is waiting for NATS at %s", service.name, service.version, where)
-            patience = 3600
+            timeout = 3600
     _log.info("%s %s runs as %s", service.name, service.version, instance.id)

@@ -1,4 +1,4 @@
-"""Bodies that come and go in pieces: what a handler yields, and what it reads with ``async for``."""
+"""Bodies in pieces: responses that a handler yields, and request bodies that it reads with ``async for``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ LINES = "application/x-ndjson"
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One server-sent event. ``data`` is text, or a value that is sent as JSON; ``retry`` is in milliseconds."""
+    """One server-sent event (HTML standard, section 9.2).
+
+    data: text, or a value that is sent as JSON
+    event: its type; empty for none
+    id: its id, which a client sends when it connects again; empty for none
+    retry: milliseconds after which a client connects again; None for the client's default
+    """
 
     data: Any = ""
     event: str = ""
@@ -33,7 +39,7 @@ class Event(msgspec.Struct, frozen=True):
     retry: int | None = None
 
     def encode(self) -> bytes:
-        """The event as the HTML standard has it (section 9.2.5), ending in an empty line."""
+        """The event as it is sent: lines, and an empty line at the end."""
         text = self.data if isinstance(self.data, str) else codec.encode(self.data).decode()
         lines = [f"{name}: {_one_line(value)}\n" for name, value in (("event", self.event), ("id", self.id)) if value]
         if self.retry is not None:
@@ -49,7 +55,10 @@ def _one_line(value: str) -> str:
 class StreamingResponse(Response):
     """A response whose body comes from an asynchronous iterator, piece by piece, as fast as the client reads.
 
-    ``content`` yields bytes or text. Everything else is as for `Response`. The iterator is closed when the client goes.
+    content: yields bytes or text; it is closed when the client goes
+    status: as in `Response`
+    headers: as in `Response`
+    content_type: the type of the body
     """
 
     __slots__ = ("cleanup", "content")
@@ -64,10 +73,10 @@ class StreamingResponse(Response):
         super().__init__(None, status, headers, content_type)
         self.content = content
         self.cleanup: AsyncExitStack | None = None
-        """What was made for the request, torn down when the stream is over."""
+        """The dependencies of the request, torn down after the stream."""
 
     async def aclose(self) -> None:
-        """Close the iterator and tear down what was made for the request."""
+        """Close the iterator and tear down the dependencies of the request."""
         close: Callable[[], Awaitable[None]] | None = getattr(self.content, "aclose", None)
         try:
             if close is not None:
@@ -84,7 +93,7 @@ class StreamingResponse(Response):
 
 
 def item_type(annotation: Any) -> Any:
-    """What an asynchronous generator yields by its return annotation; Any where that does not say."""
+    """The type of the items of an asynchronous generator, by its return annotation; Any without one."""
     arguments = typing.get_args(annotation)
     return arguments[0] if arguments else Any
 
@@ -92,10 +101,16 @@ def item_type(annotation: Any) -> Any:
 def streamed(
     items: AsyncIterable[Any], kind: Any, encode: Callable[[Any], bytes], status: int, accept: str
 ) -> StreamingResponse:
-    """The response for what a handler yields. ``kind`` is the items' type, ``accept`` the request's Accept header.
+    """The response for what a handler yields.
 
-    bytes and text go as they are, `Event` as server-sent events; other values as server-sent events where the client
-    asks for them, else as lines of JSON, which ``encode`` makes.
+    Bytes and text are sent as they are, `Event` as server-sent events; other values as server-sent events if the client
+    asks for them, else as lines of JSON.
+
+    items: what the handler yields
+    kind: the type of the items
+    encode: makes JSON of one item
+    status: the status of the response
+    accept: the Accept header of the request
     """
     if kind is bytes:
         return StreamingResponse(items, status, content_type=BYTES)
@@ -131,18 +146,18 @@ def _as_line(encode: Callable[[Any], bytes], item: Any) -> bytes:
 
 
 class IncomingBody:
-    """A request's body that follows its message as a stream; nothing of it is sent before somebody reads."""
+    """A request's body that follows its message as a stream; the caller sends nothing of it before `pieces` reads."""
 
     def __init__(self, bus: Bus, reply: bytes, stream: Stream, context: Context) -> None:
         self.stream = stream
         self._context = context
-        self._patience = context.remaining
+        self._timeout = context.remaining
         self._bus = bus
         self._reply = reply
         self._accepted = False
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body's pieces in order. Raises `StreamBroken` where it ends before its end."""
+        """The body's pieces in order. Raises `StreamBroken` if the stream ends before the body does."""
         if self._accepted:
             raise RuntimeError("the body has been read")
         self._accepted = True
@@ -151,8 +166,8 @@ class IncomingBody:
         while (frame := await self.stream.read()) is not None:
             if frame.kind != frames.DATA:
                 raise StreamBroken(f"a {frame.kind.decode()} frame in a body")
-            # The deadline is for the handler, not for the client's line: it begins anew with every piece.
-            self._context.deadline = asyncio.get_running_loop().time() + self._patience
+            # The deadline is for the handler, not for a slow client: it starts again with every piece.
+            self._context.deadline = asyncio.get_running_loop().time() + self._timeout
             yield frame.payload
 
     async def gather(self, limit: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A WebSocket as a handler sees it (RFC 6455), whatever gateway the client is connected to."""
+"""A WebSocket as a handler sees it (RFC 6455); its client is connected to a gateway."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from mesh.streams.close_codes import INTERNAL, NO_STATUS, NORMAL, TOO_BIG, close
 
 T = TypeVar("T")
 
-MAX_REASON = 123
-"""Bytes of the longest reason: a close frame has 125, two are the code's."""
-
 
 def _is_applications(name: bytes) -> bool:
     return crosses(name) and not name.startswith(b"sec-websocket-")
 
 
 class WebSocketClosed(Exception):
-    """The connection is over. ``code`` and ``reason`` are the client's, or ours where we closed it."""
+    """The connection is closed.
+
+    code: the close code: the client's, or the service's if the service closed the connection
+    reason: the text that came with it
+    """
 
     def __init__(self, code: int, reason: str = "") -> None:
         super().__init__(f"closed with {code} {reason}".strip())
@@ -44,15 +45,17 @@ class WebSocket:
             async for message in ws:
                 await ws.send(message)
 
-    It is accepted with the first thing that the handler does with it; before that, an error is an HTTP response. When
-    the handler returns, it is closed with 1000; when it fails, with 1011; when its instance stops, with 1012.
+    The first use accepts the connection; an error before that is an HTTP response. The connection is closed with 1000
+    when the handler returns, with 1011 when it fails, and with 1012 when its instance stops.
     """
 
     def __init__(self, bus: Bus, request: Request, reply: bytes, stream: Stream) -> None:
         self.request = request
+        """The handshake: its path, headers and cookies."""
         self.subprotocol = ""
-        """What `accept` chose."""
+        """The subprotocol that `accept` chose; empty for none."""
         self.accepted = False
+        """True after `accept`, also if the connection was closed since."""
         self.stream = stream
         self._bus = bus
         self._reply = reply
@@ -61,20 +64,24 @@ class WebSocket:
 
     @property
     def subprotocols(self) -> list[str]:
-        """What the client offers, the one that it likes best first."""
+        """The subprotocols that the client offers, its favourite first."""
         offered = ",".join(self.request.header_values("sec-websocket-protocol"))
         return [name.strip() for name in offered.split(",") if name.strip()]
 
     @property
     def closed(self) -> bool:
-        """Whether it is over."""
+        """True after the connection was closed."""
         return self._closed is not None
 
     async def accept(self, subprotocol: str = "", headers: Headers | None = None) -> None:
-        """Accept the connection, with one of `subprotocols` where the client offers any, and headers such as cookies.
+        """Accept the connection.
 
-        Raises ValueError for another one and for headers that HTTP does not allow, RuntimeError when it has been
-        accepted already. What HTTP and WebSocket need themselves is the gateway's: it is left out.
+        subprotocol: one of `subprotocols`; empty for none
+        headers: headers of the response to the handshake, such as cookies; those of HTTP and WebSocket themselves are
+            the gateway's, and are left out
+
+        Raises ValueError for another subprotocol and for headers that HTTP does not allow, RuntimeError for a
+        connection that was accepted before.
         """
         if self.accepted:
             raise RuntimeError("the connection has been accepted already")
@@ -93,7 +100,7 @@ class WebSocket:
         self._bus.reply(self._reply, b"", block)
 
     async def receive(self) -> str | bytes:
-        """The next message: text or bytes. Raises `WebSocketClosed` when there are no more."""
+        """The next message: text or bytes. Raises `WebSocketClosed` after the last one."""
         await self._ready()
         parts: list[bytes] = []
         size = 0
@@ -124,14 +131,22 @@ class WebSocket:
     async def receive_json(self, type: Any = ...) -> Any: ...
 
     async def receive_json(self, type: Any = Any) -> Any:
-        """The next message as JSON of ``type``. Raises `Invalid`, `BadRequest`, `WebSocketClosed`."""
+        """The next message as JSON of a type.
+
+        type: a type as a handler's parameters have it
+
+        Raises `Invalid` for JSON of another shape, `BadRequest` for a message that is no JSON, and `WebSocketClosed`
+        after the last message. The connection goes on if the handler catches the first two.
+        """
         message = await self.receive()
         return decode_json(codec.decoder(type), message.encode() if isinstance(message, str) else message)
 
     async def send(self, message: Any) -> None:
-        """Send text, bytes, or any other value as JSON text; waits while the client reads slowly.
+        """Send a message; waits while the client reads slowly. Several tasks may send.
 
-        Raises `WebSocketClosed`. Several tasks may send: messages do not mix.
+        message: text, bytes, or any other value, which is sent as JSON text
+
+        Raises `WebSocketClosed`.
         """
         await self._ready()
         if isinstance(message, bytes | bytearray | memoryview):
@@ -149,8 +164,10 @@ class WebSocket:
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Close the connection; nothing may be sent afterwards. May be called twice.
 
-        Raises ValueError for a code that may not be sent (RFC 6455 section 7.4.2: 1000 to 1003, 1007 to 1014, 3000 to
-        4999).
+        code: 1000 to 1003, 1007 to 1014, or 3000 to 4999 (RFC 6455 section 7.4.2)
+        reason: text of at most 123 bytes; the rest is cut off
+
+        Raises ValueError for a code that may not be sent.
         """
         if not is_sendable(code):
             raise ValueError(f"close code {code} may not be sent")
@@ -173,7 +190,7 @@ class WebSocket:
     # -- for the dispatcher
 
     def shut(self, code: int, reason: str = "") -> None:
-        """Close it, if it is open still, and want nothing more of it; a handler that waits for a message is told."""
+        """Close the connection if it is open, and stop reading; a handler that waits for a message gets an error."""
         if self.accepted:
             self.stream.end(frames.CLOSE, close_payload(code, reason))
             self._end(code, reason)

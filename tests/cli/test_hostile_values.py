@@ -83,7 +83,7 @@ def show(observer, micros, witness, lines):
     for document in documents:
         info._print(terminal, document)
     terminal.json(documents)
-    table = [routes._row(observer, entry) for entry in observer.routes.entries()]
+    table = [routes._row(observer, entry) for entry in observer.routes.routes()]
     terminal.table(
         routes.HEAD,
         [(r["method"], r["path"], r["service"], ", ".join(r["versions"]), "1", routes._flags(r)) for r in table],
@@ -115,15 +115,15 @@ def test_every_command_can_show_it(payloads, replies):
 def test_what_is_taken_in_can_be_called(payloads, replies):
     """Every address is a subject, none is of the mesh itself but an instance's, and every time a header."""
     observer, micros, _, _ = receive(payloads, replies)
-    for entry in observer.routes.entries():
+    for entry in observer.routes.routes():
         instances = observer.watcher.registry.instances(entry.service)
         for instance in instances:
-            binding = entry.bindings.get(instance.revision)
+            binding = entry.revisions.get(instance.revision)
             if binding is None:
                 continue
-            timeout = entry.timeout_ms / 1000
+            timeout = entry.policy.timeout_ms / 1000
             assert 0 <= timeout <= 3600
-            assert 0 <= binding.route.try_timeout_ms / 1000 <= 3600
+            assert 0 <= binding.announced.try_timeout_ms / 1000 <= 3600
             request_block(timeout or 1.0)
             subject = binding.endpoint if instance.foreign else MESH.to(entry.service, instance.id, binding.endpoint)
             check_subject(subject)

@@ -1,5 +1,6 @@
 """What the documents say is so: their code runs, their commands exist, their links lead somewhere."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 
 import mesh as package
-from gateway.access_log import Entry
+from gateway.access_log import AccessRecord
 from gateway.health import OWN
 from mesh import defaults
 from mesh.cli.main import COMMANDS
@@ -97,6 +98,37 @@ def test_every_public_name_is_documented(name):
     assert re.search(rf"\b{name}\b", by_hand()), f"{name} is used nowhere in the guide"
 
 
+def reference_generator():
+    """docs/generate.py as a module."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_public_name_is_in_a_group_of_the_reference_or_an_error(monkeypatch):
+    generator = reference_generator()
+    for name in generator.error_names():
+        assert issubclass(getattr(package, name), Exception)
+    monkeypatch.setattr(package, "__all__", [*package.__all__, "version"])
+    monkeypatch.setattr(package, "version", "1.0.0", raising=False)
+    with pytest.raises(ValueError, match=r"mesh\.version is in no group"):
+        generator.reference()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("#### WebSocket.accept", "#### WebSocket.receive", "#### WebSocket.receive_json", "#### WebSocket.send"),
+        *("#### WebSocket.close", "#### WebSocket.closed", "#### Router.route", "#### Router.websocket"),
+        *("#### Event.encode", "### StreamingResponse", "- `subprotocol`: ", "Attributes: `code`, `reason`."),
+        "- `try_timeout`: ",
+    ],
+)
+def test_the_reference_shows_methods_attributes_and_parameters(part):
+    assert any(line.startswith(part) for line in (ROOT / "docs" / "reference.md").read_text().splitlines())
+
+
 def test_every_setting_is_documented():
     page = (ROOT / "docs" / "settings.md").read_text()
     for setting in documentation():
@@ -148,7 +180,7 @@ async def test_every_path_of_the_gateway_is_documented(mesh):
 
 
 def test_every_field_of_the_access_log_is_documented():
-    for field in Entry.__struct_fields__:
+    for field in AccessRecord.__struct_fields__:
         assert f"`{field}`" in OPERATIONS.read_text(), field
 
 

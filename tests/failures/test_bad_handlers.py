@@ -89,7 +89,7 @@ async def test_a_handler_that_fails_costs_nobody_the_connection(mesh):
             await alive(http)
         assert seen == expected
     assert len(mesh.gateway.bus.requests) == 0
-    await eventually(lambda: mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 # What a responder sends that is no instance of the mesh, or a broken one: header block, payload, and what the

@@ -131,8 +131,8 @@ async def test_a_service_whose_routes_cannot_be_taken_in_holds_up_no_other(nats_
         await mesh.start(poison)
         await mesh.start(service())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(mesh.gateway.directory.caught_up(), 5)
-        assert not mesh.gateway.directory.behind
+            await asyncio.wait_for(mesh.gateway.live_routes.caught_up(), 5)
+        assert not mesh.gateway.live_routes.behind
         assert (await mesh.http.get("/made")).json() == "yes"
         assert (await mesh.http.get("/poison")).status_code == 404
     assert "the routes of 'poison' could not be taken in" in caplog.text

@@ -56,7 +56,7 @@ class Asgi:
     """Requests given to the gateway's application as uvicorn gives them, without the cost of sockets."""
 
     def __init__(self, mesh):
-        self.app = mesh.gateway.forwarder
+        self.app = mesh.gateway.asgi_lane
         self.statuses = {}
 
     async def ask(self, method, path, headers=(), *, leaves=None):
@@ -108,12 +108,12 @@ async def nothing_left(mesh):
     """Gateway and service hold nothing of any request."""
     gateway, instance = mesh.gateway, mesh.instances[0]
     await eventually(lambda: instance.dispatcher.inflight == 0)
-    await eventually(lambda: len(gateway.bus.requests) == 0 == gateway.core.inflight)
+    await eventually(lambda: len(gateway.bus.requests) == 0 == gateway.lifecycle.inflight)
     assert not any(gateway.bus.requests._buckets.values())  # empty ones go when their time has come
     assert not gateway.bus.requests._streams
     assert not instance.dispatcher._running
     assert not instance.dispatcher._by_reply
-    assert not gateway.core.limits._taken
+    assert not gateway.lifecycle.limits._inflight
     assert len(gateway.streams) == len(instance.streams) == 0
     assert gateway.metrics.inflight() == 0
     assert [peer.inflight for peer in gateway.caller.peers("busy")] == [0]

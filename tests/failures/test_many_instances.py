@@ -132,8 +132,8 @@ async def learns_them_all(crowd, bus, figures, case):
         figures(f"{case} with {wanted:,} instances", answers_s=round(monotonic() - began, 2))
         assert monotonic() - began < KNOWN_WITHIN_S * MARGIN
         assert {key: i.state for key, i in registered(registry)} == dict.fromkeys(crowd.everyone, "ready")
-        assert len(list(gateway.directory.table.entries())) == SERVICES * ROUTES
-        assert isinstance(gateway.directory.table.match("GET", ("crowd07", "r3", "x")), Match)
+        assert len(list(gateway.live_routes.table.routes())) == SERVICES * ROUTES
+        assert isinstance(gateway.live_routes.table.match("GET", ("crowd07", "r3", "x")), Match)
         async with http_client(base_url=f"http://127.0.0.1:{gateway.port}") as http:
             health = (await http.get("/health")).json()
             assert sum(service["ready"] for service in health["services"].values()) == wanted

@@ -6,13 +6,13 @@ import logging
 
 import pytest
 
-from gateway.access_log import AccessLog, begin
+from gateway.access_log import AccessLog, AccessRecord
 
 
-def entry(path):
-    made = begin("GET", "r-1", "127.0.0.1")
-    made.status, made.route = 200, path
-    return made
+def record(path):
+    return AccessRecord(
+        time="", level="info", logger="mesh.access", method="GET", status=200, request_id="r-1", route=path
+    )
 
 
 class Stream(io.BytesIO):
@@ -33,8 +33,8 @@ async def test_lines_come_in_the_order_of_their_times(text):
     handler.addFilter(access.comes_first)
     logger = logging.Logger("order")
     logger.addHandler(handler)
-    access.write(entry("/one"))
-    access.write(entry("/two"))
+    access.write(record("/one"))
+    access.write(record("/two"))
     logger.warning("later")
     assert stream.words == ["/one", "/two", "later"]
 
@@ -42,7 +42,7 @@ async def test_lines_come_in_the_order_of_their_times(text):
 async def test_lines_for_people_are_not_held_back():
     stream = Stream()
     access = AccessLog(text=True, stream=stream)
-    access.write(entry("/one"))
+    access.write(record("/one"))
     assert stream.words == []  # a request does not wait for the terminal
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -52,7 +52,7 @@ async def test_lines_for_people_are_not_held_back():
 async def test_a_record_of_another_thread_leaves_the_loop_alone():
     stream = Stream()
     access = AccessLog(stream=stream)
-    access.write(entry("/one"))
+    access.write(record("/one"))
     assert await asyncio.to_thread(access.comes_first, logging.makeLogRecord({}))
     assert stream.words == []
     access.flush()

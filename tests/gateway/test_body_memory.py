@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.body_memory import PATIENCE_S, Body, BodyMemory
+from gateway.body_memory import SLOW_BODY_S, BodyMemory, BodyShare
 from mesh import Service
 from mesh.errors import Overloaded
 from mesh.testing import Mesh
@@ -29,39 +29,39 @@ class Clock:
 
 def test_what_does_not_fit_is_refused_and_what_is_given_back_may_be_taken_again():
     bodies = BodyMemory(100, Clock())
-    first, second = bodies.body(pytest.fail), bodies.body(pytest.fail)
+    first, second = bodies.share(pytest.fail), bodies.share(pytest.fail)
     first.take(60)
     second.take(40)
     with pytest.raises(Overloaded):
         second.take(1)
     first.give(30)
     second.take(30)
-    assert bodies.held == 100
+    assert bodies.used == 100
     first.release()
     first.release()
     first.give(10)
-    assert bodies.held == 70
+    assert bodies.used == 70
     second.release()
-    assert bodies.held == 0
+    assert bodies.used == 0
 
 
 def test_the_slowest_makes_room_once_it_had_its_time():
     clock, refused = Clock(), []
     bodies = BodyMemory(100, clock)
-    slow, settled, quick = (bodies.body(lambda error, name=name: refused.append(name)) for name in "abc")
+    slow, settled, quick = (bodies.share(lambda error, name=name: refused.append(name)) for name in "abc")
     settled.take(10)
     slow.take(50)
-    settled.settle()
+    settled.keep()
     quick.take(40)
-    clock.now += PATIENCE_S - 0.1
+    clock.now += SLOW_BODY_S - 0.1
     with pytest.raises(Overloaded):
-        bodies.body(pytest.fail).take(33)  # as large as the others, nearly
+        bodies.share(pytest.fail).take(33)  # as large as the others, nearly
     with pytest.raises(Overloaded):
-        bodies.body(pytest.fail, expected=33).take(1)
+        bodies.share(pytest.fail, expected=33).take(1)
     clock.now += 0.2
-    bodies.body(pytest.fail).take(30)
+    bodies.share(pytest.fail).take(30)
     assert refused == ["a"]
-    assert bodies.held == 80
+    assert bodies.used == 80
     with pytest.raises(Overloaded):
         quick.take(21)  # nobody makes room for himself
     assert refused == ["a"]
@@ -71,33 +71,33 @@ def test_the_largest_makes_room_for_smaller_ones_at_once():
     """Whoever keeps the memory full with bodies that never end, and renews them in time, keeps nobody else out."""
     clock, refused = Clock(), []
     bodies = BodyMemory(100, clock)
-    shares = [bodies.body(lambda error, number=number: refused.append(number)) for number in range(3)]
+    shares = [bodies.share(lambda error, number=number: refused.append(number)) for number in range(3)]
     for share, size in zip(shares, (20, 70, 10), strict=True):
         share.take(size)
-    small = bodies.body(pytest.fail, expected=30)
+    small = bodies.share(pytest.fail, expected=30)
     small.take(1)
     assert refused == [1]
     small.take(29)
-    assert (refused, bodies.held) == ([1], 60)
-    shares[0].settle()  # it is complete: it stays
-    small.settle()
+    assert (refused, bodies.used) == ([1], 60)
+    shares[0].keep()  # it is complete: it stays
+    small.keep()
     with pytest.raises(Overloaded):
-        bodies.body(pytest.fail).take(50)
-    assert bodies.held == 60
+        bodies.share(pytest.fail).take(50)
+    assert bodies.used == 60
 
 
 def test_a_body_that_is_passed_on_makes_no_room_even_if_its_first_byte_comes_later():
     clock = Clock()
     bodies = BodyMemory(100, clock)
-    upload, other = bodies.body(pytest.fail), bodies.body(pytest.fail)
-    upload.settle()
+    upload, other = bodies.share(pytest.fail), bodies.share(pytest.fail)
+    upload.keep()
     upload.take(10)
-    clock.now += PATIENCE_S + 1
+    clock.now += SLOW_BODY_S + 1
     other.take(80)
-    other.settle()
+    other.keep()
     with pytest.raises(Overloaded):
-        bodies.body(pytest.fail).take(20)
-    assert bodies.held == 90
+        bodies.share(pytest.fail).take(20)
+    assert bodies.used == 90
 
 
 @given(
@@ -106,7 +106,7 @@ def test_a_body_that_is_passed_on_makes_no_room_even_if_its_first_byte_comes_lat
 def test_it_is_never_more_than_its_limit_and_comes_back_whatever_happens(steps):
     clock = Clock()
     bodies = BodyMemory(100, clock)
-    shares = [bodies.body(lambda error: None) for _ in range(5)]
+    shares = [bodies.share(lambda error: None) for _ in range(5)]
     for kind, number, size, seconds in steps:
         clock.now += seconds
         share = shares[number]
@@ -116,14 +116,14 @@ def test_it_is_never_more_than_its_limit_and_comes_back_whatever_happens(steps):
         elif kind == "g":
             share.give(size)
         elif kind == "s":
-            share.settle()
+            share.keep()
         else:
             share.release()
-        assert 0 <= bodies.held <= 100
-        assert bodies.held == sum(share.size for share in shares)
+        assert 0 <= bodies.used <= 100
+        assert bodies.used == sum(share.size for share in shares)
     for share in shares:
         share.release()
-    assert bodies.held == 0
+    assert bodies.used == 0
     assert not bodies._coming
     assert not bodies._sizes
 
@@ -163,9 +163,9 @@ async def unfinished(mesh, number, size=900_000):
 
 
 async def test_bodies_that_are_collected_are_bounded_together(mesh):
-    bodies = mesh.gateway.core.bodies
+    bodies = mesh.gateway.lifecycle.body_memory
     writers = await unfinished(mesh, 2)
-    await eventually(lambda: bodies.held == 2 * 899_999)
+    await eventually(lambda: bodies.used == 2 * 899_999)
     ((status, headers, body),) = answers(await ask(mesh, post("/echo/a", 900_000, 900_000)), "POST")
     assert (status, headers[b"retry-after"], headers[b"connection"]) == (503, b"1", b"close")
     assert b'"reason":"overloaded"' in body
@@ -173,60 +173,60 @@ async def test_bodies_that_are_collected_are_bounded_together(mesh):
     # What has no body needs none of it, and a small one still fits.
     assert answers(await ask(mesh, LAST), "GET")[0][0] == 200
     assert answers(await ask(mesh, post("/echo/a", 100, 100, "Connection: close")), "POST")[0][0] == 200
-    assert bodies.held == 2 * 899_999
+    assert bodies.used == 2 * 899_999
     assert f"\nmesh_gateway_body_bytes {2 * 899_999}\n" in "\n".join(mesh.gateway.metrics.lines())
     writers[0].write(b"x")  # the answer is more than what is in the way of it
-    await eventually(lambda: bodies.held == 899_999)
+    await eventually(lambda: bodies.used == 899_999)
     writers[1].transport.abort()
-    await eventually(lambda: bodies.held == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: bodies.used == mesh.gateway.lifecycle.inflight == 0)
     writers[0].close()
 
 
 async def test_a_slow_body_makes_room_for_others(mesh, monkeypatch):
-    monkeypatch.setattr("gateway.body_memory.PATIENCE_S", 0.0)
+    monkeypatch.setattr("gateway.body_memory.SLOW_BODY_S", 0.0)
     slow = asyncio.ensure_future(ask(mesh, post("/echo/a", 1_000_000, 999_999)))
-    bodies = mesh.gateway.core.bodies
-    await eventually(lambda: bodies.held == 999_999)
+    bodies = mesh.gateway.lifecycle.body_memory
+    await eventually(lambda: bodies.used == 999_999)
     (other,) = await unfinished(mesh, 1)
-    await eventually(lambda: bodies.held == 999_999 + 899_999)
+    await eventually(lambda: bodies.used == 999_999 + 899_999)
     found = answers(await ask(mesh, post("/echo/a", 900_000, 900_000) + LAST), "POST", "GET")
     assert [status for status, _, _ in found] == [200, 200]
     ((status, headers, _),) = answers(await slow, "POST")
     assert (status, headers[b"retry-after"]) == (503, b"1")
     other.transport.abort()
-    await eventually(lambda: bodies.held == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: bodies.used == mesh.gateway.lifecycle.inflight == 0)
 
 
 @pytest.mark.parametrize("end", ["leaves", "is answered", "is broken", "waits behind another"])
 async def test_memory_comes_back_whatever_becomes_of_the_request(mesh, end):
-    bodies = mesh.gateway.core.bodies
+    bodies = mesh.gateway.lifecycle.body_memory
     reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
     if end == "is broken":
         writer.write(get("/echo/a", "Transfer-Encoding: chunked", method="POST") + b"5\r\nabcde\r\nzz\r\n")
         assert b" 400 " in await reader.readline()
     elif end == "waits behind another":
         writer.write(get("/hang") + post("/echo/a", 1000, 900))
-        await eventually(lambda: bodies.held == 900)
+        await eventually(lambda: bodies.used == 900)
     else:
         writer.write(post("/waits", 5000, 5000))
-        await eventually(lambda: bodies.held == 5000)
+        await eventually(lambda: bodies.used == 5000)
         if end == "is answered":
             await mesh.instances[0].bus.aclose()
             assert b" 503 " in await reader.readline()
     if end != "is answered":
         writer.transport.abort()
-    await eventually(lambda: bodies.held == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: bodies.used == mesh.gateway.lifecycle.inflight == 0)
     writer.close()
 
 
 async def test_a_body_that_is_passed_on_takes_memory_only_until_it_has_gone(mesh):
     """It is eight times what all bodies may take."""
-    bodies, most = mesh.gateway.core.bodies, 0
+    bodies, most = mesh.gateway.lifecycle.body_memory, 0
 
     async def pieces():
         nonlocal most
         for _ in range(160):
-            most = max(most, bodies.held)
+            most = max(most, bodies.used)
             yield bytes(100_000)
 
     response = await mesh.http.post("/count", content=pieces())
@@ -234,20 +234,21 @@ async def test_a_body_that_is_passed_on_takes_memory_only_until_it_has_gone(mesh
     assert 0 < most < 2 * MIB
     response = await mesh.http.post("/count", content=bytes(16_000_000))
     assert (response.status_code, response.text) == (200, "16000000")
-    assert bodies.held == 0
+    assert bodies.used == 0
 
 
 async def test_an_upload_under_way_makes_no_room_for_others(mesh, monkeypatch):
-    monkeypatch.setattr("gateway.body_memory.PATIENCE_S", 0.0)
-    bodies = mesh.gateway.core.bodies
+    monkeypatch.setattr("gateway.body_memory.SLOW_BODY_S", 0.0)
+    bodies = mesh.gateway.lifecycle.body_memory
     reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
     writer.write(post("/count", 3_000_000, 0, "Expect: 100-continue"))
     async with asyncio.timeout(20):
         assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
     writer.write(bytes(1000))
-    await eventually(lambda: [exchange.held.since or exchange.held.settled for exchange in mesh.gateway.core.exchanges])
+    requests = mesh.gateway.lifecycle.requests
+    await eventually(lambda: [request.share.since or request.share.kept for request in requests])
     others = await unfinished(mesh, 2)
-    await eventually(lambda: bodies.held == 2 * 899_999)
+    await eventually(lambda: bodies.used == 2 * 899_999)
     ((status, _, _),) = answers(await ask(mesh, post("/echo/a", 900_000, 900_000, "Connection: close")), "POST")
     assert status == 200  # the oldest of the others makes room
     writer.write(bytes(2_999_000))
@@ -256,22 +257,22 @@ async def test_an_upload_under_way_makes_no_room_for_others(mesh, monkeypatch):
         assert await reader.readexactly(7) == b"3000000"
     for one in [*others, writer]:
         one.transport.abort()
-    await eventually(lambda: bodies.held == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: bodies.used == mesh.gateway.lifecycle.inflight == 0)
 
 
 @pytest.mark.parametrize("broken", ["framing", "memory", "length"])
 async def test_an_error_in_a_body_that_is_passed_on_leaves_open_whether_it_was_executed(mesh, broken, monkeypatch):
     taken = asyncio.Event()
-    give = Body.give
+    give = BodyShare.give
 
     def given_on(body, size):
         give(body, size)
         taken.set()
 
-    monkeypatch.setattr(Body, "give", given_on)
+    monkeypatch.setattr(BodyShare, "give", given_on)
     if broken == "length":
-        core = mesh.gateway.core
-        monkeypatch.setattr(core, "settings", dataclasses.replace(core.settings, max_request_body=2 * MIB))
+        lifecycle = mesh.gateway.lifecycle
+        monkeypatch.setattr(lifecycle, "settings", dataclasses.replace(lifecycle.settings, max_request_body=2 * MIB))
     reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
     writer.write(get("/count", "Transfer-Encoding: chunked", method="POST"))
     for _ in range(12):  # more than one message
@@ -279,20 +280,20 @@ async def test_an_error_in_a_body_that_is_passed_on_leaves_open_whether_it_was_e
     async with asyncio.timeout(20):
         await taken.wait()
         if broken == "memory":
-            monkeypatch.setattr(mesh.gateway.core.bodies, "limit", 1)
+            monkeypatch.setattr(mesh.gateway.lifecycle.body_memory, "limit", 1)
         writer.write(b"zz\r\n" if broken == "framing" else b"%x\r\n" % 1_500_000 + bytes(1_500_000))
         head = await reader.readuntil(b"\r\n\r\n")
         body = await reader.readuntil(b"}")
     assert head.split()[1] == {"framing": b"400", "memory": b"503", "length": b"413"}[broken]
     assert b'"executed":"unknown"' in body
     writer.transport.abort()
-    await eventually(lambda: mesh.gateway.core.bodies.held == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.body_memory.used == mesh.gateway.lifecycle.inflight == 0)
 
 
 async def test_a_body_that_is_answered_early_and_read_to_its_end_takes_no_memory(mesh):
     found = answers(await ask(mesh, post("/nowhere", 900_000, 900_000) * 5 + LAST), *["POST"] * 5, "GET")
     assert [status for status, _, _ in found] == [404] * 5 + [200]
-    assert mesh.gateway.core.bodies.held == 0
+    assert mesh.gateway.lifecycle.body_memory.used == 0
 
 
 async def test_a_streamed_answer_to_a_large_body_leaves_its_connection_open(nats_url, prefix, caplog):

@@ -95,7 +95,7 @@ async def exchange(mesh, number, at_once):
 
 @pytest.mark.parametrize(
     ("mesh", "at_once", "calls", "tasks"),
-    [("direct", 1, 110, 1), ("direct", 20, 96, 1), ("asgi", 1, 135, 2)],
+    [("direct", 1, 114, 1), ("direct", 20, 100, 1), ("asgi", 1, 139, 2)],
     indirect=["mesh"],
     ids=["direct", "direct, many at once", "asgi"],
 )

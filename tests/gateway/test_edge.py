@@ -285,7 +285,7 @@ async def test_announced_methods_that_are_none_are_not_written(mesh, monkeypatch
     methods = ["GET", "PUT\n", "POST\r\nx: y", "PATCH"]
     routes = tuple(Route(method=method, path="/forged", endpoint="e") for method in methods)
     table = RouteTable().replace("forger", [Announced("r", routes)], 0.0)
-    monkeypatch.setattr(mesh.gateway.directory, "table", table)
+    monkeypatch.setattr(mesh.gateway.live_routes, "table", table)
     for method, status in (("DELETE", 405), ("OPTIONS", 204)):
         found = answers(await ask(mesh, get("/forged", "Connection: close", method=method)), method)
         assert [(status, headers[b"allow"]) for status, headers, _ in found] == [(status, b"GET, HEAD, OPTIONS, PATCH")]
@@ -332,11 +332,11 @@ async def test_who_runs_it_is_told_why_and_clients_are_not(nats, prefix, lane, c
 
 @pytest.mark.parametrize("error", [MeshError("NATS at 10.0.0.7 said no"), Overloaded("NATS reads slower than this")])
 async def test_no_error_of_the_bus_says_more(mesh, error):
-    core = mesh.gateway.core
-    exchange = core.begin("GET", b"/", b"", read_head([]), "127.0.0.1", "http")
-    _, _, body = core.refused(exchange, error)
-    core.finish(exchange)
-    assert json.loads(body)["detail"] == error.title
+    lifecycle = mesh.gateway.lifecycle
+    request = lifecycle.begin("GET", b"/", b"", read_head([]), "127.0.0.1", "http")
+    response = lifecycle.responses.of(request, error)
+    lifecycle.responses.finish(request)
+    assert json.loads(response.body)["detail"] == error.title
 
 
 # -- the operator's plane

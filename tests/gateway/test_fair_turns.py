@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from gateway import http_connection
+from gateway import request_reader
 from gateway.fair_turns import ANSWER, TURN, Turns
 from gateway.http_connection import SLICE
 from mesh.testing import Mesh
@@ -36,7 +36,7 @@ async def mesh(nats_url, prefix, request):
 def no_rest(monkeypatch):
     """Nobody rests: a machine that is busy elsewhere for some milliseconds must not look like a client that sends
     nothing. (uvloop's clock stands still within a turn; the clock of asyncio's own loop, which tests use, goes on.)"""
-    monkeypatch.setattr(http_connection, "RESTED_S", math.inf)
+    monkeypatch.setattr(request_reader, "RESTED_S", math.inf)
 
 
 def answered(client):
@@ -124,13 +124,13 @@ async def test_all_of_a_long_pipeline_is_answered_in_order(mesh):
 
 async def test_behind_an_answer_that_ends_the_connection_nothing_is_begun(mesh):
     """Its client could not be answered any more."""
-    core = mesh.gateway.core
+    lifecycle = mesh.gateway.lifecycle
     client = Client(mesh)
-    core.draining = True  # every answer is the last one
+    lifecycle.responses.draining = True  # every answer is the last one
     try:
         assert [status for status, _ in await client.ask(get("/nowhere") + get("/echo/a") * 3, answers=4)] == [404]
         assert client.wire.closed
-        assert core.inflight == 0
+        assert lifecycle.inflight == 0
     finally:
-        core.draining = False
+        lifecycle.responses.draining = False
         client.close()

@@ -194,7 +194,7 @@ async def test_thousands_in_one_piece_are_answered_and_hold_nothing(mesh):
     data = await ask(mesh, get("/echo/first") + get("/nowhere") * number + LAST)
     assert data.count(b"HTTP/1.1 404 ") == number
     assert data.count(b"HTTP/1.1 200 ") == 2
-    assert mesh.gateway.core.inflight == 0
+    assert mesh.gateway.lifecycle.inflight == 0
 
 
 async def test_wherever_the_stream_is_cut(mesh):
@@ -358,7 +358,7 @@ async def test_who_leaves_before_the_body_of_a_waiting_request_leaves_nothing(me
         writer.write(waiting + b"01234"[: number % 5])
         assert b" 200 " in await reader.readline()
         writer.close()
-    await eventually(lambda: (mesh.gateway.core.inflight, len(state.connections), len(state.tasks)) == (0, 0, 0))
+    await eventually(lambda: (mesh.gateway.lifecycle.inflight, len(state.connections), len(state.tasks)) == (0, 0, 0))
 
 
 async def test_the_body_of_a_waiting_request_has_a_deadline(nats_url, prefix, lane, hung):
@@ -370,14 +370,14 @@ async def test_the_body_of_a_waiting_request_has_a_deadline(nats_url, prefix, la
             "POST",
         )
         assert [status for status, _, _ in found] == [200, 408]
-        await eventually(lambda: mesh.gateway.core.inflight == 0)
+        await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 async def test_a_waiting_request_that_turns_out_broken_is_refused_in_its_place(mesh):
     broken = get("/echo/b", "Transfer-Encoding: chunked", method="POST") + b"1\r\na\r\nzz\r\n"
     found = answers(await ask(mesh, get("/echo/1") + get("/echo/2") + broken + LAST), "GET", "GET", "POST")
     assert [status for status, _, _ in found] == [200, 200, 400]
-    await eventually(lambda: mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 @pytest.mark.parametrize("name", ["Authorization", "Cookie", "X-Role", "Host", "X-Request-Id", "TE"])
@@ -411,7 +411,7 @@ async def test_a_trailer_does_not_change_how_the_connection_goes_on(mesh, path, 
         assert client.wire.closed
         assert client.wire.sent == b""
     client.close()
-    await eventually(lambda: mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ async def test_after_the_last_request_the_connection_ends(mesh, last):
     client.send_more(last[-1:])
     await eventually(lambda: client.wire.closed)
     client.close()
-    await eventually(lambda: mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 @pytest.mark.parametrize("trailer", [b"a: b\r\n", b"a" * 100, b"a: " + b"b" * 100], ids=["lines", "name", "value"])
@@ -461,7 +461,7 @@ async def test_trailers_without_end_are_431(mesh, trailer):
         assert status in (400, 431)
         assert status == 431 or start == b"3;"
         client.close()
-    await eventually(lambda: mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 async def test_requests_that_wait_are_not_read_ahead(mesh, hung):
@@ -472,7 +472,7 @@ async def test_requests_that_wait_are_not_read_ahead(mesh, hung):
     assert len(peer.connection.pipeline) <= SLICE // 20
     peer.close()
     await peer.ended.wait()
-    await eventually(lambda: mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 async def test_an_error_does_not_overtake_the_answers_before_it(mesh, hung):
@@ -571,7 +571,7 @@ async def test_a_client_of_http_1_0_is_told_nothing_before_its_answer(mesh):
     assert (status, json.loads(body)["body"]) == (200, "body")
     client = Client(mesh)
     client.send(head)
-    await eventually(lambda: mesh.gateway.core.inflight == 1)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == 1)
     client.send_more(b"body")
     assert [status for status, _ in await client.answer()] == [200]
     client.close()
@@ -591,7 +591,7 @@ async def test_a_client_that_closes_its_half_gets_what_comes_at_once(mesh):
     assert [status for status, _, _ in found] == [200, 200, 200]
     assert found[-1][1][b"connection"] == b"close"
     assert len(answers(await ask(mesh, requests[0] + requests[2][:-2], end=True), "GET")) == 1
-    await eventually(lambda: mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 async def test_a_client_that_closes_its_half_has_gone(mesh, hung):
@@ -605,7 +605,7 @@ async def test_a_client_that_closes_its_half_has_gone(mesh, hung):
         await hung.cancelled.wait()
     writer.close()
     assert await ask(mesh, get("/echo/a", "Content-Length: 10", method="POST") + b"abc", end=True) == b""
-    await eventually(lambda: mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 async def test_headers_and_bodies_that_take_too_long(nats_url, prefix, lane, hung):
@@ -623,7 +623,7 @@ async def test_headers_and_bodies_that_take_too_long(nats_url, prefix, lane, hun
             ((status, headers, _),) = answers(data, "GET")
             assert (status, headers[b"connection"]) == (408, b"close")
         assert [status for status, _, _ in answers(after, "GET", "GET")] == [200, 408]
-        await eventually(lambda: mesh.gateway.core.inflight == 0)
+        await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 async def test_who_leaves_a_stream_with_a_request_behind_it_is_noticed(mesh, hung):
@@ -634,7 +634,7 @@ async def test_who_leaves_a_stream_with_a_request_behind_it_is_noticed(mesh, hun
     assert b" 200 " in await reader.readline()
     assert service.silent == 1
     writer.close()
-    await eventually(lambda: service.silent == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: service.silent == mesh.gateway.lifecycle.inflight == 0)
 
 
 async def test_who_takes_nothing_of_an_answer_is_given_up(mesh, monkeypatch):
@@ -645,7 +645,7 @@ async def test_who_takes_nothing_of_an_answer_is_given_up(mesh, monkeypatch):
         writer.transport.pause_reading()
         writer.write(last)
         await eventually(lambda: state.connections)
-        await eventually(lambda: (mesh.gateway.core.inflight, len(state.connections)) == (0, 0), timeout=30)
+        await eventually(lambda: (mesh.gateway.lifecycle.inflight, len(state.connections)) == (0, 0), timeout=30)
         writer.transport.abort()
 
 
@@ -660,7 +660,7 @@ async def test_who_does_not_read_his_answers_is_not_read_either(mesh):
                 sent += len(request) * 100
                 await writer.drain()
     assert sent < 100_000_000
-    assert mesh.gateway.core.inflight <= 1
+    assert mesh.gateway.lifecycle.inflight <= 1
     (connection,) = mesh.gateway._listeners[0].server_state.connections
     assert len(connection.pipeline) < 2000
     assert connection.transport.get_write_buffer_size() < 1_000_000

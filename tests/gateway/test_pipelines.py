@@ -198,7 +198,7 @@ def fault(stream, received):
 
 def taken(mesh):
     """What must be as it was when everything is over."""
-    core, state = mesh.gateway.core, mesh.gateway._listeners[0].server_state
-    waiting = core.limits.waiting + sum(core.limits._taken.values())
-    held = core.inflight, core.bodies.held, waiting, len(state.connections), len(state.tasks)
+    lifecycle, state = mesh.gateway.lifecycle, mesh.gateway._listeners[0].server_state
+    waiting = lifecycle.limits.waiting + sum(lifecycle.limits._inflight.values())
+    held = lifecycle.inflight, lifecycle.body_memory.used, waiting, len(state.connections), len(state.tasks)
     return *held, len(asyncio.all_tasks()), len(os.listdir("/dev/fd"))

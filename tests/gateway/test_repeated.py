@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from gateway.http_connection import REMEMBERED
+from gateway.request_reader import REMEMBERED
 from mesh import Request, Service
 from mesh.testing import Mesh
 from tests.gateway.memory import Client
@@ -104,7 +104,7 @@ async def test_every_request_line_is_answered_as_on_a_fresh_connection(client):
 
 async def test_headers_that_come_again_are_not_read_again(client, monkeypatch):
     used = await client(get("/echo/first", *HEADERS))
-    monkeypatch.setattr("gateway.http_connection.read_head", None)  # whoever used it would fail
+    monkeypatch.setattr("gateway.request_reader.read_head", None)  # whoever used it would fail
     for number in range(3):
         ((status, document),) = await used.ask(get(f"/echo/{number}?q={number}", *HEADERS))
         assert (status, document["target"]) == (200, f"/echo/{number}?q={number}")

@@ -189,7 +189,7 @@ async def test_a_last_piece_that_makes_a_body_too_large_for_one_message(mesh):
         "scheme": "http",
     }
     async with asyncio.timeout(20):
-        await mesh.gateway.forwarder(scope, receive, send)
+        await mesh.gateway.asgi_lane(scope, receive, send)
     assert sent[0]["status"] == 200
     assert json.loads(sent[1]["body"]) == {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body)}
 
@@ -302,7 +302,7 @@ async def test_a_reader_that_goes_ends_the_producer(mesh, service, path):
     await eventually(lambda: service.running == 0)
     assert time.perf_counter() - began < 2  # 250 ms on an idle machine
     await eventually(lambda: len(mesh.gateway.streams) == 0)
-    assert mesh.gateway.core.inflight == 0
+    assert mesh.gateway.lifecycle.inflight == 0
 
 
 async def test_a_client_that_vanishes_in_its_upload_is_noticed(mesh, service):

@@ -168,4 +168,4 @@ async def test_nginx_is_believed_about_requests_and_websockets(nats_url, prefix,
             assert (await http.get("/plain", headers=sent)).json() == f"for={CLIENT};proto=https;{host}"
         async with connect(f"wss://127.0.0.1:{port}/socket", ssl=no_questions(), local_addr=(CLIENT, 0)) as ws:
             assert await ws.recv() == f"for={CLIENT};proto=wss;{host}"
-        await eventually(lambda: mesh.gateway.core.inflight == 0)
+        await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)

@@ -119,7 +119,7 @@ async def test_pongs_do_not_pile_up_for_a_client_that_does_not_read(mesh, monkey
     assert not end.transport.is_reading()
     monkeypatch.setattr("gateway.slow_clients.STALLED_S", 0.2)
     service = mesh.instances[0].service
-    await eventually(lambda: service.open == mesh.gateway.core.inflight == 0, timeout=30)
+    await eventually(lambda: service.open == mesh.gateway.lifecycle.inflight == 0, timeout=30)
     assert not mesh.gateway._listeners[0].server_state.connections
     writer.transport.abort()
 
@@ -155,7 +155,7 @@ async def test_frames_without_content_let_others_have_their_turn(mesh, kind):
         assert sum(seen) < 200_000
     assert len(seen) >= turns
     writer.transport.abort()
-    await eventually(lambda: mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 @pytest.mark.parametrize("fragment", [b"", b"x"], ids=["empty", "one byte"])
@@ -196,7 +196,7 @@ async def test_an_upgrade_waits_for_the_answers_before_it(mesh):
         writer.write(frame(TEXT, b"hello"))
         assert await read_frame(reader) == (TEXT, b"hello")
         writer.close()
-    await eventually(lambda: mesh.gateway.core.inflight == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
 async def test_an_upgrade_behind_the_last_request_of_a_connection_is_not_made(mesh):
@@ -251,7 +251,7 @@ async def test_a_subprotocol_that_the_client_does_not_offer_is_502(mesh):
         data = await reader.readuntil(b"\r\n\r\n")
     assert b"sec-websocket-protocol: unasked" in data.lower()
     writer.close()
-    await eventually(lambda: instance.service.open == mesh.gateway.core.inflight == 0)
+    await eventually(lambda: instance.service.open == mesh.gateway.lifecycle.inflight == 0)
 
 
 async def test_clients_that_err_or_leave_are_no_errors_of_the_gateway(mesh, caplog):
@@ -266,19 +266,19 @@ async def test_clients_that_err_or_leave_are_no_errors_of_the_gateway(mesh, capl
     for number in range(20):
         reader, writer = await asyncio.open_connection("127.0.0.1", mesh.gateway.port)
         writer.write(get("/late", *HANDSHAKE))
-        await eventually(lambda: mesh.gateway.core.inflight == 1)
+        await eventually(lambda: mesh.gateway.lifecycle.inflight == 1)
         if number % 2:
             writer.transport.abort()
         else:
             writer.close()
-        await eventually(lambda: mesh.gateway.core.inflight == 0)
+        await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
     _, writer = await dial(mesh)
     writer.transport.abort()
     reader, writer = await dial(mesh)
     writer.write(frame(TEXT, b"\xff"))
     assert await close_code(reader) == 1007
     writer.close()
-    await eventually(lambda: mesh.gateway.core.inflight == mesh.instances[0].service.open == 0)
+    await eventually(lambda: mesh.gateway.lifecycle.inflight == mesh.instances[0].service.open == 0)
     noise = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert noise == []
 
@@ -292,25 +292,25 @@ async def small(request, nats_url, prefix):
 
 
 async def test_messages_take_memory_of_all_clients_and_give_it_back(small):
-    bodies = small.gateway.core.bodies
+    bodies = small.gateway.lifecycle.body_memory
     readers, writers = zip(*[await dial(small) for _ in range(3)], strict=True)
     for writer in writers[:2]:  # a message in fragments, a frame that is not complete
         for number in range(6):
             writer.write(frame(CONT if number else BINARY, bytes(60_000), fin=False))
-    await eventually(lambda: bodies.held == 2 * 6 * 60_000)
+    await eventually(lambda: bodies.used == 2 * 6 * 60_000)
     length = struct.pack("!BBQ", 0x82, 128 | 127, 900_000) + bytes(4)
     writers[2].write(length + bytes(400_000))
     kind, payload = await read_frame(readers[2])
     assert (kind, payload[:2]) == (CLOSE, (1013).to_bytes(2))
-    await eventually(lambda: bodies.held == 2 * 6 * 60_000)
+    await eventually(lambda: bodies.used == 2 * 6 * 60_000)
     # The others go on, and what is echoed is given back.
     writers[0].write(frame(CONT, b"end"))
     async with asyncio.timeout(20):
         await readers[0].readexactly(100_000)
-    await eventually(lambda: bodies.held < 6 * 60_000 + 360_003)
+    await eventually(lambda: bodies.used < 6 * 60_000 + 360_003)
     for writer in writers:
         writer.transport.abort()
-    await eventually(lambda: bodies.held == 0)
+    await eventually(lambda: bodies.used == 0)
 
 
 async def test_nothing_is_compressed(mesh):

@@ -252,7 +252,7 @@ async def test_the_access_log_has_one_line_for_a_connection(mesh, tmp_path):
         async with connect(at(mesh, "/echo")) as ws:
             await ws.send("12345")
             await ws.recv()
-        await eventually(lambda: mesh.gateway.core.inflight == 0)
+        await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
         mesh.gateway.access.flush()
         mesh.gateway.access.enabled = False
     (line,) = map(json.loads, path.read_text().splitlines())

@@ -55,7 +55,7 @@ def plain(found: Match | Gone | NotAllowed | NoRoute) -> object:
 def dump(table: RouteTable) -> object:
     """All that can be seen of a table, as plain values."""
     return (
-        [(entry.service, entry.method, entry.template, dict(entry.bindings)) for entry in table.entries()],
+        [(entry.service, entry.method, entry.template, dict(entry.revisions)) for entry in table.routes()],
         [(entry.service, entry.method, entry.template) for entry in table.remembered()],
         table.conflicts,
         table.rejected,

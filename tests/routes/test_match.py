@@ -84,7 +84,7 @@ def test_allow_is_sorted() -> None:
 def test_an_empty_table_knows_no_route() -> None:
     table = RouteTable()
     assert table.match("GET", ("",)) == NoRoute()
-    assert (len(table), list(table.entries()), table.conflicts, table.nearest("/x")) == (0, [], (), [])
+    assert (len(table), list(table.routes()), table.conflicts, table.nearest("/x")) == (0, [], (), [])
     assert table
 
 
@@ -104,7 +104,7 @@ def test_an_encoded_slash_is_data() -> None:
 
 def test_entries_by_path_then_method() -> None:
     table = table_of({"b": ["POST /b", "GET /b"], "a": ["GET /c", "GET /a/{x}"]})
-    assert [(entry.template, entry.method) for entry in table.entries()] == [
+    assert [(entry.template, entry.method) for entry in table.routes()] == [
         ("/a/{x}", "GET"),
         ("/b", "GET"),
         ("/b", "POST"),

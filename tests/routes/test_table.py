@@ -24,12 +24,12 @@ def test_replace_with_the_same_gives_the_same_table() -> None:
 
 def test_entries_stay_the_same_objects_while_nothing_about_them_changes() -> None:
     table = table_of({"s": ["GET /a", "GET /b"]})
-    first, second = table.entries()
+    first, second = table.routes()
     changed = table.replace("s", [content("GET /a", "GET /c")], 1.0)
-    assert next(changed.entries()) is first
+    assert next(changed.routes()) is first
     assert table.match("GET", ("b",)) == Match(second, ())
     back = table.replace("s", [], 1.0).replace("s", [content("GET /a", "GET /b")], 2.0)
-    assert list(back.entries()) == [first, second]
+    assert list(back.routes()) == [first, second]
 
 
 def test_an_old_table_is_unchanged() -> None:
@@ -46,20 +46,20 @@ def test_revisions_side_by_side_keep_their_own_names_and_endpoints() -> None:
     table = RouteTable().replace("s", [old, new], 0.0)
     found = table.match("GET", ("u", "7"))
     assert isinstance(found, Match)
-    assert found.entry.template == "/u/{id}"
-    assert {revision: (b.endpoint, b.names) for revision, b in found.entry.bindings.items()} == {
+    assert found.route.template == "/u/{id}"
+    assert {revision: (b.endpoint, b.names) for revision, b in found.route.revisions.items()} == {
         "1": ("one", ("user_id",)),
         "2": ("two", ("id",)),
     }
-    assert found.entry.bindings["1"].route is old.routes[0]
-    (only_old,) = (entry for entry in table.entries() if entry.template == "/old")
-    assert set(only_old.bindings) == {"1"}
+    assert found.route.revisions["1"].announced is old.routes[0]
+    (only_old,) = (entry for entry in table.routes() if entry.template == "/old")
+    assert set(only_old.revisions) == {"1"}
     # The last instance of the old revision leaves: its own route vanishes, nothing is remembered.
     table = table.replace("s", [new], 1.0)
     assert outcome(table, "GET /old") is None
     assert list(table.remembered()) == []
-    (entry,) = (entry for entry in table.entries() if entry.template == "/u/{id}")
-    assert set(entry.bindings) == {"2"}
+    (entry,) = (entry for entry in table.routes() if entry.template == "/u/{id}")
+    assert set(entry.revisions) == {"2"}
 
 
 def test_a_route_without_instances_is_remembered_for_ten_minutes() -> None:
@@ -188,7 +188,7 @@ def test_the_gateways_own_paths_win() -> None:
                "GET /{p:path}"], "b": ["GET /health", "GET /docs/"]},
         reserved=("/health", "/docs/", "/"), owners={"/health": "b"},
     )  # fmt: skip
-    assert [entry.template for entry in table.entries()] == ["/docs", "/healthy", "/{p:path}", "/{x}"]
+    assert [entry.template for entry in table.routes()] == ["/docs", "/healthy", "/{p:path}", "/{x}"]
     assert table.conflicts == (
         RouteConflict("GET", "/", "gateway", ("a",), "reserved"),
         RouteConflict("GET", "/docs/", "gateway", ("b",), "reserved"),
@@ -215,7 +215,7 @@ def test_wrong_rules_are_refused(owners: dict[str, str], reserved: tuple[str, ..
 
 def test_what_is_no_route_is_left_out_and_listed() -> None:
     table = table_of({"s": ["GET /a", "GET /a/{x:int}", "POST nope", "GET /b/{x}", "GET /b/{y}", "GET /%zz"]})
-    assert [entry.template for entry in table.entries()] == ["/a", "/b/{x}"]
+    assert [entry.template for entry in table.routes()] == ["/a", "/b/{x}"]
     assert [(r.service, r.method, r.path) for r in table.rejected] == [
         ("s", "GET", "/%zz"),
         ("s", "GET", "/a/{x:int}"),

@@ -144,5 +144,5 @@ def test_encoded_values_come_back(parts: list[tuple[str, bool]], rest: list[str]
     assert isinstance(found, Match)
     expected = [value for value, param in parts if param] + (["/".join(rest)] if tail else [])
     assert list(found.values) == expected
-    (binding,) = found.entry.bindings.values()
+    (binding,) = found.route.revisions.values()
     assert len(binding.names) == len(found.values)

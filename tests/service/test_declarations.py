@@ -1,11 +1,15 @@
 """Whatever is wrong with a declaration fails when it is made, with a sentence that names it."""
 
+import inspect
 from typing import Annotated
 
 import msgspec
 import pytest
 
-from mesh import Context, Cookie, DeclarationError, Header, Query, Service
+from mesh import Context, Cookie, DeclarationError, Header, Query, Router, Service
+from mesh.service import endpoints
+from mesh.service.router import RouteOptions
+from mesh.service.signatures import read_signature
 
 
 class Pet(msgspec.Struct):
@@ -91,6 +95,53 @@ def test_stacked_decorators_add_routes_to_one_endpoint():
     assert {(r.method, r.path) for r in service.announced_routes()} == {("GET", "/one"), ("POST", "/two")}
 
 
+@pytest.mark.parametrize("paths", [("/items/{page}", "/items"), ("/items", "/items/{page}")])
+async def test_stacked_decorators_take_a_parameter_from_the_path_that_names_it(mesh, paths):
+    service = Service("a")
+
+    async def items(page: int = 1) -> int:
+        return page
+
+    for path in paths:
+        service.get(path)(items)
+    await mesh.start(service)
+    assert (await mesh.http.get("/items/7")).json() == 7
+    assert (await mesh.http.get("/items")).json() == 1
+
+
+def test_stacked_decorators_cannot_name_different_parameters():
+    service = Service("a")
+
+    @service.get("/by-name/{name}")
+    async def find(name: str = "", number: int = 0) -> None: ...
+
+    with pytest.raises(DeclarationError, match=r"/by-name/\{name\} and GET /by-number/\{number\} name different"):
+        service.get("/by-number/{number}")(find)
+    service.get("/by-number/{number}", name="by-number")(find)
+
+
+def test_every_decorator_of_a_method_takes_the_options_of_route():
+    taken = [p.name for p in inspect.signature(Router.route).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert list(RouteOptions.__annotations__) == taken
+
+
+def test_an_included_router_declares_its_handlers_once(monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        endpoints, "read_signature", lambda handler, *more: read.append(handler) or read_signature(handler, *more)
+    )
+    service, outer, inner = Service("a", prefix="/v1"), Router(prefix="/api"), Router(tags=("people",))
+
+    @inner.get("/users/{name}", timeout=2)
+    async def user(name: str) -> None: ...
+
+    outer.include(inner)
+    service.include(outer)
+    assert read == [user]
+    [route] = service.announced_routes()
+    assert (route.path, route.tags, route.timeout_ms) == ("/v1/api/users/{name}", ("people",), 2000)
+
+
 def test_where_parameters_come_from():
     service = Service("a")
 
@@ -106,7 +157,7 @@ def test_where_parameters_come_from():
         size: Annotated[int, Query("page-size")] = 10,
     ) -> None: ...
 
-    sources = {s.parameter: (s.place, s.key) for s in service.endpoints["take"].binder.sources}
+    sources = {p.name: (p.source, p.key) for p in service.endpoints["take"].binder.parameters}
     assert sources == {
         "key": ("path", "key"),
         "pet": ("body", "body"),

@@ -10,6 +10,7 @@ import pytest
 from mesh import Context, Invalid, NoResponders, NotFound, Overloaded, Response, Service
 from mesh.bus import Bus
 from mesh.messages import Announcement, Cancel, decode, encode
+from mesh.service.instance import Life, ServiceInstance
 from mesh.testing import Mesh
 
 
@@ -368,6 +369,29 @@ async def test_log_lines_of_a_handler_carry_request_id_and_trace(mesh):
         logging.getLogger("a.library").removeHandler(handler)
     assert (lines[0]["message"], lines[0]["request_id"]) == ("seen", "id-7")
     assert lines[0]["trace"].startswith("00-")
+
+
+async def test_an_instance_lives_once(nats_url, prefix):
+    seen = []
+    service = Service("short")
+
+    @service.on_startup
+    async def starting() -> None:
+        seen.append(instance.life)
+
+    @service.on_shutdown
+    async def stopping() -> None:
+        seen.append(instance.life)
+
+    async with Mesh(nats_url=nats_url, prefix=prefix) as mesh:
+        instance = ServiceInstance(service, mesh.bus_settings, mesh.service_settings)
+        seen.append(instance.life)
+        await instance.start()
+        seen.append(instance.life)
+        await instance.drain()
+        seen.append(instance.life)
+        await instance.drain()
+    assert seen == [Life.CREATED, Life.STARTING, Life.RUNNING, Life.DRAINING, Life.STOPPED]
 
 
 async def test_a_startup_hook_that_fails_stops_the_start(mesh):

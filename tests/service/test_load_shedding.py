@@ -1,4 +1,4 @@
-"""Places and queues: who runs, who waits, who is refused."""
+"""Limits and queues: which requests run, which wait, which are refused."""
 
 from collections import Counter
 from heapq import heappop, heappush
@@ -7,41 +7,54 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.service.load_shedding import LONGEST_RETRY_AFTER_S, LoadShedding, Work
+from mesh.service.load_shedding import MAX_RETRY_AFTER_S, LoadShedder, ReceivedRequest
 
 
 class Bench:
-    """An admission whose work ends when the test says so, on a clock that the test moves."""
+    """A load shedder whose work ends when the test says so, on a clock that the test moves."""
 
     def __init__(self, places, queue):
         self.now = 0.0
         self.running, self.refused = [], []
         self.most = 0
-        self.admission = LoadShedding(places, queue, start=self._start, refuse=self._refuse, left=self.left)
+        self.load = LoadShedder(places, queue, start=self._start, refuse=self._refuse, remaining=self.remaining)
 
     def _start(self, work):
         self.running.append(work)
         self.most = max(self.most, len(self.running))
 
     def _refuse(self, work, detail, retry_after):
-        assert 1 <= retry_after <= LONGEST_RETRY_AFTER_S
+        assert 1 <= retry_after <= MAX_RETRY_AFTER_S
         self.refused.append((work.reply, detail))
 
-    def left(self, work):
+    def remaining(self, work):
         return work.arrived + work.received_ms / 1000 - self.now
 
     def offer(self, number, deadline_s=1000.0, **limits):
-        declared = endpoint(**limits)
-        self.admission.offer(Work(declared, b"%d" % number, b"", b"", b"", b"", self.now, int(deadline_s * 1000), 0))
+        self.load.offer(received(endpoint(**limits), b"%d" % number, self.now, int(deadline_s * 1000)))
 
     def end(self, index=0, seconds=0.0):
         work = self.running.pop(index)
-        self.admission.ended(work, seconds)
+        self.load.ended(work, seconds)
         return work
 
 
 def endpoint(name="any", concurrency=0, queue=0):
     return SimpleNamespace(name=name, concurrency=concurrency, queue=queue)
+
+
+def received(endpoint, reply, arrived, received_ms):
+    return ReceivedRequest(
+        endpoint=endpoint,
+        subject=b"",
+        reply=reply,
+        block=b"",
+        payload=b"",
+        sender=b"",
+        arrived=arrived,
+        received_ms=received_ms,
+        possible_age_ms=0,
+    )
 
 
 def replies(works):
@@ -96,26 +109,26 @@ def test_a_caller_that_goes_leaves_the_queue():
     bench = Bench(1, 5)
     for number in range(3):
         bench.offer(number, name="own", concurrency=3, queue=0)
-    assert bench.admission.withdraw(b"1").reply == b"1"
-    assert bench.admission.withdraw(b"1") is None
-    assert bench.admission.withdraw(b"0") is None  # it runs
-    bench.offer(3, name="own", concurrency=3, queue=0)  # into the place that was left at the endpoint's gate
+    assert bench.load.withdraw(b"1").reply == b"1"
+    assert bench.load.withdraw(b"1") is None
+    assert bench.load.withdraw(b"0") is None  # it runs
+    bench.offer(3, name="own", concurrency=3, queue=0)  # under the limit of the endpoint, which has room
     bench.end()
     assert replies(bench.running) == [b"2"]
     assert not bench.refused
 
 
-def test_a_long_queue_that_is_refused_at_the_next_gate_is_no_recursion():
+def test_a_long_queue_that_the_next_limit_refuses_is_no_recursion():
     bench = Bench(1, 0)
     bench.offer(0, name="own", concurrency=1, queue=5000)
     for number in range(1, 5001):
         bench.offer(number, name="own", concurrency=1, queue=5000)
     bench.running.clear()
-    bench.admission.offer(Work(endpoint(), b"x", b"", b"", b"", b"", 0.0, 10**9, 0))  # refused: the only place is taken
-    gate = bench.admission._gates["own"]
-    bench.admission._leave(gate)
+    bench.load.offer(received(endpoint(), b"x", 0.0, 10**9))  # refused: the limit of the instance is reached
+    limit = bench.load._endpoints["own"]
+    bench.load._leave(limit)
     assert len(bench.refused) == 5001
-    assert gate.taken == 0
+    assert limit.in_flight == 0
 
 
 LIMITS = st.sampled_from([{}, {"name": "a", "concurrency": 1, "queue": 2}, {"name": "b", "concurrency": 2, "queue": 0}])
@@ -136,21 +149,21 @@ def test_every_request_ends_in_one_way_and_no_limit_is_passed(places, queue, ste
             number += 1
         elif verb == "end" and bench.running:
             fate[bench.end(what % len(bench.running), amount).reply] += 1
-        elif verb == "withdraw" and (gone := bench.admission.withdraw(b"%d" % what)) is not None:
+        elif verb == "withdraw" and (gone := bench.load.withdraw(b"%d" % what)) is not None:
             fate[gone.reply] += 1
         elif verb == "pass":
             bench.now += amount
-        running = Counter(work.declared.name for work in bench.running)
-        assert bench.admission.running == len(bench.running) <= places
+        running = Counter(work.endpoint.name for work in bench.running)
+        assert bench.load.in_flight == len(bench.running) <= places
         assert running["a"] <= 1
         assert running["b"] <= 2
-        assert len(bench.admission._instance.waiting) <= queue
+        assert len(bench.load._instance.waiting) <= queue
     fate.update(reply for reply, _ in bench.refused)
-    fate.update(work.reply for work in bench.admission.clear())
+    fate.update(work.reply for work in bench.load.clear())
     while bench.running:
         fate[bench.end().reply] += 1
     assert fate == Counter(b"%d" % n for n in range(number))
-    assert all(gate.taken == 0 for gate in (bench.admission._instance, *bench.admission._gates.values()))
+    assert all(limit.in_flight == 0 for limit in (bench.load._instance, *bench.load._endpoints.values()))
 
 
 class Simulated(Bench):
@@ -168,8 +181,8 @@ class Simulated(Bench):
         while self._ends and self._ends[0][0] <= moment:
             self.now, _, work = heappop(self._ends)
             self.running.remove(work)
-            self.admission.ended(work, self.seconds)
-            self.good += self.left(work) >= 0
+            self.load.ended(work, self.seconds)
+            self.good += self.remaining(work) >= 0
         self.now = moment
 
 

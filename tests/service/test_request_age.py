@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from mesh import Context, Service
 from mesh.boot_clock import boot_ms
 from mesh.service.pause_watch import AFTERMATH_S, PauseWatch
-from mesh.service.request_age import MAX_SENDERS, SAME_MS, STEADY_MS, WINDOW_MS, Ages
+from mesh.service.request_age import MAX_SENDERS, SAME_MS, STEADY_MS, WINDOW_MS, RequestAges
 from mesh.testing import PausedClock
 
 A = b"mesh.inbox.gateway.A.r"
@@ -15,7 +15,7 @@ HOUR = 3_600_000
 
 @given(st.integers(-HOUR, HOUR), st.lists(st.integers(0, 20), min_size=1, max_size=50), st.integers(0, HOUR))
 def test_clocks_that_differ_change_nothing(skew, delays, start):
-    ages = Ages()
+    ages = RequestAges()
     for number, delay in enumerate(delays):
         sent = start + number * 10
         assert ages.age(A, sent + skew + HOUR, sent + delay) <= max(delays) - min(delays)
@@ -23,14 +23,14 @@ def test_clocks_that_differ_change_nothing(skew, delays, start):
 
 @given(st.integers(-HOUR, HOUR), st.integers(100, 60_000))
 def test_a_late_request_shows_its_age(skew, late):
-    ages = Ages()
+    ages = RequestAges()
     ages.age(A, HOUR + skew, HOUR)
     assert ages.age(A, HOUR + skew + 1000, HOUR + 1000 + late) == late
 
 
 def test_a_backlog_after_a_freeze_is_aged_one_by_one():
     """200 requests a second for 6 s, all delivered at once: each is as old as it is, the last is fresh."""
-    ages = Ages()
+    ages = RequestAges()
     ages.age(A, 0, 0)
     got = [ages.age(A, sent, 6000) for sent in range(5, 6000, 5)]
     assert got == [6000 - sent for sent in range(5, 6000, 5)]
@@ -38,7 +38,7 @@ def test_a_backlog_after_a_freeze_is_aged_one_by_one():
 
 def test_a_constant_excess_becomes_the_baseline():
     """The sender's clock was set, or a longer path is used now: nobody is refused for that for ever."""
-    ages = Ages()
+    ages = RequestAges()
     ages.age(A, 0, 0)
     jump = 5000
     for sent in range(1000, 1000 + STEADY_MS, 100):
@@ -47,7 +47,7 @@ def test_a_constant_excess_becomes_the_baseline():
 
 
 def test_an_excess_that_varies_stays_an_excess():
-    ages = Ages()
+    ages = RequestAges()
     ages.age(A, 0, 0)
     for sent in range(1000, 1000 + 3 * STEADY_MS, 100):
         late = 5000 + (sent // 100 % 2) * 4 * SAME_MS
@@ -56,7 +56,7 @@ def test_an_excess_that_varies_stays_an_excess():
 
 def test_a_baseline_is_forgotten_after_the_window():
     """Clocks drift: only the last ten minutes count."""
-    ages = Ages()
+    ages = RequestAges()
     ages.age(A, 0, 0)
     drifted = 0
     for now in range(0, 3 * WINDOW_MS, 1000):
@@ -65,15 +65,15 @@ def test_a_baseline_is_forgotten_after_the_window():
     assert drifted > 30
 
 
-def test_without_a_known_clock_the_doubt_is_the_age_once():
-    ages = Ages()
-    assert ages.age(A, 7, 1000, doubt=800) == 800
-    assert ages.age(A, 107, 1100, doubt=800) == 800  # as old as the first, whose age was a guess
-    assert ages.age(A, 2007, 2200, doubt=0) == 0
+def test_without_a_known_clock_the_possible_age_is_the_age_once():
+    ages = RequestAges()
+    assert ages.age(A, 7, 1000, possible_age=800) == 800
+    assert ages.age(A, 107, 1100, possible_age=800) == 800  # as old as the first, whose age was a guess
+    assert ages.age(A, 2007, 2200, possible_age=0) == 0
 
 
 def test_senders_are_bounded():
-    ages = Ages()
+    ages = RequestAges()
     for number in range(MAX_SENDERS + 100):
         ages.age(b"mesh.inbox.client.%d.r" % number, 0, number)
     assert len(ages) == MAX_SENDERS

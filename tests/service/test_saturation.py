@@ -1,4 +1,4 @@
-"""An instance whose places are all lost says so, and is asked nothing until some are free again."""
+"""An instance with nothing but abandoned calls in flight is unready until some of them end."""
 
 import asyncio
 import logging
@@ -7,35 +7,35 @@ import pytest
 
 from mesh import Service
 from mesh.service import saturation
-from mesh.service.saturation import LONGEST_S, Saturation
+from mesh.service.saturation import MAX_SATURATED_S, Saturation
 from mesh.testing import Mesh
 from tests.conditions import eventually
 from tests.failures.wires import HttpWire
 
 
-async def test_only_when_all_places_are_lost_for_long():
-    given_up, now = [2], [100.0]
-    check = Saturation(lambda: given_up[0], 3, lambda: now[0]).check
+async def test_only_when_abandoned_calls_alone_are_in_flight_for_long():
+    abandoned, now = [2], [100.0]
+    check = Saturation(lambda: abandoned[0], 3, lambda: now[0]).check
     await check()
-    given_up[0] = 3
+    abandoned[0] = 3
     await check()
-    now[0] += LONGEST_S - 0.1
+    now[0] += MAX_SATURATED_S - 0.1
     await check()
-    given_up[0] = 2  # one of them ended
+    abandoned[0] = 2  # one of them ended
     await check()
-    given_up[0] = 3
+    abandoned[0] = 3
     await check()
-    now[0] += LONGEST_S - 0.1
+    now[0] += MAX_SATURATED_S - 0.1
     await check()
     now[0] += 0.2
     with pytest.raises(RuntimeError, match="all 3 calls that may run were given up"):
         await check()
-    given_up[0] = 0
+    abandoned[0] = 0
     await check()
 
 
-async def test_an_instance_without_places_is_unready_until_it_has_some(nats_url, prefix, monkeypatch, caplog):
-    monkeypatch.setattr(saturation, "LONGEST_S", 0.1)
+async def test_a_saturated_instance_is_unready_until_calls_end(nats_url, prefix, monkeypatch, caplog):
+    monkeypatch.setattr(saturation, "MAX_SATURATED_S", 0.1)
     service, go = Service("stuck"), asyncio.Event()
 
     @service.post("/stuck")
@@ -54,6 +54,6 @@ async def test_an_instance_without_places_is_unready_until_it_has_some(nats_url,
             await wire.__aexit__()
         with caplog.at_level(logging.WARNING):
             await eventually(lambda: instance.announcer.state == "unready", 20)
-        assert "readiness check places fails" in caplog.text
+        assert "readiness check saturation fails" in caplog.text
         go.set()
         await eventually(lambda: instance.announcer.state == "ready", 20)

@@ -5,8 +5,8 @@ import timeit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.service.endpoints import BUCKETS, Statistics
 from mesh.service.micro import _figures
+from mesh.service.statistics import BUCKETS, Statistics
 
 
 def of(*elapsed_ns):

@@ -162,7 +162,7 @@ def test_what_is_plain_without_an_annotation_stays():
     @service.on("things.changed")
     async def changed(event): ...
 
-    assert {s.place for s in service.endpoints["find"].binder.sources} == {"path", "query"}
+    assert {p.source for p in service.endpoints["find"].binder.parameters} == {"path", "query"}
 
 
 async def test_what_comes_without_an_annotation_is_what_was_sent(mesh, client):
@@ -223,4 +223,4 @@ def test_markers_of_ours_are_known():
     @service.get("/a")
     async def a(key: Annotated[str, Header]): ...
 
-    assert service.endpoints["a"].binder.sources[0].place == "header"
+    assert service.endpoints["a"].binder.parameters[0].source == "header"

@@ -93,9 +93,9 @@ def test_routes(vector):
         found = table.match(request["method"], parse_target(request["path"].encode()).segments)
         if "route" in request:
             assert isinstance(found, Match), request
-            assert f"{found.entry.method} {found.entry.template}" == request["route"]
+            assert f"{found.route.method} {found.route.template}" == request["route"]
             assert list(found.values) == request["values"]
-            assert found.entry.service == request.get("service", found.entry.service)
+            assert found.route.service == request.get("service", found.route.service)
         elif request["status"] == 405:
             assert isinstance(found, NotAllowed), request
             assert sorted(found.allow) == request["allow"]

@@ -15,8 +15,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from mesh import DeclarationError, adapt
-from mesh.adapters.application_pages import Excluded, Page, Pages
-from mesh.adapters.path_guard import PathGuard
+from mesh.adapters.hidden_routes import ApplicationRoute, ExcludedPaths, HiddenRoutes
+from mesh.adapters.route_filter import RouteFilter
 from mesh.bridge import Bridge
 from mesh.errors import MeshError
 from mesh.service import Request as MeshRequest
@@ -301,12 +301,12 @@ async def test_hidden_websockets_and_mounts(nats_url, prefix):
 
 
 def test_the_page_is_the_first_that_fits_with_its_method():
-    pages = Pages(
+    pages = HiddenRoutes(
         [
-            Page("/a/{x}", ("POST",), True),
-            Page("/a/b", ("GET",), False),
-            Page("/{rest:path}", ("GET",), False),
-            Page("/n/{n}", ("*",), False, {"n": "[0-9]{3}"}),
+            ApplicationRoute("/a/{x}", ("POST",), True),
+            ApplicationRoute("/a/b", ("GET",), False),
+            ApplicationRoute("/{rest:path}", ("GET",), False),
+            ApplicationRoute("/n/{n}", ("*",), False, {"n": "[0-9]{3}"}),
         ],
         "/root",
     )
@@ -316,13 +316,13 @@ def test_the_page_is_the_first_that_fits_with_its_method():
     assert not pages.hides("DELETE", "/root/a/b", False)  # the first is asked, and says 405
     assert pages.hides("GET", "/root/a/c", False)
     assert pages.hides("PUT", "/root/n/123", False)
-    assert not Pages([Page("/a", ("GET",), True)]).hides("GET", "/a", False)
-    assert not Pages([Page("/{a}-{b}.c", ("GET",), False)]).hides("GET", "/a-b.d", False)
-    assert Pages([Page("/{a}-{b}.c", ("GET",), False)]).hides("GET", "/a-b.c", False)
+    assert not HiddenRoutes([ApplicationRoute("/a", ("GET",), True)]).hides("GET", "/a", False)
+    assert not HiddenRoutes([ApplicationRoute("/{a}-{b}.c", ("GET",), False)]).hides("GET", "/a-b.d", False)
+    assert HiddenRoutes([ApplicationRoute("/{a}-{b}.c", ("GET",), False)]).hides("GET", "/a-b.c", False)
 
 
 def test_patterns_fit_below_a_mount_too():
-    excluded = Excluded(["/internal/*"], "/legacy")
+    excluded = ExcludedPaths(["/internal/*"], "/legacy")
     for path in ("/internal/x", "/legacy/internal/x", "/legacy//INTERNAL;v=1/x/y"):
         assert excluded.hides("GET", path, False), path
     assert not excluded.hides("GET", "/legacy/x", False)
@@ -347,12 +347,12 @@ def test_patterns_fit_below_a_mount_too():
 )
 def test_an_entrance(line, status):
     request = MeshRequest(b"NATS/1.0\r\n" + (f"Mesh-Request: {line}\r\n".encode() if line else b"") + b"\r\n", b"")
-    entrance = PathGuard("/a/{b}", ["GET"])
+    route_filter = RouteFilter("/a/{b}", ["GET"])
     if not status:
-        entrance.check(request)
+        route_filter.check(request)
         return
     with pytest.raises(MeshError) as refused:
-        entrance.check(request)
+        route_filter.check(request)
     assert refused.value.status == status
     assert refused.value.executed == "no"
     if status == 405:

@@ -1,9 +1,9 @@
-"""What an adapted endpoint lets in: its own route alone, in no spelling that the application would read otherwise.
+"""Refuses requests to an adapted endpoint that the application would read as requests to another route.
 
 A gateway matches a path's segments as they are between slashes, and decodes each of them once: to it ``/a%2Fb`` is
-one segment. An application that gets the decoded path takes it for two, and may answer with a page that nobody
-announced. Others (servlets) leave out what follows a ``;``, so that ``/..;/admin`` is a dot segment to them. Here
-both sides are known, so here such requests end (RFC 3986 section 2.2, RFC 9110 section 17.1).
+one segment. An application that gets the decoded path takes it for two segments, and may serve a route that is not
+announced. Others (servlets) drop the text after a ``;``, so that ``/..;/admin`` is a dot segment to them. Here both
+readings are known, so such requests are refused here (RFC 3986 section 2.2, RFC 9110 section 17.1).
 """
 
 from __future__ import annotations
@@ -20,27 +20,29 @@ _SEPARATOR = re.compile(r"%2f|%5c|\\", re.IGNORECASE)
 _PARAMETERS = re.compile(r";[^/\\]*")
 _SLASHES = re.compile(r"[/\\]")
 
-Hidden = Callable[[str, str, bool], bool]
-"""``hidden(method, path, websocket)``: whether the application's page for a decoded path is not announced."""
+Hides = Callable[[str, str, bool], bool]
+"""``hides(method, path, websocket)``: True if the application's route for a decoded path is not announced."""
 
 
-class PathGuard:
-    """The rules of one endpoint at ``path`` for ``methods`` (``"*"``: all of them).
+class RouteFilter:
+    """The filter of one endpoint.
 
-    ``encoded_slashes`` lets paths with ``%2F`` and ``%5C`` pass. ``OPTIONS`` always passes: what may be asked is
-    the application's to say.
+    path: the template of its route
+    methods: the methods of its route; ``"*"`` for all. ``OPTIONS`` always passes: the application answers it
+    hides: says which paths belong to routes that are not announced
+    encoded_slashes: True lets paths with ``%2F`` and ``%5C`` pass
     """
 
     def __init__(
-        self, path: str, methods: Collection[str], hidden: Hidden | None = None, *, encoded_slashes: bool = False
+        self, path: str, methods: Collection[str], hides: Hides | None = None, *, encoded_slashes: bool = False
     ) -> None:
         self._template = parse_template(path)
         self._methods = frozenset(methods)
-        self._hidden = hidden
+        self._hides = hides
         self._encoded_slashes = encoded_slashes
 
     def check(self, request: Request, *, websocket: bool = False) -> None:
-        """Return where the request may pass. Raises `BadRequest`, `NotFound`, or an error with status 405 or 414."""
+        """Return if the request may pass. Raises `BadRequest`, `NotFound`, or an error with status 405 or 414."""
         if not request.is_http:
             raise BadRequest("this endpoint takes HTTP requests: Mesh-Request is missing")
         raw, _, query = request.target.partition("?")
@@ -51,11 +53,11 @@ class PathGuard:
             raise error
         self._check_spelling(raw)
         if not _matches(self._template, target):
-            raise _nothing_here()
+            raise _no_route()
         if not websocket:
             self._check_method(request.method)
-        if self._hidden is not None and self._hidden(request.method, unquote(raw), websocket):
-            raise _nothing_here()
+        if self._hides is not None and self._hides(request.method, unquote(raw), websocket):
+            raise _no_route()
 
     def _check_spelling(self, raw: str) -> None:
         if not self._encoded_slashes and _SEPARATOR.search(raw):
@@ -78,7 +80,7 @@ class PathGuard:
 
 
 def _matches(template: Template, target: RequestTarget) -> bool:
-    """Whether a template matches as it does at a gateway: a parameter takes a segment that is not empty."""
+    """True if a template matches as it does at a gateway: a parameter takes a segment that is not empty."""
     segments, wanted = target.segments, template.segments
     if len(segments) <= len(wanted) if template.tail else len(segments) != len(wanted):
         return False
@@ -86,5 +88,5 @@ def _matches(template: Template, target: RequestTarget) -> bool:
     return all(given == literal if literal is not None else bool(given) for literal, given in pairs)
 
 
-def _nothing_here() -> MeshError:
+def _no_route() -> MeshError:
     return NotFound("nothing is served at this path", reason="no_route", executed="no")

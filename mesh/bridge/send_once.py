@@ -1,7 +1,7 @@
-"""One request to the other side is one attempt: what may have run there is not sent a second time.
+"""Sends each request to the server once: a request that may have run there is not retried.
 
-aiohttp repeats requests with an idempotent method, PUT and DELETE too, when a connection breaks before the answer. To
-the caller the second attempt then looks like the only one. Errors that leave here are none that aiohttp repeats.
+aiohttp retries requests with an idempotent method, PUT and DELETE too, when a connection breaks before the response. To
+the caller the retry then looks like the only attempt. The errors that this module raises are none that aiohttp retries.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _connection: ContextVar[SimpleNamespace] = ContextVar("mesh.bridge.connection")
 
 
-class Broken(aiohttp.ClientError):
-    """The connection broke after the request was written: nobody knows whether it ran."""
+class ConnectionBroken(aiohttp.ClientError):
+    """The connection broke after the request was written: it may have run."""
 
 
 async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """A middleware of aiohttp's client. Raises `Broken`, and aiohttp's own errors where nothing was written.
+    """A middleware of aiohttp's client.
 
-    Only a safe request without a body is sent twice, where it met a kept connection that the server may have closed
-    while it was idle (RFC 9112, section 9.3.1).
+    Only a safe request without a body is sent twice, if its connection was idle before: the server may have closed it
+    meanwhile (RFC 9112, section 9.3.1).
+
+    Raises `ConnectionBroken`, and aiohttp's own errors if nothing was written.
     """
     attempt = SimpleNamespace(reused=False)
     token = _connection.set(attempt)
@@ -44,7 +46,7 @@ async def send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandl
 
 
 def tracing() -> aiohttp.TraceConfig:
-    """What tells `send_once` that a connection was used before; the session needs both."""
+    """Tells `send_once` that a connection was used before; the session needs both."""
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_reused)
     return trace
@@ -58,5 +60,5 @@ def _is_empty(request: aiohttp.ClientRequest) -> bool:
     return not request.body
 
 
-def _broken(error: Exception) -> Broken:
-    return Broken(str(error) or type(error).__name__)
+def _broken(error: Exception) -> ConnectionBroken:
+    return ConnectionBroken(str(error) or type(error).__name__)

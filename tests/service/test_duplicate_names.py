@@ -1,9 +1,9 @@
-"""Two programs under one name share each other's requests: whoever starts the second one is told."""
+"""Two programs under one name share each other's requests: a warning says so at the start of the second."""
 
 import logging
 
 from mesh import Service
-from mesh.service import namesakes
+from mesh.service.duplicate_names import warn_of_duplicates
 
 
 def notes(version="1.0.0", path="/notes"):
@@ -23,7 +23,7 @@ def warnings(caplog):
 async def test_another_program_under_the_name_is_named(mesh, caplog):
     other = await mesh.start(notes(path="/notes/all"))
     mine = await mesh.start(notes())
-    await namesakes.look(mine.bus, "")
+    await warn_of_duplicates(mine.bus, "")
     (text,) = warnings(caplog)
     assert text.startswith(f"another program is called notes too: notes.{other.id} (1.0.0) has other routes")
     assert f"'mesh drain notes.{other.id}'" in text
@@ -32,7 +32,7 @@ async def test_another_program_under_the_name_is_named(mesh, caplog):
 async def test_another_version_too(mesh, caplog):
     other = await mesh.start(notes("0.0.1"))
     mine = await mesh.start(notes())
-    await namesakes.look(mine.bus, "")
+    await warn_of_duplicates(mine.bus, "")
     assert f"notes.{other.id} (0.0.1)" in warnings(caplog)[0]
 
 
@@ -43,5 +43,5 @@ async def test_more_of_the_same_and_the_one_that_is_replaced_are_none(mesh, capl
     gone = await mesh.start(notes("0.0.1"))
     mine = await mesh.start(notes())
     await gone.drain()
-    await namesakes.look(mine.bus, before.id)
+    await warn_of_duplicates(mine.bus, before.id)
     assert warnings(caplog) == []
