@@ -161,6 +161,12 @@ def _mesh_lines(bus: Bus, watcher: Watcher, live_routes: LiveRoutes) -> Iterable
     yield from family(
         "mesh_refused_messages_total", "counter", "Control messages that break the protocol.", [({}, watcher.refused)]
     )
+    yield from family(
+        "mesh_revision_clashes_total",
+        "counter",
+        "Announcements of a known revision with other endpoints or routes.",
+        [({}, watcher.registry.revision_clashes)],
+    )
     for name, value in bus.statistics().items():
         kind = "gauge" if name.startswith("pending") else "counter"
         suffix = "" if kind == "gauge" else "_total"

@@ -12,18 +12,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from mesh import messages
+from mesh import logs, messages
 from mesh.bus import Bus, Subscription
 from mesh.claim_times import ClaimTimeSync, now_ms
 from mesh.errors import MeshError
-from mesh.impersonation import PublishedMessages, misleads
-from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Control, Endpoint, Heartbeat, Route, State
+from mesh.impersonation import PublishedMessages, details, misleads
+from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Endpoint, Heartbeat, Route, State
 from mesh.tasks import keep
 
 JITTER: Final = 0.2
 """Part of the heartbeat interval by which it varies, so that instances started together drift apart."""
 ANNOUNCE_GAP_S: Final = 0.1
 """Seconds between two announcements on request at least: a flood of requests must not become a flood of answers."""
+SAME_CORRECTION_GAP_S: Final = 5.0
+"""Seconds after an announcement before `details` that were corrected already are corrected again.
+
+Two copies of one process differ in them, and would answer each other without end."""
 
 TOO_LARGE: Final = (
     "Give it fewer routes, or shorter summaries and metadata, make several services of it, or raise max_payload of"
@@ -82,9 +86,10 @@ class Announcer:
         self._subscriptions: list[Subscription] = []
         self._heartbeats: asyncio.Task[None] | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
-        self._announced_at = -ANNOUNCE_GAP_S
+        self._answered_at = -ANNOUNCE_GAP_S
+        self._announced_at = 0.0
         self._published = PublishedMessages()
-        self._corrected_claims: tuple[int, ...] | None = None
+        self._false_details: tuple[object, ...] = ()
         self.contradicted = 0
         """Messages that another process published in the name of this instance."""
         self.problem = ""
@@ -143,6 +148,7 @@ class Announcer:
                 _log.error("this instance cannot be announced, so it gets no requests: %s. %s", error, TOO_LARGE)
             return
         self.problem = ""
+        self._announced_at = asyncio.get_running_loop().time()
         self._publish(self._announce_to, data)
 
     def _current(self) -> Announcement:
@@ -196,19 +202,27 @@ class Announcer:
             _log.debug("not announced: %s", error)
 
     def _asked(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
-        if self._answer_timer is not None or self.state == "stopped":
-            return
+        if self.state != "stopped":
+            self._respond_within(messages.decode_discover(payload).window_ms / 1000)
+
+    def _respond_within(self, window_s: float, earliest: float = 0.0) -> None:
+        """Announce in the next ``window_s`` seconds, but at least `ANNOUNCE_GAP_S` after the last response.
+
+        earliest: time of the event loop before which it does not announce
+
+        An announcement that is due in that time already stays as it is: many requests do not bring it forward.
+        """
         loop = asyncio.get_running_loop()
-        window = messages.decode_discover(payload).window_ms / 1000
-        delay = max(random.uniform(0, window), self._announced_at + ANNOUNCE_GAP_S - loop.time())
-        if delay <= 0:
-            self._respond()
-        else:
-            self._answer_timer = loop.call_later(delay, self._respond)
+        now, earliest = loop.time(), max(earliest, self._answered_at + ANNOUNCE_GAP_S)
+        if self._answer_timer is not None:
+            if self._answer_timer.when() <= max(now + window_s, earliest):
+                return
+            self._answer_timer.cancel()
+        self._answer_timer = loop.call_at(max(now + random.uniform(0, window_s), earliest), self._respond)
 
     def _respond(self) -> None:
         self._answer_timer = None
-        self._announced_at = asyncio.get_running_loop().time()
+        self._answered_at = asyncio.get_running_loop().time()
         self.announce()
 
     def _heard_own_subject(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
@@ -221,7 +235,7 @@ class Announcer:
             return
         self.contradicted += 1
         count = self.contradicted
-        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: never a flood
+        if logs.is_due(count):
             _log.warning(
                 "another process speaks for this instance (%d messages so far): state %s, seq %d, while it is %s at %d."
                 " Is it a copy of this process, or an attack? NATS permissions can forbid the latter",
@@ -234,23 +248,12 @@ class Announcer:
         if message.seq - self._seq <= MAX_LEAP:  # no receiver that knows this instance believes a greater leap
             self._seq = max(self._seq, message.seq)
         current = self._current()
-        if misleads(message, current) or self._has_new_false_claims(message, current):
-            self._correct()
-
-    def _has_new_false_claims(self, message: Control, current: Announcement) -> bool:
-        """True if the message has other claim times than this instance, and other ones than the last false message."""
-        if not isinstance(message, Announcement) or message.claimed in (current.claimed, self._corrected_claims):
-            return False
-        self._corrected_claims = message.claimed
-        return True
-
-    def _correct(self) -> None:
-        """Announce soon, but not more often than discover messages could cause it."""
-        if self._answer_timer is not None:
-            self._answer_timer.cancel()
-        loop = asyncio.get_running_loop()
-        delay = self._announced_at + ANNOUNCE_GAP_S - loop.time()
-        self._answer_timer = loop.call_later(max(0.0, delay), self._respond)
+        if misleads(message, current):
+            self._respond_within(0)  # not more often than discover messages could cause it
+        elif isinstance(message, Announcement) and (said := details(message)) != details(current):
+            same = said == self._false_details
+            self._false_details = said
+            self._respond_within(0, self._announced_at + SAME_CORRECTION_GAP_S if same else 0.0)
 
     def _reconnected(self, connected: bool) -> None:
         if connected and self._heartbeats is not None:

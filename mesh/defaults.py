@@ -41,6 +41,11 @@ LONGEST_EJECTION_S: Final = 60.0
 
 ROUTE_MEMORY_S: Final = 600.0
 """Seconds for which the routes of a service without instances are remembered: they answer 503, not 404."""
+REMEMBERED_ROUTES: Final = 20_000
+"""The most routes that are remembered, at 2.5 KB each; those that were remembered first are forgotten early.
+
+Whoever announces routes and stops again could fill the memory of every gateway otherwise, and make the pauses of its
+garbage collector long."""
 
 # Streams and WebSockets
 

@@ -31,13 +31,25 @@ class PublishedMessages:
 
 
 def misleads(message: Control, current: Announcement) -> bool:
-    """True if watchers that believe ``message`` know something other than ``current``.
-
-    Claim times do not count: two copies of one process differ in them, and would correct each other for ever.
-    """
+    """True if watchers that believe ``message`` know something other than ``current``, apart from `details`."""
     if message.state != current.state or message.revision != current.revision:
         return True
     if not isinstance(message, Announcement):
         return False
-    said = (message.version, message.routes, message.endpoints, message.connection, message.bundles)
-    return said != (current.version, current.routes, current.endpoints, current.connection, current.bundles)
+    said = (message.version, message.routes, message.endpoints)
+    return said != (current.version, current.routes, current.endpoints)
+
+
+def details(message: Announcement) -> tuple[object, ...]:
+    """The fields in which two copies of one process may differ, so that they would correct each other without end.
+
+    They always differ in ``started``, too. It decides nothing, and the next announcement corrects it.
+    """
+    return (
+        message.claimed,
+        message.connection,
+        message.heartbeat_ms,
+        message.bundles,
+        message.description,
+        message.metadata or {},
+    )

@@ -24,6 +24,7 @@ from typing import Final
 
 from mesh.coalesce import Coalescer
 from mesh.conflict_texts import sentence
+from mesh.logs import LimitedLog
 from mesh.messages import RouteConflict
 from mesh.registry import Change
 from mesh.routes import RouteTable, Steps
@@ -36,6 +37,9 @@ ROUTE_CHANGES: Final = frozenset({"joined", "changed", "claimed", "lost", "left"
 _NO_SERVICE = ""  # stands for remembered routes whose time is over; names of services are never empty
 
 _log = logging.getLogger("mesh.routes")
+CONFLICT_LINES: Final = 200
+"""Lines about conflicts in `CONFLICT_LINES_S`: every client that announces routes can cause them."""
+CONFLICT_LINES_S: Final = 60.0
 
 
 class LiveRoutes:
@@ -59,6 +63,7 @@ class LiveRoutes:
         self._watcher = watcher
         self._on_conflicts = on_conflicts
         self._conflicts: set[RouteConflict] = set()
+        self._log_conflict = LimitedLog(_log, CONFLICT_LINES, CONFLICT_LINES_S, "lines about route conflicts").write
         self._news = Coalescer(self._start_build)
         self._due: set[str] = set()
         """Services for the next build."""
@@ -147,12 +152,16 @@ class LiveRoutes:
         conflicts = set(table.conflicts)
         begun, over = sorted(conflicts - self._conflicts, key=_order), sorted(self._conflicts - conflicts, key=_order)
         self._conflicts = conflicts
+        now = perf_counter()
         for conflict in begun:
-            _log.warning("route conflict: %s", sentence(conflict))
+            self._log_conflict(now, logging.WARNING, "route conflict: %s", sentence(conflict))
         for conflict in over:
-            _log.info("route conflict over: %s %s", conflict.method, conflict.path)
+            self._log_conflict(now, logging.INFO, "route conflict over: %s %s", conflict.method, conflict.path)
         if self._on_conflicts is not None and (begun or over):
-            self._on_conflicts(begun, over)
+            try:
+                self._on_conflicts(begun, over)
+            except Exception:
+                _log.exception("a listener of route conflicts failed")
 
 
 def _order(conflict: RouteConflict) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -75,6 +76,40 @@ class TextFormatter(logging.Formatter):
         start = self._COLOURS.get(record.levelname, "") if self._colour else ""
         text = f"{start}{text}\x1b[0m" if start else text
         return f"{text}\n    {clean_lines(self.formatException(record.exc_info))}" if record.exc_info else text
+
+
+def is_due(count: int) -> bool:
+    """True for the 1st, 2nd, 4th, 8th ... of a kind of event: what others can cause gives few lines, and always one."""
+    return count & (count - 1) == 0
+
+
+class LimitedLog:
+    """Writes at most ``lines`` lines in any ``seconds`` to ``log``, and says once that some of ``what`` are left out.
+
+    For what others can cause at will, and of which each line says something of its own.
+    """
+
+    def __init__(self, log: logging.Logger, lines: int, seconds: float, what: str) -> None:
+        self._log = log
+        self._seconds = seconds
+        self._what = what
+        self._written: deque[float] = deque(maxlen=lines)
+        self._told = float("-inf")
+
+    def write(self, now: float, level: int, text: str, *arguments: object) -> bool:
+        """Write a line at ``now``, in seconds on a monotonic clock; False if it is left out."""
+        written = self._written
+        if len(written) == written.maxlen and now - written[0] < self._seconds:
+            if now - self._told >= self._seconds:
+                self._told = now
+                self._log.warning("more than %d %s in %g s: the others are left out here", *self._limits())
+            return False
+        written.append(now)
+        self._log.log(level, text, *arguments)
+        return True
+
+    def _limits(self) -> tuple[int | None, str, float]:
+        return self._written.maxlen, self._what, self._seconds
 
 
 def handler(format: str = "auto") -> logging.Handler:

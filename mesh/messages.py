@@ -105,7 +105,7 @@ class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mes
     """The number of the instance's connection to NATS, from 1; 0: unknown. When it grows, messages may be lost."""
 
 
-class RouteConflict(Struct, frozen=True):
+class RouteConflict(Struct, frozen=True, omit_defaults=True):
     """A route that several services announce, or one that does not get it. ``losers`` get no requests for it.
 
     ``why``: the winner has the ``earlier`` claim, the prefix has an ``owner`` (which need not claim the path), or the
@@ -117,6 +117,8 @@ class RouteConflict(Struct, frozen=True):
     winner: Name
     losers: Annotated[tuple[Name, ...], Meta(max_length=1000)]
     why: Why
+    more: Count = 0
+    """The number of further losers, which are not named."""
 
 
 class Conflicts(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.conflicts"):

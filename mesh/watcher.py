@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from mesh import messages
+from mesh import logs, messages
 from mesh.bus import Bus, Subscription
 from mesh.errors import MeshError
 from mesh.messages import Announcement, BadMessage, Discover
@@ -161,10 +161,14 @@ class Watcher:
             message = messages.decode(payload, party.service, party.instance)
         except BadMessage as error:
             self.refused += 1
-            if self.refused & (self.refused - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: never a flood
+            if logs.is_due(self.refused):
                 _log.warning("refused a message on %s (%d so far): %s", subject.decode(), self.refused, error)
             return
+        clashes = self.registry.revision_clashes
         self._handle(self.registry.apply(message, self._now))
+        if clashes != self.registry.revision_clashes and logs.is_due(clashes + 1):
+            what = "%s.%s announces a revision that another instance has with other routes or endpoints (%d so far)"
+            _log.warning(what, party.service, party.instance, clashes + 1)
         for listener in self._on_heard:
             listener(party.service, party.instance)
 

@@ -1,11 +1,12 @@
 """The live route table: the first change at once, what follows in batches and in slices."""
 
 import asyncio
+import logging
 
 import pytest
 
 from mesh.coalesce import PAUSE_S, Coalescer
-from mesh.live_routes import LiveRoutes
+from mesh.live_routes import CONFLICT_LINES, LiveRoutes
 from mesh.messages import Announcement, Endpoint, Route, revision_of
 from mesh.registry import Registry
 from mesh.routes import Match, RouteTable
@@ -152,3 +153,28 @@ async def test_news_is_told_once(clock):
     assert told == [["a"], ["b", "c"]]
     news.add(["d"])
     assert told[-1] == ["d"]
+
+
+async def test_conflicts_without_number_take_few_lines_and_a_failing_listener_harms_nothing(watcher, clock, caplog):
+    caplog.set_level(logging.INFO)
+    told = []
+
+    def fail(begun, over):
+        told.extend(begun)
+        raise ValueError("too much")
+
+    live = LiveRoutes(watcher, on_conflicts=fail)
+    for name in ("a", *(f"s{number:03}" for number in range(400))):
+        endpoints = (Endpoint(name="e", subject="x"),)
+        routes = tuple(Route(method="GET", path=f"/{number}", endpoint="e") for number in range(5))
+        facts = {"version": "1", "seq": 1, "state": "ready", "started": "", "heartbeat_ms": 2000, "claimed": (1,)}
+        facts |= {"revision": revision_of(name, "1", endpoints, routes), "endpoints": endpoints, "routes": routes}
+        watcher.hear(Announcement(name=name, id="one", **facts))
+        await clock.advance(PAUSE_S * 1.01)
+    assert len(told) == 400 * 5
+    assert isinstance(live.table.match("GET", ("0",)), Match)
+    lines = [record.getMessage() for record in caplog.records if "route conflict" in record.getMessage()]
+    assert "could not be taken in" not in caplog.text
+    assert len([line for line in lines if line.startswith("route conflict")]) == CONFLICT_LINES
+    assert len([line for line in lines if "left out" in line]) == 1
+    assert max(map(len, lines)) < 200

@@ -18,6 +18,10 @@ EJECTIONS_FORGOTTEN_S: Final = 60.0
 MOST_REVISION_SETS: Final = 1024
 """Sets of revisions for which candidate lists are kept."""
 
+MAX_NEW_CONNECTIONS: Final = 1000
+"""By how much the number of an instance's connection may grow at once: after one forged number without bounds no true
+one would ever be higher."""
+
 _NEVER: Final = float("inf")
 _ANSWERED: Final = Outcome.ANSWERED  # the outcome of nearly every call: looking it up in the enum takes longer
 
@@ -79,10 +83,11 @@ class Balancer:
             address = self._address(instance)
             peer = Peer(self.service, instance.id, address, foreign=instance.foreign, bundles=instance.bundles)
             self._peers[peer.id] = peer
-        elif (
-            peer.declared == instance.state and peer.suspect == instance.suspect and peer.revision == instance.revision
-        ):
-            return
+        else:
+            peer.bundle_address = peer.address if instance.bundles else b""
+            declared, suspect, revision = peer.declared, peer.suspect, peer.revision
+            if (declared, suspect, revision) == (instance.state, instance.suspect, instance.revision):
+                return
         peer.declared, peer.ready = instance.state, instance.state == "ready"
         peer.suspect, peer.revision = instance.suspect, instance.revision
         if not peer.ready:
@@ -106,7 +111,7 @@ class Balancer:
         """A heartbeat or announcement of that instance arrived, so it may listen again.
 
         connection: the number of its connection to NATS, as it stated last; 0 if it states none.
-        Returns the peer if that is another connection than before: what was on its way over the old one may be lost.
+        Returns the peer if that is higher than ever before: what was on its way over the old one may be lost.
         """
         peer = self._peers.get(id)
         if peer is None:
@@ -114,9 +119,11 @@ class Balancer:
         if peer.skipped:
             peer.skipped = False
             self._changed()
-        if connection in (0, peer.connection):
+        known = peer.connection
+        # Two copies of one process, with one id, have a number each: a sign once, and not whenever they take turns.
+        if connection <= known or (known and connection - known > MAX_NEW_CONNECTIONS):
             return None
-        known, peer.connection = peer.connection, connection
+        peer.connection = connection
         return peer if known else None
 
     def _address(self, instance: Candidate) -> bytes:

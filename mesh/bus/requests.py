@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from mesh import headers
+from mesh import headers, logs
 from mesh.bus.bundles import MARK, BadBundle, refuses, unpack
 from mesh.errors import BusUnavailable, DeadlineExceeded, MeshError, NoResponders
 
@@ -104,6 +104,7 @@ class Requests:
         "_tokens",
         "adopt",
         "apart",
+        "broken",
         "ignored",
         "late",
         "orphan",
@@ -131,6 +132,8 @@ class Requests:
         """Sends the requests of a bundle again, each by itself: their receiver did not begin them (`bundles.APART`)."""
         self.orphan: Callable[[bytes, bytes], None] | None = None
         """Told the reply subject and block of what came for nobody."""
+        self.broken = 0
+        """Bundles of replies that could not be read to their end."""
         self.ignored = 0
         """Messages to a waiting request that are no replies: they have no ``Mesh-Status``."""
         self.late = 0
@@ -214,7 +217,9 @@ class Requests:
             for (token,), *message in unpack(payload, 1):
                 self._take(token, b"", *message)
         except BadBundle as error:
-            _log.warning("dropped replies: %s", error)
+            self.broken += 1
+            if logs.is_due(self.broken):
+                _log.warning("dropped replies: %s (%d so far)", error, self.broken)
 
     def _take(self, token: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         pending = self._pending.get(token)

@@ -20,6 +20,9 @@ class AnnouncedContent(Struct, frozen=True):
     service: str
     version: str
     revision: str
+    """Distinguishes it from all other content of its service: the announced revision, or one that the receiver made if
+    other content has that already."""
+    announced_revision: str
     endpoints: tuple[Endpoint, ...]
     routes: tuple[Route, ...]
 
@@ -45,9 +48,10 @@ class AlteredRoute(NamedTuple):
 class Change(Struct, frozen=True, kw_only=True):
     """One thing that became different in the registry.
 
-    ``joined``, ``left`` (said ``stopped``) and ``lost`` (fell silent) come and go. ``changed`` is new content,
-    ``claimed`` other times of its claims, ``state`` a new declared state. ``suspect`` and ``recovered`` are what the
-    receiver concludes. A message that does several things gives several changes; each continues from the one before.
+    ``joined``, ``left`` (said ``stopped``) and ``lost`` (fell silent) come and go. ``changed`` is new content, or
+    another description or the like (``reason`` has the fields). ``claimed`` is other times of its claims, ``state`` a
+    new declared state. ``suspect`` and ``recovered`` are what the receiver concludes. A message that does several
+    things gives several changes; each continues from the one before.
     """
 
     kind: ChangeKind
@@ -107,18 +111,18 @@ class Instance:
     )
 
     def __init__(self, announcement: Announcement, content: AnnouncedContent, now: float) -> None:
-        # Until the instance ends; a later announcement that says otherwise is not believed.
+        # Until the instance ends.
         self.service = announcement.name
         self.id = announcement.id
-        self.metadata: dict[str, str] = dict(announcement.metadata or {})
-        self.description = announcement.description
-        self.started = announcement.started
-        self.heartbeat_ms = announcement.heartbeat_ms
-        self.bundles = announcement.bundles
         self.foreign = False
         """True for a NATS micro service that is not of the mesh: it has no heartbeats, so its silence means nothing."""
 
-        # With every announcement.
+        # With every announcement. An instance says the same each time: another value is a forgery, or corrects one.
+        self.metadata: dict[str, str] = {}
+        self.description = self.started = ""
+        self.heartbeat_ms = 0
+        self.bundles = False
+        self.describe(announcement)
         self.content = content
         self.claimed = claim_times_of(announcement.claimed, self.started)
         """Since when the service claims its routes, in Unix milliseconds: one time for all of them, or one for each."""
@@ -149,13 +153,27 @@ class Instance:
         self.due = 0.0
         self.awaited: AwaitedAnnouncement | None = None
 
+    def describe(self, announcement: Announcement) -> list[str]:
+        """Take over what the instance says of itself, except its content. Returns the fields that changed."""
+        facts = {
+            "bundles": announcement.bundles,
+            "description": announcement.description,
+            "heartbeat_ms": announcement.heartbeat_ms,
+            "metadata": announcement.metadata or {},
+            "started": announcement.started,
+        }
+        changed = [name for name, value in facts.items() if getattr(self, name) != value]
+        for name in changed:
+            setattr(self, name, facts[name])
+        return changed
+
     @property
     def version(self) -> str:
         return self.content.version
 
     @property
     def revision(self) -> str:
-        """The revision of the last announcement."""
+        """The revision of the last announcement, as in `AnnouncedContent`."""
         return self.content.revision
 
     @property

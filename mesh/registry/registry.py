@@ -102,11 +102,16 @@ class Registry(InstanceTable):
             "leaps": self._leaps,
             "after_stopped": self._final,
             "lived_after_stopped": self._contradicted,
-            "revision_clashes": self._content_pool.clashes,
+            "revision_clashes": self.revision_clashes,
             "asks": self._asks,
             "asks_refused": self._refused,
             "tombstones_evicted": self._tombstones.evicted,
         }
+
+    @property
+    def revision_clashes(self) -> int:
+        """How often an instance announced a known revision with other endpoints or routes."""
+        return self._content_pool.clashes
 
     def next_due(self) -> float | None:
         """The earliest time at which `expire` can have an effect; None if nothing is waited for."""
@@ -173,11 +178,11 @@ class Registry(InstanceTable):
             self._drop(message.seq - instance.announced)
             return []
         effects: Effects = []
-        before = self._renew(instance, message)
+        before, facts = self._renew(instance, message), instance.describe(message)
         instance.announced = message.seq
         instance.connection = message.connection
-        if before is not None:
-            effects.append(self._content_change(instance, before))
+        if before is not None or facts:
+            effects.append(self._content_change(instance, before or instance.content, ", ".join(facts)))
         claimed = claim_times_of(message.claimed, instance.started)
         if claimed != instance.claimed:
             instance.claimed = claimed
@@ -187,6 +192,9 @@ class Registry(InstanceTable):
             self._heard(instance, message, now, effects)
         else:
             self._late += 1  # too late for state and load, but it brought content
+        if "heartbeat_ms" in facts:
+            _set_intervals(instance)
+            self._check(instance, instance.seen + (instance.lost_s if instance.suspect else instance.suspect_s))
         self._compare(instance, now, effects)
         return effects
 
@@ -196,8 +204,7 @@ class Registry(InstanceTable):
             return []
         effects = self._oust(message.name)
         instance = Instance(message, self._content_pool.take(message), now)
-        instance.suspect_s = SUSPECT_AFTER * message.heartbeat_ms / 1000
-        instance.lost_s = LOST_AFTER * message.heartbeat_ms / 1000
+        _set_intervals(instance)
         awaited = self._unknown.pop(key, None)
         instance.awaited = awaited
         if awaited is not None and awaited.latest is not None:
@@ -264,6 +271,7 @@ class Registry(InstanceTable):
             self._add(instance)
             return [self._change(instance, "joined", added=instance.routes, reason=FOREIGN)]
         instance.seen = now
+        instance.describe(message)
         before = self._renew(instance, message)
         if before is None:
             return []
@@ -331,7 +339,7 @@ class Registry(InstanceTable):
     def _compare(self, instance: Instance, now: float, effects: Effects) -> None:
         """Ask for an announcement while the newest message has another revision than the last announcement."""
         awaited = instance.awaited
-        if instance.told == instance.content.revision:
+        if instance.told == instance.content.announced_revision:
             if awaited is not None:
                 awaited.open = False
                 instance.awaited = None
@@ -462,6 +470,11 @@ class Registry(InstanceTable):
 def _highest(known: int, seq: int) -> int:
     """The higher ``seq``, unless it leaps ahead; ``known`` is -1 if no ``seq`` is known."""
     return max(known, seq) if known < 0 or seq - known <= MAX_LEAP else known
+
+
+def _set_intervals(instance: Instance) -> None:
+    instance.suspect_s = SUSPECT_AFTER * instance.heartbeat_ms / 1000
+    instance.lost_s = LOST_AFTER * instance.heartbeat_ms / 1000
 
 
 def _silent(instance: Instance, now: float) -> str:

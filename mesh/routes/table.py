@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from mesh.defaults import ROUTE_MEMORY_S
+from mesh.defaults import REMEMBERED_ROUTES, ROUTE_MEMORY_S
 from mesh.messages import RouteConflict
 from mesh.routes.nearest import nearest
 from mesh.routes.path_claims import with_head
@@ -74,8 +74,9 @@ class RouteTable:
     def replace(self, service: str, announced: Iterable[AnnouncedRoutes], now: float) -> RouteTable:
         """The table with these as all that live instances of the service announce, each once; ``now`` in seconds.
 
-        Without any, the service's live routes are remembered until ``now`` + 600 s. Gives self when nothing
-        changed. Never raises for what a service announces: see `rejected`.
+        Without any, the service's live routes are remembered until ``now`` + 600 s, or until too many others are
+        remembered after them. Gives self when nothing changed. Never raises for what a service announces: see
+        `rejected`.
         """
         return finish(self.replacing(service, announced, now))
 
@@ -91,7 +92,8 @@ class RouteTable:
             return (yield from self._with(service, claims))
         if before is NO_CLAIMS or before.forget_at is not None:
             return self
-        return (yield from self._with(service, before.remember(now + ROUTE_MEMORY_S)))
+        table = yield from self._with(service, before.remember(now + ROUTE_MEMORY_S))
+        return (yield from table._within_limit())
 
     def expire(self, now: float) -> RouteTable:
         """The table without the remembered routes that are due; self when there are none."""
@@ -101,6 +103,17 @@ class RouteTable:
         """`expire` in short steps."""
         table = self
         for service in [service for service, due in self._remembered.items() if due <= now]:
+            table = yield from table._with(service, NO_CLAIMS)
+        return table
+
+    def _within_limit(self) -> Steps[RouteTable]:
+        """The table without the services that are remembered longest, if too many routes are remembered."""
+        table = self
+        count = sum(len(self._claims_of[service].claims) for service in self._remembered)
+        for service in self._remembered:  # the oldest first
+            if count <= REMEMBERED_ROUTES:
+                break
+            count -= len(self._claims_of[service].claims)
             table = yield from table._with(service, NO_CLAIMS)
         return table
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from time import monotonic
 
 from mesh import conflict_texts, messages
+from mesh.logs import LimitedLog
 from mesh.messages import RouteConflict
 
 MOST = 200
@@ -22,8 +22,9 @@ _log = logging.getLogger("mesh.service")
 class ConflictLog:
     def __init__(self, service: str) -> None:
         self._service = service
-        self._told: dict[RouteConflict, float] = {}  # with the moment, the oldest first
-        self._lines: deque[float] = deque(maxlen=LINES)
+        self._told: dict[RouteConflict, float] = {}  # logged ones, with the moment of the last report, oldest first
+        what = "lines about route conflicts ('mesh routes' shows all conflicts)"
+        self._log = LimitedLog(_log, LINES, AGAIN_S, what)
 
     def take(self, payload: bytes) -> None:
         """Take a gateway's message; ignores one that cannot be read, and conflicts between other services."""
@@ -35,21 +36,15 @@ class ConflictLog:
             if self._service == conflict.winner or self._service in conflict.losers:
                 self._begun(conflict, now)
         for conflict in notice.over:
-            if self._told.pop(conflict, None) is not None and self._may_say(now):
-                _log.info("%s %s: the conflict is over", conflict.method, conflict.path)
+            if self._told.pop(conflict, None) is not None:
+                self._log.write(now, logging.INFO, "%s %s: the conflict is over", conflict.method, conflict.path)
 
     def _begun(self, conflict: RouteConflict, now: float) -> None:
         told = self._told.pop(conflict, None)
+        if told is None or now - told >= AGAIN_S:
+            text = conflict_texts.told(conflict, self._service)
+            if not self._log.write(now, logging.WARNING, "%s", text):
+                return  # so that it is logged when it is told again
         self._told[conflict] = now
-        if told is not None and now - told < AGAIN_S:
-            return
         if len(self._told) > MOST:
             del self._told[next(iter(self._told))]
-        if self._may_say(now):
-            _log.warning("%s", conflict_texts.told(conflict, self._service))
-
-    def _may_say(self, now: float) -> bool:
-        if len(self._lines) == LINES and now - self._lines[0] < AGAIN_S:
-            return False
-        self._lines.append(now)
-        return True

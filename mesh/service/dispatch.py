@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from mesh import headers
+from mesh import headers, logs
 from mesh.boot_clock import boot_ms
 from mesh.bus import Bus
 from mesh.bus.bundles import APART, MARK, BadBundle, unpack
@@ -63,6 +63,8 @@ class Dispatcher:
         self._running: set[ReceivedRequest] = set()
         self._by_reply: dict[bytes, ReceivedRequest] = {}
         self._logs_requests = request_log.is_wanted()
+        self.dropped = 0
+        """Requests and bundles that broke the protocol, and have no answer."""
 
     @property
     def inflight(self) -> int:
@@ -95,7 +97,7 @@ class Dispatcher:
         """Take a message that holds several requests; ``prefix`` is the subject without the endpoint's name."""
         subjects = self._bus.subjects
         if not subjects.may_reply(reply):
-            _log.warning("dropped a bundle that asks for its answers on %r", reply[:80])
+            self._dropped(f"a bundle that asks for its answers on {reply[:80]!r}")
             return
         if not subjects.is_inbox(reply):
             self._replies.send(reply, APART, b"")
@@ -113,13 +115,19 @@ class Dispatcher:
                 except Exception:
                     _log.exception("a request of a bundle failed")  # the others are still served
         except BadBundle as error:
-            _log.warning("dropped the rest of a bundle: %s", error)
+            self._dropped(f"the rest of a bundle: {error}")
+
+    def _dropped(self, what: str) -> None:
+        """Say that a message breaks the protocol, in few lines however many there are."""
+        self.dropped += 1
+        if logs.is_due(self.dropped):
+            _log.warning("dropped %s (%d so far)", what, self.dropped)
 
     def _receive(
         self, endpoint: DeclaredEndpoint | None, subject: bytes, reply: bytes, block: bytes, payload: bytes
     ) -> None:
         if reply and not self._bus.subjects.may_reply(reply):
-            _log.warning("dropped a request that asks for its answer on %r", reply[:80])
+            self._dropped(f"a request that asks for its answer on {reply[:80]!r}")
             return
         self._bus.expect_answers()
         sender = reply[: reply.rindex(b".")] if self._bus.subjects.is_inbox(reply) else b""

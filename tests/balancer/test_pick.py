@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from mesh.balancer import Balancer, Outcome
+from mesh.messages import MAX_COUNT
 from tests.balancer.builders import Seen, balance, call, fail, peer, sync
 
 
@@ -125,3 +126,10 @@ def test_many_sets_of_revisions_are_not_kept_for_ever() -> None:
     for i in range(3000):
         assert balancer.pick(0.0, {"r1", f"x{i}"})
     assert len(balancer._subsets) <= 1024
+
+
+def test_only_a_connection_with_a_higher_number_is_a_new_one() -> None:
+    """Two copies of one process, with one id and a number of their own each, are no sign at each of their messages."""
+    balancer = balance("a")
+    signs = [balancer.heard("a", number) is not None for number in (0, 1, 1, 2, 1, 2, 1, 0, 3, MAX_COUNT, 4)]
+    assert signs == [False, False, False, True, False, False, False, False, True, False, True]

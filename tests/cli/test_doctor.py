@@ -100,6 +100,16 @@ async def test_a_wildcard_subscriber_is_found(shell, mesh, pattern):
     assert not by_check(done, "fail").keys() - {"wildcards"}
 
 
+async def test_one_revision_with_different_contents_is_found(shell, mesh):
+    instance = await mesh.start(greeter())
+    async with mesh.client("greeter") as bus:
+        await Puppet(bus, revision=instance.announcer.revision, state="unready").start()
+        done = await shell("doctor", "--json")
+    assert done.code == 1
+    (seen,) = by_check(done, "fail")["revisions"]
+    assert seen.startswith("one revision, and other endpoints or routes: greeter.")
+
+
 async def test_a_stream_over_request_subjects_is_found(shell, nats, prefix):
     async with Bus(BusSettings(servers=(nats.url,), prefix="other")) as bus:
         config = {"name": "GREEDY", "subjects": [f"{prefix}.req.>"], "storage": "memory"}

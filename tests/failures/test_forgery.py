@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from mesh import Service
-from mesh.messages import MAX_COUNT, Announcement, Heartbeat, encode
+from mesh.messages import MAX_COUNT, Announcement, Heartbeat, Route, encode
 from mesh.testing import Mesh
 from tests.conditions import eventually
 
@@ -98,17 +98,53 @@ async def test_gateways_know_the_truth_again_at_once(mesh, forge, released, capl
     assert "another process speaks for this instance" in caplog.text
 
 
-@pytest.mark.parametrize("facts", [{"claimed": (0,)}, {"connection": MAX_COUNT}])
-async def test_what_no_revision_covers_is_put_right_too(mesh, facts):
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"claimed": (0,)},
+        {"connection": MAX_COUNT},
+        {"description": "forged"},
+        {"metadata": {"forged": "yes"}},
+        {"heartbeat_ms": 250},
+        {"bundles": False},
+    ],
+)
+@pytest.mark.parametrize("stopped", [True, False])
+async def test_what_no_revision_covers_is_put_right_too(mesh, facts, stopped):
     """Where the forged message says all else as it is, heartbeats contradict it in nothing."""
     instance = mesh.instances[0]
     before = known(mesh)
-    truth = (before.claimed, before.connection)
+    (name,) = facts
+    truth = getattr(before, name)
     said = msgspec.structs.replace(instance.announcer._current(), seq=before.seq + 1000, **facts)
     async with mesh.client("thief") as bus:
+        if stopped:
+            stop = msgspec.structs.replace(said, seq=said.seq - 1, state="stopped")
+            bus.publish(bus.address(bus.subjects.announce("patient", instance.id)), encode(stop))
         bus.publish(bus.address(bus.subjects.announce("patient", instance.id)), encode(said))
-        await eventually(lambda: known(mesh).seq > said.seq)
-    assert (known(mesh).claimed, known(mesh).connection) == truth
+        await eventually(lambda: known(mesh) is not None and known(mesh).announced > said.seq)
+    assert getattr(known(mesh), name) == truth
+    (peer,) = mesh.gateway.caller.peers("patient")
+    assert peer.bundle_address
+    assert (await mesh.http.get("/now")).json() == "now"
+
+
+async def test_the_same_false_claim_is_put_right_each_time(mesh, monkeypatch):
+    monkeypatch.setattr("mesh.announcer.SAME_CORRECTION_GAP_S", 0.3)
+    instance, loop = mesh.instances[0], asyncio.get_running_loop()
+    truth, heard = known(mesh).claimed, []
+    async with mesh.client("thief") as bus:
+        await bus.subscribe(bus.subjects.announce("patient", instance.id), lambda *message: heard.append(message))
+        await bus.flush()
+        began = loop.time()
+        for number in range(6):
+            said = msgspec.structs.replace(instance.announcer._current(), seq=known(mesh).seq + 1, claimed=(0,))
+            bus.publish(bus.address(bus.subjects.announce("patient", instance.id)), encode(said))
+            await eventually(lambda said=said: known(mesh).seq > said.seq)
+            assert known(mesh).claimed == truth
+            # The first time at once, and no more often than two copies of one process may say it to each other.
+            assert loop.time() - began >= 0.28 * number
+        assert len(heard) <= 2 * 6 + 1
 
 
 async def test_under_a_flood_it_says_so_ten_times_a_second_at_most(mesh, forge):
@@ -154,6 +190,52 @@ async def test_two_processes_with_one_id_do_not_answer_each_other_for_ever(nats_
             assert twin.announcer.contradicted >= 2
             assert len(heard) <= 4  # their claims differ, which each corrects once; all else is the same
             assert (await mesh.http.get("/now")).json() == "now"
+            # One of them has its second connection now, and the other one its first.
+            connections = twin.bus.connections
+            twin.bus._lane._transport.abort()
+            await eventually(lambda: twin.bus.connected and twin.bus.connections > connections, 5)
+            await asyncio.sleep(0.3)
+            heard.clear()
+            await asyncio.sleep(1)
+            assert len(heard) <= 4
+
+
+@pytest.mark.parametrize("routes", [(), (("GET", "clear"),), (("GET", "read"), ("POST", "clear"))])
+async def test_nobody_rewrites_the_routes_of_others_with_their_revision(nats_url, prefix, caplog, routes):
+    """An instance that is never picked announces their revision with other routes."""
+    service, cleared = Service("notes"), []
+
+    @service.get("/notes")
+    async def read() -> str:
+        return "read"
+
+    @service.post("/notes")
+    async def clear() -> str:
+        cleared.append(1)
+        await asyncio.sleep(0.2)
+        return "cleared"
+
+    async with Mesh(service, nats_url=nats_url, prefix=prefix) as mesh, mesh.client("thief") as bus:
+        truth = mesh.instances[0].announcer._current()
+        false = msgspec.structs.replace(
+            truth,
+            id="evil",
+            state="unready",
+            routes=tuple(
+                Route(method=method, path="/notes", endpoint=endpoint, idempotent=True, try_timeout_ms=50)
+                for method, endpoint in routes
+            ),
+            claimed=(),
+        )
+        bus.publish(bus.address(bus.subjects.announce("notes", "evil")), encode(false))
+        await eventually(lambda: mesh.gateway.watcher.registry.get("notes", "evil") is not None)
+        mesh.gateway.live_routes.update_now()
+        assert [(await mesh.http.get("/notes")).json() for _ in range(5)] == ["read"] * 5
+        assert (await mesh.http.post("/notes")).json() == "cleared"
+        assert len(cleared) == 1
+        async with mesh.ops() as ops:
+            assert "\nmesh_revision_clashes_total 1\n" in (await ops.get("/metrics")).text
+    assert "notes.evil announces a revision that another instance has with other routes" in caplog.text
 
 
 async def test_a_forged_seq_does_not_end_the_numbers(mesh, forge):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mesh import Service
-from mesh.messages import Announcement, Endpoint, Route, encode, revision_of
+from mesh.messages import Announcement, Discover, Endpoint, Route, encode, revision_of
 from mesh.testing import Mesh
 from tests.conditions import eventually
 from tests.failures.wires import NatsWire, hpub, pub
@@ -327,6 +327,40 @@ async def test_a_reply_subject_of_few_tokens_breaks_nobody_elses_stream(nats_url
             for _ in range(50):
                 await asyncio.wait_for(anext(pieces), 5)
         await eventually(lambda: len(instance.streams) == 0, 5)
+
+
+def asking(bus, window_ms):
+    bus.publish(bus.address(bus.subjects.discover("good")), encode(Discover(window_ms=window_ms)))
+
+
+async def test_a_long_discover_window_makes_nobody_deaf(nats_url, prefix):
+    """An instance answers each discover message in the window of that message."""
+    async with Mesh(good(), nats_url=nats_url, prefix=prefix) as mesh, mesh.client("thief") as bus:
+        heard = []
+        await bus.subscribe(bus.subjects.announce("good", mesh.instances[0].id), lambda *message: heard.append(message))
+        await bus.flush()
+        for _ in range(3):
+            asking(bus, 60_000)
+            asking(bus, 100)
+            await eventually(lambda: heard, 2)
+            heard.clear()
+            await asyncio.sleep(0.15)
+            assert len(heard) <= 1
+
+
+async def test_many_who_ask_at_once_do_not_bring_the_answer_forward(nats_url, prefix, monkeypatch):
+    """A hundred gateways that connect again ask at once: the answers stay spread over the window."""
+    async with Mesh(good(), nats_url=nats_url, prefix=prefix) as mesh, mesh.client() as bus:
+        heard, moments = [], iter([0.6, *[0.01] * 100])
+        await bus.subscribe(bus.subjects.announce("good", mesh.instances[0].id), lambda *message: heard.append(message))
+        await bus.flush()
+        monkeypatch.setattr("mesh.announcer.random.uniform", lambda low, high: high if low else next(moments))
+        for _ in range(20):
+            asking(bus, 700)
+        await bus.flush()
+        await asyncio.sleep(0.3)
+        assert heard == []
+        await eventually(lambda: len(heard) == 1, 2)
 
 
 junk = st.recursive(

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.messages import MAX_COUNT, MAX_LEAP, Control
+from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, Control
 from mesh.registry import Change, DiscoverRequest, Registry
-from tests.registry.builders import announcement, heartbeat, kinds
+from mesh.routes import Match, RouteTable
+from tests.registry.builders import announcement, content, heartbeat, kinds
 
 STATES = ("starting", "ready", "unready", "draining", "stopped")
 
@@ -96,6 +97,32 @@ def test_everybody_who_knew_an_instance_knows_it_again(told: list[tuple[Control,
         rng.shuffle(told)
 
 
+# -- one revision, several contents
+
+
+def clashing(path: str, id: str) -> Announcement:
+    """An announcement of other routes under the revision of ``/users``."""
+    return announcement(1, path, id=id, revision=content("/users")["revision"])
+
+
+@given(
+    st.permutations([announcement(1, id="a"), clashing("/users", "b"), clashing("/evil", "e"), clashing("/two", "f")])
+)
+def test_the_routes_of_one_instance_never_become_those_of_another(heard: list[Announcement]) -> None:
+    """Whoever is heard first: each instance is called by the routes that it announced itself."""
+    registry = Registry(rng=random.Random(1))
+    for message in heard:
+        registry.apply(message, 0.0)
+    table = RouteTable().replace("users", registry.claimed_routes("users"), 0.0)
+    for path, ids in (("users", {"a", "b"}), ("evil", {"e"}), ("two", {"f"})):
+        match = table.match("GET", (path,))
+        assert isinstance(match, Match)
+        assert {i.id for i in registry if i.revision in match.route.bindings} == ids
+        assert {binding.route.path for binding in match.route.bindings.values()} == {f"/{path}"}
+    assert registry.revision_clashes == 2
+    assert [item for message in heard for item in registry.apply(heartbeat(2, id=message.id), 0.1)] == []
+
+
 # -- foreign services under a name of the mesh
 
 
@@ -134,3 +161,39 @@ def test_heartbeats_and_stopped_do_not_touch_foreign_services(registry: Registry
     registry.apply(heartbeat(8, id="f", state="stopped"), 0.0)
     (instance,) = registry.instances()
     assert (instance.state, instance.seq, instance.live) == ("ready", 0, True)
+
+
+# -- what an instance says once
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_all_that_an_announcement_says_is_that_of_the_newest(registry: Registry, stopped: bool) -> None:
+    """Whoever speaks first for an instance, or says that it stopped and joins in its name, plants nothing for good."""
+    truth = {"description": "true", "metadata": {"a": "b"}, "heartbeat_ms": 2000, "bundles": False}
+    false = {"description": "false", "metadata": {}, "heartbeat_ms": 30_000, "bundles": True, "started": "never"}
+    if stopped:
+        registry.apply(announcement(1, **truth), 0.0)
+        registry.apply(heartbeat(2, state="stopped"), 0.0)
+    registry.apply(announcement(3, **false), 0.0)
+    outcome = registry.apply(announcement(4, **truth), 1.0)
+    assert kinds(outcome) == ["changed", "claimed"]  # without `claimed` the routes are claimed since `started`
+    assert outcome[0].reason == "bundles, description, heartbeat_ms, metadata, started"  # type: ignore[union-attr]
+    (instance,) = registry.instances()
+    assert {name: getattr(instance, name) for name in truth} == truth
+    assert instance.started == announcement(1).started
+    assert registry.apply(announcement(5, **truth), 1.0) == []
+    assert kinds(registry.expire(3.9)) == []
+    assert kinds(registry.expire(4.1)) == ["suspect"]
+    registry.apply(announcement(6, **false), 4.2)  # a longer interval counts at once, too
+    assert kinds(registry.expire(40.0)) == []
+    registry.apply(announcement(7, **truth), 40.0)
+    assert kinds(registry.expire(43.5)) == ["suspect"]
+    assert kinds(registry.expire(48.5)) == ["lost"]
+
+
+def test_a_late_announcement_of_a_suspect_instance_brings_its_shorter_interval(registry: Registry) -> None:
+    registry.apply(announcement(1, heartbeat_ms=30_000), 0.0)
+    registry.apply(heartbeat(9), 0.0)
+    assert kinds(registry.expire(46.0)) == ["suspect"]
+    registry.apply(announcement(8), 46.0)
+    assert kinds(registry.expire(46.1)) == ["lost"]

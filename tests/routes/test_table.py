@@ -75,6 +75,25 @@ def test_a_route_without_instances_is_remembered_for_ten_minutes() -> None:
     assert outcome(table.replace("s", [], 500.0).expire(100.0 + ROUTE_MEMORY_S), "GET /a/1") is None
 
 
+def test_the_oldest_remembered_routes_go_first_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.routes.table.REMEMBERED_ROUTES", 5)
+    services = {name: [f"GET /{name}/one", f"GET /{name}/two"] for name in ("a", "b", "c")}
+    table = table_of({**services, "live": ["GET /live"]})
+    for now, name in enumerate(("b", "a", "c")):
+        table = table.replace(name, [], float(now))
+    assert sorted({entry.service for entry in table.remembered()}) == ["a", "c"]
+    assert outcome(table, "GET /b/one") is None
+    # One that was there again meanwhile is the newest.
+    table = table.replace("a", [content(*services["a"])], 5.0).replace("a", [], 6.0)
+    table = table.replace("d", [content("GET /d/one", "GET /d/two")], 7.0).replace("d", [], 7.0)
+    assert sorted({entry.service for entry in table.remembered()}) == ["a", "d"]
+    # More than the limit by itself.
+    table = table.replace("e", [content(*(f"GET /e/{i}" for i in range(6)))], 8.0).replace("e", [], 8.0)
+    assert dump(table) == dump(table_of({"live": ["GET /live"]}))
+    assert not table._remembered
+    assert table._claims_of.keys() == {"live"}
+
+
 def test_a_live_revision_that_lacks_a_remembered_route_ends_it() -> None:
     table = table_of({"s": ["GET /a", "GET /b"]}).replace("s", [], 1.0)
     table = table.replace("s", [content("GET /b")], 2.0)

@@ -116,6 +116,20 @@ async def test_a_bundle_that_asks_for_its_answers_where_none_may_go_is_dropped(c
     assert "dropped a bundle" in caplog.text
 
 
+async def test_without_end_they_take_few_lines(caller, caplog):
+    """What somebody sends that cannot be served fills no log: the lines say how many there were."""
+    for _ in range(100):
+        caller.send(frame(b"t", b"never"), b"$SYS.x")
+        caller.send(b"broken\r\n")
+        caller.bus.publish(caller.place + b"hello", b"", BLOCK % (b"/hello/x", b""), b"$SYS.x")
+    await caller.bus.flush()
+    caller.send(frame(b"t1", b"after"))
+    await eventually(lambda: b"t1" in caller.replies)
+    lines = [record.getMessage() for record in caplog.records if "dropped" in record.getMessage()]
+    assert len(lines) == 9  # the 1st, 2nd, 4th ... 256th
+    assert lines[-1].endswith("(256 so far)")
+
+
 async def test_a_bundle_from_another_account_is_not_begun_and_told_so_once(caller, service, prefix):
     """NATS maps its reply subject, for one reply."""
     got = []

@@ -11,6 +11,7 @@ from mesh.cli.formatting import age, state_of
 from mesh.cli.mesh_observer import MeshObserver
 from mesh.conflict_texts import advice, sentence
 from mesh.foreign.survey import CONTRADICTED, PREFIX, MicroInstance
+from mesh.registry import Instance
 from mesh.subjects import GATEWAY
 
 LAG_MS: Final = 100
@@ -101,6 +102,22 @@ def rejected(mesh: Observations) -> list[Finding]:
     ]
 
 
+def revisions(mesh: Observations) -> list[Finding]:
+    """One revision of a service stands for one content."""
+    found: dict[tuple[str, str], list[Instance]] = {}
+    for instance in mesh.observer.watcher.registry.instances():
+        found.setdefault((instance.service, instance.content.announced_revision), []).append(instance)
+    return [
+        fail(
+            "revisions",
+            f"one revision, and other endpoints or routes: {some([f'{i.service}.{i.id}' for i in instances])}",
+            "an error in how one of them makes its revision, or forgery; see 'mesh info'",
+        )
+        for instances in found.values()
+        if len({instance.revision for instance in instances}) > 1
+    ]
+
+
 def versions(mesh: Observations) -> list[Finding]:
     """One version of each service, except while it is being replaced."""
     registry = mesh.observer.watcher.registry
@@ -169,6 +186,7 @@ CHECKS: tuple[Callable[[Observations], Iterable[Finding]], ...] = (
     announced,
     conflicts,
     rejected,
+    revisions,
     versions,
     lag,
     clocks,
