@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from mesh import messages
 from mesh.bus import Bus
 from mesh.errors import MeshError
-from mesh.messages import BadMessage, Conflict, Conflicts
+from mesh.messages import BadMessage, Conflicts, RouteConflict
 from mesh.registry import Change
 
 MOST = 20
@@ -40,12 +40,12 @@ class ConflictNotices:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._current: dict[Identity, Conflict] = {}  # the oldest first
-        self._told: dict[str, list[Conflict]] = {}  # by service, as it was told of them
+        self._current: dict[Identity, RouteConflict] = {}  # the oldest first
+        self._told: dict[str, list[RouteConflict]] = {}  # by service, as it was told of them
         self._due: dict[tuple[str, str], None] = {}  # services and instances that wait to be told, in their order
         self._timer: asyncio.TimerHandle | None = None
 
-    def changed(self, begun: Sequence[Conflict], over: Sequence[Conflict]) -> None:
+    def changed(self, begun: Sequence[RouteConflict], over: Sequence[RouteConflict]) -> None:
         """These conflicts began, and those are over. One whose losers change is in both, as it is now and as it was."""
         for conflict in begun:
             self._current[_identity(conflict)] = conflict
@@ -83,9 +83,9 @@ class ConflictNotices:
             if begun or over:
                 self._tell(service, instance, begun, over)
 
-    def _as_told(self, services: Collection[str]) -> dict[str, list[Conflict]]:
+    def _as_told(self, services: Collection[str]) -> dict[str, list[RouteConflict]]:
         """Of each service the oldest conflicts that it is in, as it is told of them."""
-        found: dict[str, list[Conflict]] = {service: [] for service in services}
+        found: dict[str, list[RouteConflict]] = {service: [] for service in services}
         wanted = set(services)
         for conflict in self._current.values():
             for service in wanted.intersection(_parties(conflict)):
@@ -96,7 +96,7 @@ class ConflictNotices:
                 break
         return found
 
-    def _tell(self, service: str, instance: str, begun: Sequence[Conflict], over: Sequence[Conflict]) -> None:
+    def _tell(self, service: str, instance: str, begun: Sequence[RouteConflict], over: Sequence[RouteConflict]) -> None:
         subject = self._bus.subjects.control("conflicts", service, instance)
         try:
             data = messages.encode(Conflicts(begun=tuple(begun), over=tuple(over)))
@@ -105,16 +105,16 @@ class ConflictNotices:
             _log.debug("%s is not told of its conflicts: %s", service, error)
 
 
-def _identity(conflict: Conflict) -> Identity:
+def _identity(conflict: RouteConflict) -> Identity:
     """What stays the same while losers come and go."""
     return conflict.method, conflict.path, conflict.winner, conflict.why
 
 
-def _parties(conflict: Conflict) -> tuple[str, ...]:
+def _parties(conflict: RouteConflict) -> tuple[str, ...]:
     return conflict.winner, *conflict.losers
 
 
-def _as_told(conflict: Conflict, service: str) -> Conflict:
+def _as_told(conflict: RouteConflict, service: str) -> RouteConflict:
     if service != conflict.winner:
         return replace(conflict, losers=(service,))
     return replace(conflict, losers=conflict.losers[:LOSERS], more=max(0, len(conflict.losers) - LOSERS))

@@ -149,7 +149,7 @@ def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bo
             raise BadReply(f"the service replied with the content-length {length[:80]!r}")
         length = None
     if status >= 400 and not body and not streamed and headers.find(pairs, headers.STATUS) is None:
-        # A foreign service's error is two headers (ADR-32); clients get what they get of others.
+        # A foreign service's error is two headers (NATS ADR-32); clients get what they get of others.
         given = headers.find(pairs, b"nats-service-error") or b""
         error = MeshError(given.decode("latin-1") or "the service gave no reason")
         error.status, error.title = status, "Error of the service"

@@ -94,7 +94,7 @@ class Health:
             "conflicts": len(self._live_routes.conflicts),
         }
         if wanted and show_routes:
-            self._live_routes.settle()
+            self._live_routes.update_now()
             document["routes"] = [
                 {"method": route.method, "path": route.template, "service": route.service}
                 for route in self._live_routes.table.routes()

@@ -46,7 +46,7 @@ def build(
     *,
     bus: Bus,
     watcher: Watcher,
-    directory: LiveRoutes,
+    live_routes: LiveRoutes,
     caller: Caller,
     health: Health,
     metrics: RequestMetrics,
@@ -116,8 +116,8 @@ def build(
 
     @app.get("/api/routes")
     async def routes() -> dict[str, Any]:
-        directory.settle()
-        table = directory.table
+        live_routes.update_now()
+        table = live_routes.table
         return {
             "routes": [_route(route) for route in table.routes()],
             "remembered": [_route(route) for route in table.remembered()],
@@ -129,15 +129,15 @@ def build(
 
     @app.get("/api/conflicts")
     async def conflicts() -> list[Any]:
-        directory.settle()
-        return [msgspec.to_builtins(conflict) for conflict in directory.conflicts]
+        live_routes.update_now()
+        return [msgspec.to_builtins(conflict) for conflict in live_routes.conflicts]
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> PlainTextResponse:
         lines = [
             *metrics.lines(),
             *balancing_report.lines(caller, bus.now()),
-            *_mesh_lines(bus, watcher, directory),
+            *_mesh_lines(bus, watcher, live_routes),
             *process_metrics.lines(),
         ]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
@@ -145,7 +145,7 @@ def build(
     return app
 
 
-def _mesh_lines(bus: Bus, watcher: Watcher, directory: LiveRoutes) -> Iterable[str]:
+def _mesh_lines(bus: Bus, watcher: Watcher, live_routes: LiveRoutes) -> Iterable[str]:
     states = Counter((i.service, "suspect" if i.suspect else i.state) for i in watcher.registry.instances())
     yield from family(
         "mesh_instances",
@@ -153,9 +153,9 @@ def _mesh_lines(bus: Bus, watcher: Watcher, directory: LiveRoutes) -> Iterable[s
         "Instances by service and state.",
         (({"service": service, "state": state}, count) for (service, state), count in sorted(states.items())),
     )
-    directory.settle()
-    yield from family("mesh_routes", "gauge", "Live routes.", [({}, len(directory.table))])
-    yield from family("mesh_route_conflicts", "gauge", "Routes claimed twice.", [({}, len(directory.conflicts))])
+    live_routes.update_now()
+    yield from family("mesh_routes", "gauge", "Live routes.", [({}, len(live_routes.table))])
+    yield from family("mesh_route_conflicts", "gauge", "Routes claimed twice.", [({}, len(live_routes.conflicts))])
     yield from family("mesh_registry_stale", "gauge", "1 while cut off from NATS.", [({}, int(watcher.stale))])
     yield from family("mesh_nats_connected", "gauge", "1 while connected.", [({}, int(bus.connected))])
     yield from family(

@@ -31,7 +31,7 @@ from mesh.client import RouteDestination
 from mesh.errors import BusUnavailable, MeshError, NoInstances, Overloaded, Starting, TooLarge
 from mesh.headers import is_sound
 from mesh.live_routes import LiveRoutes
-from mesh.routes import Gone, Match, NotAllowed, Refusal, RouteTable, ServedRoute, parse_target
+from mesh.routes import Gone, Match, NotAllowed, RefusedTarget, RouteTable, ServedRoute, parse_target
 from mesh.settings import GatewaySettings
 from mesh.watcher import Watcher
 
@@ -134,7 +134,7 @@ def check_origin(request: GatewayRequest, context: CheckContext) -> None:
 def check_target(request: GatewayRequest, context: CheckContext) -> Rendered | None:
     """The target is a path that may be matched, and not too long."""
     target = parse_target(request.path, request.query, context.settings.max_target)
-    if not isinstance(target, Refusal):
+    if not isinstance(target, RefusedTarget):
         request.segments = target.segments
         return None
     if request.path == b"*" and request.method == "OPTIONS":  # of the server as a whole (RFC 9110 section 9.3.7)

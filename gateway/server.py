@@ -93,7 +93,7 @@ class Gateway:
         self._ops_app = operator_plane.build(
             bus=self.bus,
             watcher=self.watcher,
-            directory=self.live_routes,
+            live_routes=self.live_routes,
             caller=self.caller,
             health=self.health,
             metrics=self.metrics,
@@ -213,7 +213,7 @@ class Gateway:
 
     async def _become_ready(self) -> None:
         await self.watcher.synchronised.wait()
-        self.live_routes.settle()
+        self.live_routes.update_now()
         self.announcer.declare("ready")
 
     async def _expire(self) -> None:

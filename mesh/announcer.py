@@ -1,6 +1,6 @@
-"""Announces one instance: its complete state at every change and when asked, a heartbeat in between.
+"""Announces one instance: its complete state at every change and on request, and heartbeats in between.
 
-Everything is published without waiting, so heartbeats never queue behind anything else that this process does.
+Everything is published without waiting, so heartbeats never queue behind other work of this process.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ import logging
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mesh import logs, messages
 from mesh.bus import Bus, Subscription
-from mesh.claim_times import Claims, now_ms
+from mesh.claim_times import ClaimTimeSync, now_ms
 from mesh.errors import MeshError
+from mesh.impersonation import PublishedMessages, details, misleads
 from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, BadMessage, Endpoint, Heartbeat, Route, State
-from mesh.own_announcements import OwnMessages, contradicts, details
 from mesh.tasks import keep
 
-JITTER = 0.2
+JITTER: Final = 0.2
 """Part of the heartbeat interval by which it varies, so that instances started together drift apart."""
-ANSWER_GAP_S = 0.1
-"""Least time between two answers to discover messages, whoever asks how often."""
-SAME_AGAIN_S = 5.0
-"""Least time between our last announcement and the next one if somebody says a second time what we corrected already.
-It concerns only what two copies of one process differ in: else they would answer each other without end."""
+ANNOUNCE_GAP_S: Final = 0.1
+"""Seconds between two announcements on request at least: a flood of requests must not become a flood of answers."""
+SAME_CORRECTION_GAP_S: Final = 5.0
+"""Seconds after an announcement before `details` that were corrected already are corrected again.
 
-TOO_LARGE = (
+Two copies of one process differ in them, and would answer each other without end."""
+
+TOO_LARGE: Final = (
     "Give it fewer routes, or shorter summaries and metadata, make several services of it, or raise max_payload of"
     " nats-server where that is the limit"
 )
@@ -37,20 +38,22 @@ _log = logging.getLogger("mesh.announcer")
 
 
 class Load(NamedTuple):
-    """What a heartbeat says of an instance's work: calls running now, and how many it takes (0: unlimited)."""
+    """The work of an instance in a heartbeat: calls that run now, and how many may run (0: unlimited)."""
 
     inflight: int = 0
     capacity: int = 0
 
 
 class Announcer:
-    """Speaks for the instance of its bus (``bus.service``, ``bus.instance``).
+    """Announces the instance of its bus (``bus.service``, ``bus.instance``).
 
-    ``load`` is asked at every heartbeat. All of ``description``, ``metadata`` and ``heartbeat_ms`` stay as they are
-    while the instance lives; endpoints, routes and state may change.
+    bus: where it publishes
+    version, description, metadata, heartbeat_ms: fixed while the instance lives
+    endpoints, routes: what it has at first; `update` changes them
+    load: called for every heartbeat
 
-    It hears its own subjects too: NATS lets everybody publish there whom no permission keeps from it. Whatever somebody
-    else says in this instance's name is followed by its own word with a higher ``seq``.
+    The announcer hears its own subjects too: without permissions, every client of NATS can publish there. A false
+    message in the name of this instance is followed by a true one with a higher ``seq``.
     """
 
     def __init__(
@@ -75,22 +78,22 @@ class Announcer:
         self._heartbeat_ms = heartbeat_ms
         self._load = load
         self._seq = 0
-        self._claims = Claims(bus, self._current, self.announce)
+        self._claims = ClaimTimeSync(bus, self._current, self.announce)
         self._set_content(endpoints, routes)
         subjects = bus.subjects
         self._announce_to = bus.address(subjects.announce(bus.service, bus.instance))
         self._heartbeat_to = bus.address(subjects.heartbeat(bus.service, bus.instance))
         self._subscriptions: list[Subscription] = []
-        self._beating: asyncio.Task[None] | None = None
-        self._answer: asyncio.TimerHandle | None = None
-        self._answered = -ANSWER_GAP_S
-        self._announced = 0.0
-        self._own = OwnMessages()
+        self._heartbeats: asyncio.Task[None] | None = None
+        self._answer_timer: asyncio.TimerHandle | None = None
+        self._answered_at = -ANNOUNCE_GAP_S
+        self._announced_at = 0.0
+        self._published = PublishedMessages()
         self._false_details: tuple[object, ...] = ()
         self.contradicted = 0
-        """Messages that somebody else published in the name of this instance."""
+        """Messages that another process published in the name of this instance."""
         self.problem = ""
-        """Why this instance cannot be announced; empty when it can. Meanwhile its heartbeats say ``unready``."""
+        """Why this instance cannot be announced; empty if it can. Meanwhile its heartbeats say ``unready``."""
 
     @property
     def revision(self) -> str:
@@ -99,13 +102,13 @@ class Announcer:
     def _set_content(self, endpoints: tuple[Endpoint, ...], routes: tuple[Route, ...]) -> None:
         self._endpoints, self._routes = endpoints, routes
         self._revision = messages.revision_of(self._bus.service, self._version, endpoints, routes)
-        self._claims.moments.claim(routes, now_ms())
+        self._claims.times.claim(routes, now_ms())
 
     async def start(self, state: State = "ready") -> None:
-        """Listen for discover messages, announce ``state``, and beat from now on. Where another instance of the service
-        lives, its claims to the routes are asked for before.
+        """Listen for discover messages, announce ``state``, and send heartbeats from now on.
 
-        The caller has flushed its own subscriptions before: whoever hears the announcement may call at once.
+        If another instance of the service lives, it is asked for its claim times first. The caller must have flushed
+        its subscriptions before: an instance that is announced may be called at once.
         """
         bus, subjects = self._bus, self._bus.subjects
         for subject in (
@@ -115,12 +118,12 @@ class Announcer:
         ):
             self._subscriptions.append(await bus.subscribe(subject, self._asked))
         for address in (self._announce_to, self._heartbeat_to):
-            self._subscriptions.append(await bus.subscribe(address.decode(), self._overheard))
+            self._subscriptions.append(await bus.subscribe(address.decode(), self._heard_own_subject))
         bus.on_connection(self._reconnected)
         if self._routes:
             await self._claims.start()
         self.declare(state)
-        self._beating = keep(self._beat, "heartbeat")
+        self._heartbeats = keep(self._send_heartbeats, "heartbeat")
 
     def declare(self, state: State) -> None:
         """Set the state and announce it. While disconnected it is announced with the next connection."""
@@ -133,19 +136,19 @@ class Announcer:
         self.announce()
 
     def announce(self) -> None:
-        """Publish the complete state; where it is too large for that, say so in the log."""
+        """Publish the complete state. If it is too large for that, the log says so."""
         self._next()
         try:
             data = messages.encode(self._current())
             if len(data) > self._bus.max_payload:
                 raise BadMessage(f"announcement of {len(data)} bytes; NATS takes {self._bus.max_payload} (max_payload)")
         except BadMessage as error:
-            if self.problem != str(error):  # once, however often somebody asks
+            if self.problem != str(error):  # once, however often discover messages come
                 self.problem = str(error)
                 _log.error("this instance cannot be announced, so it gets no requests: %s. %s", error, TOO_LARGE)
             return
         self.problem = ""
-        self._announced = asyncio.get_running_loop().time()
+        self._announced_at = asyncio.get_running_loop().time()
         self._publish(self._announce_to, data)
 
     def _current(self) -> Announcement:
@@ -163,74 +166,78 @@ class Announcer:
             started=self.started,
             heartbeat_ms=self._heartbeat_ms,
             bundles=self._bus.settings.bundles,
-            claimed=self._claims.moments.announced,
+            claimed=self._claims.times.announced,
             connection=self._bus.connections,
         )
 
     async def aclose(self, *, stopped: bool = True) -> None:
-        """Announce ``stopped`` (final) and stop beating."""
-        if self._answer is not None:
-            self._answer.cancel()
-            self._answer = None
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
-            self._beating = None
+        """Announce ``stopped``, which is final, and end the heartbeats.
+
+        stopped: False announces nothing
+        """
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+        if self._heartbeats is not None:
+            self._heartbeats.cancel()
+            await asyncio.gather(self._heartbeats, return_exceptions=True)
+            self._heartbeats = None
         if stopped and self.state != "stopped":
             self.declare("stopped")
         await self._claims.aclose()
         subscriptions, self._subscriptions = self._subscriptions, []
         await self._bus.unsubscribe(*subscriptions)
 
-    # -- the rest
+    # -- messages
 
     def _next(self) -> int:
         self._seq = min(MAX_COUNT, self._seq + 1)
         return self._seq
 
     def _publish(self, address: bytes, data: bytes) -> None:
-        self._own.add(data)
+        self._published.add(data)
         try:
             self._bus.publish(address, data)
-        except MeshError as error:  # heals itself: the next connection announces
+        except MeshError as error:  # the next connection announces
             _log.debug("not announced: %s", error)
 
     def _asked(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
         if self.state != "stopped":
             self._respond_within(messages.decode_discover(payload).window_ms / 1000)
 
-    def _respond_within(self, window: float, earliest: float = 0.0) -> None:
-        """Announce in the next ``window`` seconds, though not before ``earliest`` on the event loop's clock, and not
-        sooner than `ANSWER_GAP_S` after the last time.
+    def _respond_within(self, window_s: float, earliest: float = 0.0) -> None:
+        """Announce in the next ``window_s`` seconds, but at least `ANNOUNCE_GAP_S` after the last response.
 
-        An announcement that is due in that time already is kept: many who ask at once do not bring it forward.
+        earliest: time of the event loop before which it does not announce
+
+        An announcement that is due in that time already stays as it is: many requests do not bring it forward.
         """
         loop = asyncio.get_running_loop()
-        now, earliest = loop.time(), max(earliest, self._answered + ANSWER_GAP_S)
-        if self._answer is not None:
-            if self._answer.when() <= max(now + window, earliest):
+        now, earliest = loop.time(), max(earliest, self._answered_at + ANNOUNCE_GAP_S)
+        if self._answer_timer is not None:
+            if self._answer_timer.when() <= max(now + window_s, earliest):
                 return
-            self._answer.cancel()
-        self._answer = loop.call_at(max(now + random.uniform(0, window), earliest), self._respond)
+            self._answer_timer.cancel()
+        self._answer_timer = loop.call_at(max(now + random.uniform(0, window_s), earliest), self._respond)
 
     def _respond(self) -> None:
-        self._answer = None
-        self._answered = asyncio.get_running_loop().time()
+        self._answer_timer = None
+        self._answered_at = asyncio.get_running_loop().time()
         self.announce()
 
-    def _overheard(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
-        """A message on our own subjects: our own one, as a rule."""
-        if payload in self._own or self.state == "stopped":
+    def _heard_own_subject(self, subject: bytes, reply: bytes, block: bytes, payload: bytes) -> None:
+        """A message on the subjects of this instance: usually one of its own."""
+        if payload in self._published or self.state == "stopped":
             return
         try:
             message = messages.decode(payload, self._bus.service, self._bus.instance)
-        except BadMessage:  # nobody takes it in
+        except BadMessage:  # no receiver takes it in
             return
         self.contradicted += 1
         count = self.contradicted
         if logs.is_due(count):
             _log.warning(
-                "somebody else speaks for this instance (%d messages so far): state %s, seq %d, while it is %s at %d."
+                "another process speaks for this instance (%d messages so far): state %s, seq %d, while it is %s at %d."
                 " Is it a copy of this process, or an attack? NATS permissions can forbid the latter",
                 count,
                 message.state,
@@ -238,21 +245,21 @@ class Announcer:
                 self.state,
                 self._seq,
             )
-        if message.seq - self._seq <= MAX_LEAP:  # a greater leap is believed by nobody who knows us
+        if message.seq - self._seq <= MAX_LEAP:  # no receiver that knows this instance believes a greater leap
             self._seq = max(self._seq, message.seq)
-        truth = self._current()
-        if contradicts(message, truth):
-            self._respond_within(0)  # the truth, not more often than whoever asks could have it
-        elif isinstance(message, Announcement) and (said := details(message)) != details(truth):
+        current = self._current()
+        if misleads(message, current):
+            self._respond_within(0)  # not more often than discover messages could cause it
+        elif isinstance(message, Announcement) and (said := details(message)) != details(current):
             same = said == self._false_details
             self._false_details = said
-            self._respond_within(0, self._announced + SAME_AGAIN_S if same else 0.0)
+            self._respond_within(0, self._announced_at + SAME_CORRECTION_GAP_S if same else 0.0)
 
     def _reconnected(self, connected: bool) -> None:
-        if connected and self._beating is not None:
+        if connected and self._heartbeats is not None:
             self.announce()
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             pause = self._heartbeat_ms / 1000 * random.uniform(1 - JITTER, 1)

@@ -1,4 +1,4 @@
-"""The clock of `Mesh-Sent`: one for all processes of a machine; it counts the time of a suspended laptop too."""
+"""The clock of ``Mesh-Sent``: one for all processes of a machine. It counts suspended time too."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def boot_ms() -> int:
-    """Milliseconds since the machine started (Linux), else of the monotonic clock."""
+    """Milliseconds since the machine started on Linux, elsewhere of the monotonic clock."""
     return time.clock_gettime_ns(_CLOCK) // 1_000_000

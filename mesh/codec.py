@@ -1,7 +1,7 @@
-"""JSON of users' values: msgspec's types, and Pydantic's where an annotation or a value is one of Pydantic's.
+"""JSON of users' values and of messages: by msgspec, or by Pydantic if an annotation or a value is one of Pydantic's.
 
-This module imports Pydantic only for annotations with its types, whose author has imported it already. Pydantic reads
-and writes such an annotation as a whole: ``list[Model]``, ``dict[str, Model] | None``.
+Pydantic is imported only if the user has imported it. An annotation that contains a type of Pydantic's is read and
+written by Pydantic as a whole: ``list[Model]``, ``dict[str, Model] | None``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""The errors of a decoder for bytes that are no JSON of its type; RecursionError is msgspec's for deep nesting."""
+"""What a decoder raises for bytes that are not JSON of its type. RecursionError is msgspec's for very deep nesting."""
 
 T = TypeVar("T")
 _PACKAGES = frozenset({"pydantic", "pydantic_core", "pydantic_extra_types", "annotated_types"})
 
 
 class Mismatch(msgspec.ValidationError):
-    """A value of another shape than its annotation's; each of ``errors`` has a field and a message."""
+    """A value that does not fit its annotation. Each of ``errors`` has a ``field`` (``items[0]``) and a ``message``."""
 
     def __init__(self, errors: Sequence[dict[str, str]]) -> None:
         super().__init__("; ".join(f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in errors))
@@ -31,9 +31,9 @@ class Mismatch(msgspec.ValidationError):
 
 
 class Adapter:
-    """Reads and writes the values of one annotation that is Pydantic's.
+    """Reads and writes the values of one annotation with Pydantic.
 
-    Raises TypeError, with a sentence, for an annotation that Pydantic cannot read.
+    Raises TypeError, with a sentence, for an annotation that Pydantic does not accept.
     """
 
     __slots__ = ("_adapter", "_wrong")
@@ -56,7 +56,7 @@ class Adapter:
         self._wrong = ValidationError
 
     def decode(self, data: bytes) -> Any:
-        """The value in a JSON text. Raises `msgspec.DecodeError` for text that is no JSON, `Mismatch`."""
+        """The value in a JSON text. Raises `msgspec.DecodeError` if it is not JSON, and `Mismatch`."""
         try:
             return self._adapter.validate_json(data)
         except self._wrong as error:
@@ -66,14 +66,14 @@ class Adapter:
             raise _mismatch(error) from None
 
     def convert(self, value: Any) -> Any:
-        """The value for texts or plain Python objects. Raises `Mismatch`."""
+        """The value made of texts or Python objects. Raises `Mismatch`."""
         try:
             return self._adapter.validate_python(value)
         except self._wrong as error:
             raise _mismatch(error) from None
 
     def encode(self, value: Any) -> bytes:
-        """JSON of a value, by alias, with the members that the annotation has and no others. Raises `Mismatch`."""
+        """JSON of a value, by alias, with exactly the members of the annotation. Raises `Mismatch`."""
         try:
             value = self._adapter.validate_python(value, from_attributes=True)
         except self._wrong as error:
@@ -96,17 +96,17 @@ def _field(location: tuple[str | int, ...]) -> str:
 
 
 def is_model(kind: Any) -> bool:
-    """True for a model and a dataclass of Pydantic's."""
+    """True for a model or a dataclass of Pydantic."""
     return isinstance(kind, type) and hasattr(kind, "__pydantic_validator__")
 
 
 def is_constraint(extra: Any) -> bool:
-    """True for metadata of ``Annotated`` that is Pydantic's, such as ``Field(ge=1)``."""
+    """True for an argument of ``Annotated`` that is Pydantic's, such as ``Field(ge=1)``."""
     return type(extra).__module__.partition(".")[0] in _PACKAGES
 
 
 def is_pydantic(annotation: Any) -> bool:
-    """True if an annotation is, or contains, a model, a type or a constraint of Pydantic's."""
+    """True if an annotation is, or contains, a model, a type or a constraint of Pydantic."""
     if not _PACKAGES & sys.modules.keys():
         return False
     return any(_is_theirs(part) for part in _parts(annotation, set()))
@@ -120,7 +120,7 @@ def _is_theirs(part: Any) -> bool:
 
 
 def _parts(annotation: Any, seen: set[Any]) -> Iterator[Any]:
-    """Every type in an annotation and in its fields, and all metadata of ``Annotated``."""
+    """Every type in an annotation and in its fields, and every further argument of ``Annotated``."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         kind, *extras = typing.get_args(annotation)
@@ -159,11 +159,11 @@ def _hints(kind: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(kind, include_extras=True)
     except (NameError, TypeError):
-        return {}  # its decoder says what is wrong with it
+        return {}  # decoding says what is wrong with it
 
 
 def adapter_for(annotation: Any) -> Adapter | None:
-    """The adapter of an annotation with Pydantic's types; None for any other. Raises TypeError."""
+    """The adapter for an annotation of Pydantic's; None for any other. Raises TypeError."""
     try:
         return _remembered(annotation)
     except TypeError:  # it cannot be hashed, or is wrong
@@ -176,18 +176,18 @@ def _remembered(annotation: Any) -> Adapter | None:
 
 
 def decoder(annotation: Any) -> msgspec.json.Decoder[Any] | Adapter:
-    """The decoder of a type, with ``decode(bytes)``. Raises TypeError for a type that neither library knows."""
+    """A decoder of JSON to that type, with ``decode(bytes)``. Raises TypeError for a type unknown to both libraries."""
     return adapter_for(annotation) or msgspec.json.Decoder(annotation)
 
 
 def decode(data: bytes, annotation: Any) -> Any:
-    """The value in a JSON text. Raises `msgspec.DecodeError` for text that is no JSON, `msgspec.ValidationError`."""
+    """The value in a JSON text. Raises `msgspec.DecodeError` if it is not JSON, and `msgspec.ValidationError`."""
     adapter = adapter_for(annotation)
     return msgspec.json.decode(data, type=annotation) if adapter is None else adapter.decode(data)
 
 
 def decode_or_none(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
-    """The value in a JSON text that anyone may have written; None if it is no JSON of the decoder's type."""
+    """The value in a JSON text of any sender, or None if it is not JSON of the decoder's type. Never raises."""
     try:
         return decoder.decode(data)
     except UNREADABLE:
@@ -195,7 +195,7 @@ def decode_or_none(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
 
 
 def _encode_foreign(value: Any) -> msgspec.Raw:
-    """The JSON of a value that msgspec does not know, if it is Pydantic's."""
+    """JSON of a value that msgspec does not know: one of Pydantic's."""
     dump = getattr(value, "model_dump_json", None)
     if dump is not None:
         return msgspec.Raw(dump(by_alias=True).encode())
@@ -205,4 +205,6 @@ def _encode_foreign(value: Any) -> msgspec.Raw:
 
 
 encode = msgspec.json.Encoder(enc_hook=_encode_foreign).encode
-"""The JSON of a value, as bytes; Pydantic's models by alias. Raises TypeError for a type that neither library knows."""
+"""JSON of a value, as bytes; models of Pydantic by alias. Raises TypeError for a type that neither library knows."""
+encode_any = msgspec.json.Encoder(enc_hook=str).encode
+"""JSON of a value, as bytes; values of types that msgspec does not know as their text."""

@@ -1,4 +1,4 @@
-"""Whether what is written to a stream may have colours: the one place that decides it."""
+"""The one place that decides if output to a stream may have colours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TextIO
 
 
 def has_colours(stream: TextIO | None) -> bool:
-    """FORCE_COLOR says yes; else only a terminal has colours, without NO_COLOR, and unless TERM is ``dumb``."""
+    """True with FORCE_COLOR; otherwise for a terminal, without NO_COLOR and if TERM is not ``dumb``."""
     if stream is None:
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -16,5 +16,5 @@ def has_colours(stream: TextIO | None) -> bool:
 
 
 def can_be_steered(stream: TextIO) -> bool:
-    """Whether it is a terminal that knows escape sequences."""
+    """True for a terminal that knows escape sequences."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"

@@ -1,8 +1,8 @@
-"""What a contested route means, in words: for logs, terminals and commands alike."""
+"""Route conflicts in words, for logs and commands."""
 
 from __future__ import annotations
 
-from mesh.messages import Conflict
+from mesh.messages import RouteConflict
 
 WHY = {"earlier": "the earlier claim", "owner": "owner of the prefix", "reserved": "the gateway's own path"}
 
@@ -11,14 +11,14 @@ NAMES = 10
 """Services that claim one route and are named in a text."""
 
 
-def sentence(conflict: Conflict) -> str:
-    """Who serves the route, why, and which services claim it too."""
+def sentence(conflict: RouteConflict) -> str:
+    """Which service serves the route, why, and which other services claim it."""
     route, why = f"{conflict.method} {conflict.path}", WHY[conflict.why]
     return f"{route} is served by {conflict.winner} ({why}), claimed by {_losers(conflict)} too"
 
 
-def told(conflict: Conflict, service: str) -> str:
-    """The same to one of the services that claim it, with what to do."""
+def told(conflict: RouteConflict, service: str) -> str:
+    """The same for the log of one of the services that claim it, with what to do."""
     route, why = f"{conflict.method} {conflict.path}", WHY[conflict.why]
     if service == conflict.winner:
         return f"{route} is claimed by {_losers(conflict)} too; this service keeps it ({why})"
@@ -26,13 +26,13 @@ def told(conflict: Conflict, service: str) -> str:
     return f"{lost}; {advice(conflict, service)}"
 
 
-def _losers(conflict: Conflict) -> str:
+def _losers(conflict: RouteConflict) -> str:
     names, more = ", ".join(conflict.losers[:NAMES]), max(0, len(conflict.losers) - NAMES) + conflict.more
     return f"{names} and {more} more" if more else names
 
 
-def advice(conflict: Conflict, service: str = "SERVICE") -> str:
-    """What a service that does not get the route can do."""
+def advice(conflict: RouteConflict, service: str = "SERVICE") -> str:
+    """How a service that does not get the route can change that."""
     if conflict.why == "reserved":
         return "announce another path"
     prefix = conflict.path.partition("{")[0].rstrip("/") or "/"

@@ -1,7 +1,7 @@
 """The numbers of the mesh that no setting changes, and the defaults that several places share.
 
-A number that only one module needs stays in that module. What a setting can change has its default in
-`mesh.settings`, unless several settings or parameters share it.
+A number that only one module needs stays in that module. The default of a setting is in `mesh.settings`, unless
+several settings or parameters share it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 DEADLINE_S: Final = 10.0
 """Seconds for a request or a call that names no deadline of its own."""
 ATTEMPTS: Final = 8
-"""Attempts of one call at most. Usually only no-responders and a declared ``try_timeout_ms`` lead to so many."""
+"""Attempts of one call at most. Usually only no-responders and a declared ``try_timeout_ms`` lead to that many."""
 RETRIES_AFTER_LOSS: Final = 1
 """How often a call is retried because its attempt was lost: what kills one instance may kill the next."""
 RETRY_BODY: Final = 64 * 1024

@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one small tree.
+"""The errors of the mesh, as one small tree.
 
 ::
 
@@ -27,7 +27,7 @@
     ConfigError                  every mistake in the configuration, raised at start
     BadSubject                   a subject that must never reach the wire
 
-A handler raises one of the first group to answer with that status; a caller catches the same classes.
+A handler raises one of the first group to reply with that status; a caller catches the same classes.
 Errors of nats-py never leave ``mesh.bus``: they are translated there, once.
 """
 
@@ -42,8 +42,12 @@ Executed = Literal["no", "unknown", "yes"]
 class MeshError(Exception):
     """Base of every error that has an HTTP status.
 
-    ``detail`` is a sentence for people, ``reason`` a stable word for programs. ``executed`` says whether the
-    handler may have run: ``"no"`` (safe to repeat), ``"unknown"`` or ``"yes"``. ``retry_after`` is in seconds.
+    detail: a sentence for people
+    reason: a stable word for programs
+    executed: ``"no"`` if the handler has not run, so that a retry is safe; ``"yes"`` if it has; else ``"unknown"``
+    retry_after: seconds after which a retry makes sense
+    headers: headers of the reply
+    extra: further members of the problem document
     """
 
     status: int = 500
@@ -73,15 +77,15 @@ class MeshError(Exception):
         self.headers: dict[str, str] = dict(headers or {})
         self.extra: dict[str, Any] = extra
         self.attempts = 0
-        """Attempts that a call made before it ended so; never part of the answer."""
+        """Attempts that a call made before this error ended it; never part of the reply."""
         self.of_call = False
-        """Whether it is the outcome of a call to another service; never part of the answer."""
+        """True if a call to another service ended with this error; never part of the reply."""
 
     def raised_by_handler(self) -> None:
-        """A handler let this error pass, so it has run.
+        """Note that the error came out of a handler, so the handler has run.
 
-        Only its author can say that it has done nothing: by raising one of the errors that refuse a request (400, 401,
-        403, 413, 422, 429), or with ``executed="no"``.
+        Only its author can say that it did nothing: by raising an error that refuses a request (400, 401, 403, 413,
+        422, 429), or with ``executed="no"``.
         """
         if self.executed == "no" and (self.of_call or (self.status >= 500 and "executed" not in vars(self))):
             self.executed = "yes"
@@ -124,13 +128,13 @@ class Conflict(MeshError):
 
 
 class TooLarge(MeshError):
-    """A body or message over a limit; refused before anything was published."""
+    """A body or message over a limit. It was refused before anything was published."""
 
     status, reason, title, executed = 413, "too_large", "Content too large", "no"
 
 
 class Invalid(MeshError):
-    """Arguments that do not fit the handler's types; ``errors`` names each field."""
+    """Arguments that do not fit the handler's types. ``errors`` names each field."""
 
     status, reason, title, executed = 422, "invalid", "Invalid arguments", "no"
 
@@ -144,7 +148,7 @@ class TooManyRequests(MeshError):
 
 
 class RemoteError(MeshError):
-    """An error reply of another service that no class above stands for."""
+    """An error reply of another service with a status for which there is no other class."""
 
     title = "Remote error"
     executed: Executed = "unknown"
@@ -157,7 +161,7 @@ class RemoteError(MeshError):
 
 
 class BadReply(MeshError):
-    """A reply that is unusable: no valid status, or larger than may cross."""
+    """A reply that cannot be used: it has no valid status, or is too large for a message."""
 
     status, reason, title = 502, "bad_reply", "Unusable reply"
     executed: Executed = "unknown"
@@ -165,7 +169,7 @@ class BadReply(MeshError):
 
 
 class StreamBroken(MeshError):
-    """A stream ended before its end: what was read of it is void."""
+    """A stream broke off. The pieces that were read are not the whole."""
 
     status, reason, title = 502, "stream_broken", "The stream broke"
     executed: Executed = "unknown"
@@ -173,7 +177,7 @@ class StreamBroken(MeshError):
 
 
 class Unavailable(MeshError):
-    """Base of the answers that invite a retry; carries ``Retry-After``."""
+    """Base of the errors that invite a retry, with ``Retry-After``."""
 
     status, reason, title = 503, "unavailable", "Unavailable"
     executed: Executed = "no"
@@ -182,15 +186,15 @@ class Unavailable(MeshError):
 
 
 class NoInstances(Unavailable):
-    """The route or service is known, and nothing that serves it lives."""
+    """The route or service is known, but no instance of it lives."""
 
     reason, title = "no_instances", "No live instance"
 
 
 class NoResponders(Unavailable):
-    """NATS says that nobody listens on the subject: the request was never delivered."""
+    """NATS reports no responders: nothing subscribes to the subject, so the request was not delivered."""
 
-    reason, title = "no_responders", "Nobody is listening"
+    reason, title = "no_responders", "No responders"
 
 
 class BusUnavailable(Unavailable):
@@ -200,7 +204,7 @@ class BusUnavailable(Unavailable):
 
 
 class NoConnection(BusUnavailable):
-    """No first connection to NATS. ``detail`` and ``hint`` (what to do, or empty) are for who runs the program."""
+    """The first connection to NATS failed. ``hint`` says what to do about it; it may be empty."""
 
     def __init__(self, detail: str, *, hint: str = "") -> None:
         super().__init__(detail)
@@ -208,14 +212,14 @@ class NoConnection(BusUnavailable):
 
 
 class InstanceLost(Unavailable):
-    """The instance died while it had the call."""
+    """The instance was lost while it had the call."""
 
     reason, title = "instance_lost", "The instance was lost"
     executed: Executed = "unknown"
 
 
 class Overloaded(Unavailable):
-    """A concurrency limit and its queue are full, or the write buffer to NATS is."""
+    """A concurrency limit and its queue are full, or the write buffer to NATS is full."""
 
     reason, title = "overloaded", "Overloaded"
 
@@ -233,11 +237,11 @@ class DeadlineExceeded(MeshError):
 
 
 class DeclarationError(TypeError):
-    """A service's code declares something that cannot work. Raised at import, with a sentence that names it."""
+    """A declaration in a service's code that cannot work. Raised at import, with a sentence that names it."""
 
 
 class ConfigError(ValueError):
-    """All mistakes found in the configuration; ``problems`` holds one sentence each."""
+    """All mistakes in the configuration. ``problems`` has a sentence for each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
@@ -245,7 +249,7 @@ class ConfigError(ValueError):
 
 
 class BadSubject(ValueError):
-    """A subject with a character, token or length that NATS or its clients do not survive."""
+    """A subject with a character, token or length that NATS or its clients cannot take."""
 
 
 BY_STATUS: dict[int, type[MeshError]] = {
@@ -280,15 +284,17 @@ BY_REASON: dict[str, type[MeshError]] = {
 
 
 def from_problem(status: int, document: Mapping[str, Any], default_detail: str = "") -> MeshError:
-    """The typed error for an error reply; the class follows ``reason``, then ``status``.
+    """The typed error for an error reply. Its class follows from ``reason``, else from ``status``.
 
-    ``document`` is the decoded problem document, or an empty mapping where the reply had none.
+    status: the status of the reply
+    document: the decoded problem document, or an empty mapping if the reply has none
+    default_detail: for a document without a detail
     """
     known = {"type", "status", "title", "detail", "reason", "origin", "executed", "request_id"}
     detail = str(document.get("detail") or default_detail)
     reason = document.get("reason")
     executed = document.get("executed")
-    if not 400 <= status <= 599:  # it becomes a status of HTTP
+    if not 400 <= status <= 599:  # it becomes an HTTP status
         status = 502
     extra = {str(k): v for k, v in document.items() if k not in known}
     options: dict[str, Any] = {

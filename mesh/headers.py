@@ -1,8 +1,8 @@
 """NATS header blocks as bytes, and which HTTP headers may cross the bus.
 
-nats-py loses repeated headers and turns latin-1 bytes into U+FFFD; an HTTP proxy may do neither. So the block
-is built and read here, on bytes. An HTTP value is latin-1 text sent as UTF-8, which is reversible: ASCII, nearly
-everything, is left as it is.
+nats-py loses repeated headers and turns latin-1 bytes into U+FFFD; an HTTP proxy may do neither. So header blocks
+are built and read here, on bytes. A value of HTTP is latin-1 text. It is sent as UTF-8, which is reversible and leaves
+ASCII, nearly all values, as it is.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from mesh.numbers import parse_count
+
 Pairs = list[tuple[bytes, bytes]]
-"""Header names and values as they are in an HTTP message: names lower-case, values latin-1."""
+"""Header names and values of an HTTP message: names lower-case, values latin-1."""
 
 START = b"NATS/1.0\r\n"
 END = b"\r\n"
 NO_RESPONDERS = b"NATS/1.0 503"
+"""How the block of NATS's own reply begins, if nothing subscribes to the subject of a request."""
 
 _OURS = b"NATS/1.0\r\nMesh-Status: "
 
@@ -47,7 +50,7 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-"""RFC 9110 section 7.6.1: meant for one connection, so they end at the gateway."""
+"""Headers for one connection only, so they end at the gateway (RFC 9110 section 7.6.1)."""
 
 _CLIENT_FAMILIES = (
     b"x-forward",
@@ -59,7 +62,7 @@ _CLIENT_FAMILIES = (
 )
 _CLIENT_NAMES = frozenset(
     {
-        # Whose request it is.
+        # Who sent the request.
         *(b"forwarded", b"x-real-ip", b"x-client-ip", b"client-ip", b"x-remote-ip", b"x-remote-addr", b"remote-addr"),
         *(b"x-originating-ip", b"x-cluster-client-ip", b"x-original-forwarded-for", b"x-proxyuser-ip"),
         *(b"true-client-ip", b"cf-connecting-ip", b"cf-connecting-ipv6", b"cf-pseudo-ipv4", b"fastly-client-ip"),
@@ -67,8 +70,8 @@ _CLIENT_NAMES = frozenset(
         *(b"x-azure-socketip", b"x-appengine-user-ip", b"x-nf-client-connection-ip", b"x-vercel-forwarded-for"),
         *(b"proxy-client-ip", b"wl-proxy-client-ip", b"akamai-client-ip", b"x-source-ip", b"x-orig-ip"),
         *(b"client-cert", b"client-cert-chain", b"x-client-cert", b"x-arr-clientcert"),
-        b"proxy",  # applications of CGI's kind take it for the environment's HTTP_PROXY
-        # What it asked for, and how.
+        b"proxy",  # CGI applications take it for the variable HTTP_PROXY
+        # What was requested, and how.
         *(
             b"x-original-url",
             b"x-rewrite-url",
@@ -87,13 +90,13 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class BadHeader(ValueError):
-    """A header that cannot be sent: its name is no token or its value holds a line break or NUL."""
+    """A header that cannot be sent: its name is not a token, or its value has a line break or NUL."""
 
 
 def encode(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The header block for ``pairs``; an empty iterable gives an empty block that is still valid.
+    """The header block for ``pairs``. Without any it is empty, and still valid.
 
-    Raises `BadHeader` where a name is no RFC 9110 token or a value would break the framing.
+    Raises `BadHeader` if a name is not a token (RFC 9110 section 5.6.2), or if a value would break the framing.
     """
     lines = [START]
     for name, value in pairs:
@@ -109,9 +112,9 @@ def encode(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def decode(block: bytes) -> Pairs:
-    """The pairs of a header block, names lower-case, repeats kept in order. Lines that are no header are left out.
+    """The headers of a block, names lower-case, in their order. Lines that are not headers are left out.
 
-    Never raises: a block can come from anyone.
+    Never raises: any client of NATS can send a block.
     """
     pairs: Pairs = []
     plain = block.isascii()
@@ -126,7 +129,7 @@ def decode(block: bytes) -> Pairs:
 
 
 def to_latin1(value: bytes) -> bytes:
-    """Undo the UTF-8 form of a latin-1 value; other clients' UTF-8 text that has no latin-1 form stays as it is."""
+    """The latin-1 value that was sent as UTF-8. UTF-8 text of other clients that has no latin-1 form stays as it is."""
     try:
         return value.decode().encode("latin-1")
     except UnicodeError:
@@ -134,22 +137,27 @@ def to_latin1(value: bytes) -> bytes:
 
 
 def status_of(pairs: Pairs) -> int | None:
-    """The HTTP status of a reply: ``Mesh-Status``, else ADR-32's error code, else 200; None where it is invalid."""
+    """The HTTP status of a reply; None if it is invalid.
+
+    It is ``Mesh-Status``, else the error code of a NATS micro service (NATS ADR-32), else 200.
+    """
     text = find(pairs, STATUS)
     if text is None:
         code = find(pairs, b"nats-service-error-code")
         if code is None:
             return 200
-        return int(code) if code.isdigit() and len(code) == 3 and 400 <= int(code) <= 599 else 500
+        error = parse_count(code, 3)
+        return error if error is not None and 400 <= error <= 599 else 500
+    # Without `parse_count`: every reply comes through here.
     if len(text) != 3 or not text.isdigit() or not 200 <= int(text) <= 599:
         return None
     return int(text)
 
 
 def is_reply(block: bytes) -> bool:
-    """Whether a header block has a valid ``Mesh-Status``; decoded only where it does not begin as ours do.
+    """True if a header block has a valid ``Mesh-Status``.
 
-    The name may stand in a block and be no header of it.
+    A block that begins as the mesh writes it is not decoded. Elsewhere the name may be part of another header's value.
     """
     if block.startswith(_OURS) and block[26:28] == b"\r\n":
         status = block[23:26]
@@ -159,12 +167,13 @@ def is_reply(block: bytes) -> bool:
 
 
 Envelope = tuple[bytes, bytes, bytes | None, bytes | None, bytes | None, bytes | None]
-"""What a request says of itself, where its block begins as our own callers write it: deadline, sent, parameters,
-request line, credit, id; None for what is not there."""
+"""The first headers of a request: deadline, sent, parameters, request line, credit, id; None for those that are absent.
+
+`_ENVELOPE` expects them in the order and spelling in which the callers of the mesh write them."""
 
 # The order of the lines is that of their writers: `mesh.client.attempt_messages.request_block`,
 # `mesh.client.destinations`, then `gateway.wire_request.request_head` or the caller's own context.
-# No way back (``++``) and an empty alternative in place of ``?``: half of the time for the same matches.
+# Possessive quantifiers (``++``) and an empty alternative instead of ``?``: the same matches in half of the time.
 _ENVELOPE = re.compile(
     rb"NATS/1\.0\r\nMesh-Deadline: (\d{1,9}+)\r\nMesh-Sent: (\d{1,16}+)\r\n(?:Mesh-Params: ([!-~]++)\r\n|)"
     rb"(?:Mesh-Request: ([!-~]++ [!-~]++)\r\n|)(?:Mesh-Credit: (\d++)\r\n|)(?:Mesh-Id: ([!-~]++)\r\n|)"
@@ -172,19 +181,20 @@ _ENVELOPE = re.compile(
 
 
 def open_envelope(block: bytes) -> Envelope | None:
-    """The first headers of a request without reading all of them; None where it begins otherwise.
+    """The first headers of a request, without decoding the block; None if it begins in another way.
 
-    They are the first of their names, so `find` in the decoded block says the same. What is None may follow later.
+    They are the first of their names, so `find` in the decoded block gives the same. Those that are None may follow
+    later in the block.
     """
     found = _ENVELOPE.match(block)
     return found.groups() if found is not None else None  # type: ignore[return-value]
 
 
 def glance(block: bytes, name: bytes) -> bytes | None:
-    """The first value of a lower-case ``name`` in a block that is not decoded; None where only decoding it can tell."""
+    """The first value of a lower-case ``name``, without decoding the block; None if that needs decoding."""
     line = b"\r\n%b: " % name
     start = block.find(line)
-    # Somebody may have written it in other letters before, and what is not ASCII is to be decoded.
+    # An earlier line may have the name in other letters, and a value that is not ASCII must be decoded.
     if start < 0 or name in block[:start].lower() or not block.isascii():
         return None
     start += len(line)
@@ -192,8 +202,13 @@ def glance(block: bytes, name: bytes) -> bytes | None:
     return block[start : end if end >= 0 else None].strip(b" \t")
 
 
+def says_no_responders(block: bytes, payload: bytes) -> bool:
+    """True for NATS's own reply to a request that nothing subscribes to."""
+    return not payload and block.startswith(NO_RESPONDERS)
+
+
 def find(pairs: Pairs, name: bytes) -> bytes | None:
-    """The first value of a lower-case ``name``."""
+    """The first value of a lower-case ``name``, or None."""
     for key, value in pairs:
         if key == name:
             return value
@@ -201,17 +216,17 @@ def find(pairs: Pairs, name: bytes) -> bytes | None:
 
 
 def has(block: bytes, name: bytes) -> bool:
-    """Whether a block has a header of that lower-case name; decoded only where the name is somewhere in it.
+    """True if a block has a header of that lower-case name.
 
-    That alone says nothing: a service may send back a value that its client wrote.
+    The block is decoded only if the name is somewhere in it, which may also be in a value.
     """
     return name in block.lower() and find(decode(block), name) is not None
 
 
 def crosses(name: bytes) -> bool:
-    """Whether a client's or service's header of that lower-case name may cross the bus.
+    """True if a header of that lower-case name may cross the bus, from a client or from a service.
 
-    ``_`` counts as ``-`` because many frameworks read it so: otherwise ``mesh_identity`` would be a way round.
+    ``_`` counts as ``-``, because many frameworks read it so: otherwise ``mesh_identity`` would pass.
     """
     if name in HOP_BY_HOP:
         return False
@@ -220,21 +235,21 @@ def crosses(name: bytes) -> bool:
 
 
 def tells_of_client(name: bytes) -> bool:
-    """Whether a header of that lower-case name is a proxy's word about its client: who it is, or what it asked for.
+    """True if proxies use a header of that lower-case name to say who their client is, or what it requested.
 
-    Frameworks believe such headers, so none of them crosses from a client; `FORWARDED` says what the gateway knows.
+    Frameworks believe such headers, so none of them crosses from a client. `FORWARDED` has what the gateway knows.
     """
     folded = name.replace(b"_", b"-") if b"_" in name else name
     return folded in _CLIENT_NAMES or folded.startswith(_CLIENT_FAMILIES)
 
 
 def is_sound(name: bytes, value: bytes) -> bool:
-    """Whether a header that somebody sent may be written into an HTTP message: a token, and no control character."""
+    """True if a header may be written into an HTTP message: the name is a token, the value has no control character."""
     return _NAME.fullmatch(name) is not None and _CONTROL.search(value) is None
 
 
 def named_by_connection(pairs: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """Names that a ``Connection`` header declares hop-by-hop."""
+    """The lower-case names that ``Connection`` headers declare as meant for one connection (RFC 9110 section 7.6.1)."""
     return frozenset(
         token.strip().lower()
         for name, value in pairs
@@ -245,7 +260,7 @@ def named_by_connection(pairs: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes
 
 
 def encode_params(params: Iterable[tuple[str, str]]) -> bytes:
-    """Path parameters as ``name=value&...``, RFC 3986 percent-encoded, a space never as ``+``."""
+    """Path parameters as ``name=value&...``, percent-encoded (RFC 3986), a space as ``%20``."""
     parts = []
     for name, value in params:
         if not (value.isalnum() and value.isascii()):
@@ -257,7 +272,7 @@ def encode_params(params: Iterable[tuple[str, str]]) -> bytes:
 
 
 def decode_params(value: bytes) -> dict[str, str]:
-    """The reverse of `encode_params`; raises ValueError where a part has no ``=`` or is no UTF-8."""
+    """The reverse of `encode_params`. Raises ValueError if a part has no ``=`` or is not UTF-8."""
     params: dict[str, str] = {}
     if not value:
         return params
@@ -273,5 +288,5 @@ def decode_params(value: bytes) -> dict[str, str]:
 
 
 def is_request_id(value: bytes) -> bool:
-    """Whether a client's request id may be kept: ``[A-Za-z0-9._-]{1,128}``."""
+    """True if a client's request id may be kept: ``[A-Za-z0-9._-]{1,128}``."""
     return _REQUEST_ID.fullmatch(value) is not None

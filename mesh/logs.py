@@ -1,7 +1,7 @@
 """Logging: standard `logging` underneath, JSON lines or readable text, request id and trace in every line.
 
-Nothing that a request carried (bodies, header values, query strings) is ever put into a record by the mesh. What
-others named (services, subjects, templates) is; the formatters take out of it whatever would steer a terminal.
+The mesh never logs what a request carried: bodies, header values, query strings. It does log names that others chose:
+services, subjects, templates. The formatters escape everything in them that could steer a terminal.
 """
 
 from __future__ import annotations
@@ -13,26 +13,24 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-import msgspec
-
+from mesh.codec import encode_any
 from mesh.colour import has_colours
 from mesh.printable import clean, clean_lines, escaped_json
 
 _STANDARD = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
-_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 Facts = Callable[[], dict[str, str]]
 _sources: list[Facts] = []
 
 
 def add_source(facts: Facts) -> None:
-    """Have ``facts()`` (request id and trace of the running handler, say) added to every record from now on."""
+    """Add ``facts()``, such as the request id of the running handler, to every record from now on."""
     if facts not in _sources:
         _sources.append(facts)
 
 
 def fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record says besides its message: the sources' facts and the call's ``extra``."""
+    """The fields of a record besides its message: the facts of all sources, and ``extra`` of the logging call."""
     found: dict[str, Any] = {}
     for source in _sources:
         found.update(source())
@@ -53,7 +51,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return escaped_json(_encode(line).decode())
+        return escaped_json(encode_any(line).decode())
 
 
 class TextFormatter(logging.Formatter):
@@ -115,7 +113,10 @@ class LimitedLog:
 
 
 def handler(format: str = "auto") -> logging.Handler:
-    """Writes records to standard error. ``format``: ``json``, ``text``, or ``auto`` (text on a terminal)."""
+    """A handler that writes records to standard error.
+
+    format: ``json``, ``text``, or ``auto``: text on a terminal, JSON elsewhere
+    """
     made = logging.StreamHandler(sys.stderr)
     if format == "json" or (format == "auto" and not sys.stderr.isatty()):
         made.setFormatter(JsonFormatter())
@@ -129,6 +130,6 @@ def configure(level: str = "INFO", format: str = "auto") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler(format)]
     root.setLevel(level.upper())
-    # Of no use to somebody who runs a service: every reconnect attempt and each selector choice.
+    # These log every reconnect attempt and each choice of a selector: of no use to operators.
     for name in ("asyncio", "nats", "nats.aio.client", "uvicorn", "uvicorn.error", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

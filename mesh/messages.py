@@ -1,7 +1,7 @@
 """The control messages of wire protocol version 1, and their codec.
 
-Unknown fields are ignored and unknown types refused as values, so that a newer peer never breaks an older
-one. `decode` checks what the type system cannot: names, sizes, ranges and endpoint references.
+Unknown fields are ignored and messages of unknown types refused, so that a newer peer never breaks an older one.
+`decode` checks what the types cannot say: names, sizes, ranges, and that routes lead to endpoints.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ MAX_COUNT: Final = 2**53 - 1
 """The largest ``seq`` and count: every JSON implementation reads it exactly, and a float holds it."""
 
 MAX_LEAP: Final = 2**22
-"""How far above the highest ``seq`` seen the next one may be: what an instance publishes in days. One message of
-somebody else with the highest ``seq`` there is would silence it for ever; in such leaps that takes 2^31 messages."""
+"""How far above the highest ``seq`` seen the next one may be: as many messages as an instance publishes in days.
+
+Without a limit, one forged message with the highest ``seq`` would silence an instance for ever. With it, that takes
+2^31 messages."""
 NEVER: Final = MAX_COUNT
-"""A moment after all others, in Unix milliseconds: of what has none."""
+"""A time after all others, in Unix milliseconds: for a claim without a time."""
 
 # `\Z` and not `$`, which in Python matches before a final line feed too: these texts become parts of subjects.
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
@@ -50,7 +52,7 @@ class BadMessage(ValueError):
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """A NATS micro endpoint (ADR-32): name, subject, queue group, metadata of strings."""
+    """A NATS micro endpoint (NATS ADR-32): name, subject, queue group, metadata of strings."""
 
     name: Name
     subject: str
@@ -59,7 +61,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
 
 class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An HTTP route that leads to an endpoint. ``timeout_ms`` 0 means the caller's default."""
+    """An HTTP route that leads to an endpoint. ``timeout_ms`` of 0 means the caller's default."""
 
     method: Method
     path: Path
@@ -71,16 +73,16 @@ class Route(Struct, frozen=True, kw_only=True, omit_defaults=True):
     try_timeout_ms: Timeout = 0
     idempotent: bool = False
     retry: bool = True
-    """False forbids callers every repetition of a request that may have run."""
+    """False forbids callers to retry a request that may have run."""
     deprecated: bool = False
     stream: Annotated[str, Meta(max_length=32)] = ""
-    """``response`` where the answer comes in pieces, ``websocket`` where it is a WebSocket; empty otherwise."""
+    """``response`` if the reply is a stream, ``websocket`` for a WebSocket; empty otherwise."""
     preflight: bool = False
-    """Whether the endpoint answers CORS preflights for this route (Fetch standard) as the application it stands for."""
+    """True if the endpoint itself answers CORS preflights for this route (Fetch standard)."""
 
 
 class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.announcement"):
-    """The complete state of an instance: ADR-32's INFO fields and what the mesh adds."""
+    """The complete state of an instance: the INFO fields of NATS ADR-32, and further ones."""
 
     name: Name
     id: Name
@@ -95,19 +97,19 @@ class Announcement(Struct, frozen=True, kw_only=True, tag_field="type", tag="mes
     started: str
     heartbeat_ms: Annotated[int, Meta(ge=MIN_HEARTBEAT_MS, le=MAX_HEARTBEAT_MS)]
     bundles: bool = False
-    """Whether the instance takes several requests in one message; stays as it is while it lives."""
+    """True if the instance takes several requests in one message; fixed while it lives."""
     claimed: tuple[Moment, ...] = ()
-    """Since when the service claims its routes, in Unix milliseconds: one moment for all, or one for each in the order
-    of ``routes``. Without any, ``started`` counts."""
+    """Since when the service claims its routes, in Unix milliseconds: one time for all, or one for each in the order of
+    ``routes``. Without any, ``started`` counts."""
     connection: Count = 0
-    """Which of its connections to NATS this is, from 1: when it grows, what was on its way may be lost; 0: not told."""
+    """The number of the instance's connection to NATS, from 1; 0: unknown. When it grows, messages may be lost."""
 
 
-class Conflict(Struct, frozen=True, omit_defaults=True):
-    """A route that others than its winner announce; ``losers`` do not get it.
+class RouteConflict(Struct, frozen=True, omit_defaults=True):
+    """A route that several services announce, or one that does not get it. ``losers`` get no requests for it.
 
-    ``why``: the winner has the ``earlier`` claim, the prefix has an ``owner`` (who need not claim the path), or the
-    path is ``reserved`` for the gateway. ``path`` is the smallest spelling among the claimants.
+    ``why``: the winner has the ``earlier`` claim, the prefix has an ``owner`` (which need not claim the path), or the
+    path is ``reserved`` for the gateway. ``path`` is the smallest spelling that the services use.
     """
 
     method: Method
@@ -116,18 +118,18 @@ class Conflict(Struct, frozen=True, omit_defaults=True):
     losers: Annotated[tuple[Name, ...], Meta(max_length=1000)]
     why: Why
     more: Count = 0
-    """How many losers are there besides those that are named."""
+    """The number of further losers, which are not named."""
 
 
 class Conflicts(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.conflicts"):
-    """What a gateway tells the services that claim one route: conflicts that are there, and those that are over."""
+    """A gateway's message to services that claim one route: conflicts that began, and conflicts that are over."""
 
-    begun: tuple[Conflict, ...] = ()
-    over: tuple[Conflict, ...] = ()
+    begun: tuple[RouteConflict, ...] = ()
+    over: tuple[RouteConflict, ...] = ()
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.heartbeat"):
-    """The short, regular message. ``capacity`` 0 means unlimited; ``lag_ms`` is the event loop's lag."""
+    """The short, regular message. ``capacity`` of 0 means unlimited; ``lag_ms`` is how late the event loop runs."""
 
     name: Name
     id: Name
@@ -140,13 +142,13 @@ class Heartbeat(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v
 
 
 class Discover(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.discover"):
-    """Asks instances to announce again, spread at random over ``window_ms``."""
+    """Asks instances to announce themselves again, spread at random over ``window_ms``."""
 
     window_ms: Annotated[int, Meta(ge=0, le=60_000)] = 500
 
 
 class Cancel(Struct, frozen=True, kw_only=True, tag_field="type", tag="mesh.v1.cancel"):
-    """Names the reply subject of the attempt that nobody waits for any more."""
+    """Cancels an attempt, by its reply subject: its caller does not wait any more."""
 
     reply: str
 
@@ -172,8 +174,9 @@ def encode(message: Announcement | Heartbeat | Discover | Cancel | Conflicts) ->
 def decode(data: bytes, service: str, instance: str) -> Control:
     """The announcement or heartbeat in ``data``, received on the subject of that service and instance.
 
-    Raises `BadMessage` for anything else: JSON that is no such message, one that speaks for another
-    instance than its subject, one over its size limit, a route without its endpoint, a reserved name with routes.
+    Raises `BadMessage` for everything else: a text that is not such a message, a message in the name of another
+    instance than that of its subject, one over its size limit, a route without its endpoint, a reserved name with
+    routes.
     """
     if len(data) > MAX_ANNOUNCEMENT:
         raise BadMessage(f"{len(data)} bytes; at most {MAX_ANNOUNCEMENT} are allowed")
@@ -188,7 +191,7 @@ def decode(data: bytes, service: str, instance: str) -> Control:
             raise BadMessage(f"heartbeat of {len(data)} bytes; at most {MAX_HEARTBEAT} are allowed")
     else:
         if message.name in RESERVED and (message.name != GATEWAY or message.endpoints or message.routes):
-            # It could win routes of services: names decide between those.
+            # It could win the routes of services, because names decide between equal claims.
             raise BadMessage(f"the name {message.name!r} is reserved, and has no endpoints and routes")
         names = {endpoint.name for endpoint in message.endpoints}
         if len(names) != len(message.endpoints):
@@ -197,12 +200,12 @@ def decode(data: bytes, service: str, instance: str) -> Control:
             if route.endpoint not in names:
                 raise BadMessage(f"route {route.method} {route.path} leads to no endpoint {route.endpoint!r}")
         if len(message.claimed) not in (0, 1, len(message.routes)):
-            raise BadMessage(f"{len(message.claimed)} moments in claimed for {len(message.routes)} routes")
+            raise BadMessage(f"{len(message.claimed)} times in claimed for {len(message.routes)} routes")
     return message
 
 
 def decode_sibling(data: bytes, service: str) -> Announcement | None:
-    """The announcement of some instance of ``service``, or None where ``data`` is not one."""
+    """The announcement of any instance of ``service``, or None if ``data`` is not one."""
     message = codec.decode_or_none(_control, data)
     if not isinstance(message, Announcement):
         return None
@@ -218,17 +221,17 @@ def decode_discover(data: bytes) -> Discover:
 
 
 def decode_cancel(data: bytes) -> Cancel | None:
-    """A cancel message, or None where ``data`` is not one."""
+    """A cancel message, or None if ``data`` is not one."""
     return codec.decode_or_none(_cancel, data)
 
 
 def decode_conflicts(data: bytes) -> Conflicts | None:
-    """A message about conflicts, or None where ``data`` is not one."""
+    """A message about conflicts, or None if ``data`` is not one."""
     return codec.decode_or_none(_conflicts, data) if len(data) <= MAX_ANNOUNCEMENT else None
 
 
 def revision_of(name: str, version: str, endpoints: tuple[Endpoint, ...], routes: tuple[Route, ...]) -> str:
-    """22 base64url characters that are equal for equal name, version, endpoints and routes."""
+    """22 base64url characters, equal for equal name, version, endpoints and routes."""
     content = codec.encode((name, version, endpoints, routes))
     return base64.urlsafe_b64encode(hashlib.sha256(content).digest()[:16]).rstrip(b"=").decode()
 
@@ -237,13 +240,13 @@ __all__ = [
     "Announcement",
     "BadMessage",
     "Cancel",
-    "Conflict",
     "Conflicts",
     "Control",
     "Discover",
     "Endpoint",
     "Heartbeat",
     "Route",
+    "RouteConflict",
     "State",
     "Why",
     "decode",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def parse_count(text: bytes | None, digits: int = 9) -> int | None:
+def parse_count(text: bytes | str | None, digits: int = 9) -> int | None:
     """A whole number in ASCII digits, without a sign.
 
     text: the field's value; None for a field that is missing
@@ -11,4 +11,4 @@ def parse_count(text: bytes | None, digits: int = 9) -> int | None:
 
     Returns None for a text that is no such number.
     """
-    return int(text) if text and len(text) <= digits and text.isdigit() else None
+    return int(text) if text and len(text) <= digits and text.isascii() and text.isdigit() else None

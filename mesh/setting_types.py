@@ -1,6 +1,6 @@
-"""The types of values that settings have: each turns a flag, a variable or a TOML value into a checked one.
+"""The types of settings: each turns the value of a flag, a variable or a TOML key into a checked one.
 
-Text from the environment and typed values from TOML or a command line meet here, so every kind takes both.
+Variables are text, values of TOML and of a command line have types. So every type takes both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mesh.settings_reader import Kind
+from mesh.settings_reader import SettingType
 from mesh.subjects import is_name
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -33,7 +33,7 @@ def _parts(raw: object) -> list[str]:
     return [item.strip() for item in items if item.strip()]
 
 
-def whole(low: int, high: int, unit: str = "") -> Kind:
+def whole(low: int, high: int, unit: str = "") -> SettingType:
     """A whole number from ``low`` to ``high``; ``unit`` is a word for people, such as ``"ms"``."""
 
     def parse(raw: object) -> int:
@@ -44,10 +44,10 @@ def whole(low: int, high: int, unit: str = "") -> Kind:
             raise ValueError(raw)
         return number
 
-    return Kind(parse, f"a whole number from {low} to {high}{f' ({unit})' if unit else ''}")
+    return SettingType(parse, f"a whole number from {low} to {high}{f' ({unit})' if unit else ''}")
 
 
-def number(low: float, high: float, unit: str = "") -> Kind:
+def number(low: float, high: float, unit: str = "") -> SettingType:
     """A number from ``low`` to ``high``, returned as float."""
 
     def parse(raw: object) -> float:
@@ -58,10 +58,10 @@ def number(low: float, high: float, unit: str = "") -> Kind:
             raise ValueError(raw)
         return value
 
-    return Kind(parse, f"a number from {low:g} to {high:g}{f' ({unit})' if unit else ''}")
+    return SettingType(parse, f"a number from {low:g} to {high:g}{f' ({unit})' if unit else ''}")
 
 
-def choice(*words: str, aliases: Mapping[str, str] | None = None) -> Kind:
+def choice(*words: str, aliases: Mapping[str, str] | None = None) -> SettingType:
     """One of ``words``, in any case; ``aliases`` are further spellings."""
 
     def parse(raw: object) -> str:
@@ -71,10 +71,10 @@ def choice(*words: str, aliases: Mapping[str, str] | None = None) -> Kind:
             raise ValueError(raw)
         return word
 
-    return Kind(parse, f"one of {', '.join(words)}")
+    return SettingType(parse, f"one of {', '.join(words)}")
 
 
-def switch() -> Kind:
+def switch() -> SettingType:
     """A boolean; text may be true, yes, on or 1 and their opposites."""
 
     def parse(raw: object) -> bool:
@@ -85,26 +85,26 @@ def switch() -> Kind:
             raise ValueError(raw)
         return word in _TRUE
 
-    return Kind(parse, "true or false")
+    return SettingType(parse, "true or false")
 
 
-def text() -> Kind:
+def text() -> SettingType:
     """Any text that is not blank."""
-    return Kind(_text, "some text")
+    return SettingType(_text, "some text")
 
 
-def secret() -> Kind:
-    """Any text, kept to the character: a blank at the end of a password is part of it."""
+def secret() -> SettingType:
+    """Any text, not stripped: a blank at the end of a password is part of it."""
 
     def parse(raw: object) -> str:
         if not isinstance(raw, str) or not raw:
             raise TypeError("not text")
         return raw
 
-    return Kind(parse, "some text")
+    return SettingType(parse, "some text")
 
 
-def name() -> Kind:
+def name() -> SettingType:
     """One token as subjects allow it."""
 
     def parse(raw: object) -> str:
@@ -113,10 +113,10 @@ def name() -> Kind:
             raise ValueError(raw)
         return word
 
-    return Kind(parse, "1 to 64 letters, digits, '-' or '_'")
+    return SettingType(parse, "1 to 64 letters, digits, '-' or '_'")
 
 
-def host() -> Kind:
+def host() -> SettingType:
     """A host name or address to bind, without scheme, port or brackets."""
 
     def parse(raw: object) -> str:
@@ -125,11 +125,11 @@ def host() -> Kind:
             raise ValueError(raw)
         return word
 
-    return Kind(parse, "a host name or an IP address without a port")
+    return SettingType(parse, "a host name or an IP address without a port")
 
 
-def readable_file() -> Kind:
-    """The path of a file that exists and can be read, checked now so that it does not fail later."""
+def readable_file() -> SettingType:
+    """The path of a file that exists and can be read: better checked now than a failure later."""
 
     def parse(raw: object) -> Path:
         path = (raw if isinstance(raw, Path) else Path(_text(raw))).expanduser()
@@ -137,10 +137,10 @@ def readable_file() -> Kind:
             raise ValueError(raw)
         return path
 
-    return Kind(parse, "the path of a readable file", is_path=True)
+    return SettingType(parse, "the path of a readable file", is_path=True)
 
 
-def servers() -> Kind:
+def servers() -> SettingType:
     """URLs of NATS servers: comma-separated text or a list; ``host:port`` alone means ``nats://``."""
 
     def parse(raw: object) -> tuple[str, ...]:
@@ -149,7 +149,7 @@ def servers() -> Kind:
             raise ValueError(raw)
         return urls
 
-    return Kind(parse, "nats://, tls://, ws:// or wss:// URLs of NATS servers, separated by commas")
+    return SettingType(parse, "nats://, tls://, ws:// or wss:// URLs of NATS servers, separated by commas")
 
 
 def _server(part: str) -> str:
@@ -165,7 +165,7 @@ def _server(part: str) -> str:
     return url
 
 
-def owners() -> Kind:
+def owners() -> SettingType:
     """A mapping of path prefix to service: a TOML table, or text such as ``/api=users,/x=y``."""
 
     def parse(raw: object) -> dict[str, str]:
@@ -178,10 +178,10 @@ def owners() -> Kind:
             result[path] = service
         return result
 
-    return Kind(parse, "path prefixes with one service each, such as /api=users,/shop=orders")
+    return SettingType(parse, "path prefixes with one service each, such as /api=users,/shop=orders")
 
 
-def origins() -> Kind:
+def origins() -> SettingType:
     """Web origins as browsers send them, or ``*``: comma-separated text or a list."""
 
     def parse(raw: object) -> tuple[str, ...]:
@@ -194,22 +194,24 @@ def origins() -> Kind:
                     raise ValueError(raw)
         return found
 
-    return Kind(parse, "origins such as https://app.example.com (without a path), separated by commas, or *")
+    return SettingType(parse, "origins such as https://app.example.com (without a path), separated by commas, or *")
 
 
-def networks() -> Kind:
+def networks() -> SettingType:
     """Addresses and networks, as their text in its shortest form: comma-separated text or a list."""
 
     def parse(raw: object) -> tuple[str, ...]:
         found = tuple(ip_network(part) for part in _parts(raw))
-        if any(network.prefixlen == 0 for network in found):  # then everybody is a proxy, and may say what he likes
+        if any(network.prefixlen == 0 for network in found):  # then every client is a trusted proxy
             raise ValueError(raw)
         return tuple(map(str, found))
 
-    return Kind(parse, "IP addresses or networks such as 127.0.0.1 and 10.0.0.0/8, separated by commas, and not all")
+    return SettingType(
+        parse, "IP addresses or networks such as 127.0.0.1 and 10.0.0.0/8, separated by commas, and not all"
+    )
 
 
-def host_names() -> Kind:
+def host_names() -> SettingType:
     """Names of hosts without a port, or ``*``, in lower case: comma-separated text or a list."""
 
     def parse(raw: object) -> tuple[str, ...]:
@@ -218,4 +220,4 @@ def host_names() -> Kind:
             raise ValueError(raw)
         return found
 
-    return Kind(parse, "host names without a port, separated by commas, or *")
+    return SettingType(parse, "host names without a port, separated by commas, or *")

@@ -73,13 +73,13 @@ class BusSettings(MeshSettings):
         "auto",
         types.choice("auto", "plain"),
         env=["MESH_LANE"],
-        doc="How messages leave the socket: auto takes the fast lane where it fits, plain never does.",
+        doc="How messages leave the socket: auto takes the fast lane if it can, plain never does.",
     )
     bundles: bool = setting(
         True,
         types.switch(),
         env=["MESH_BUNDLES"],
-        doc="Whether small messages of one moment, to one receiver, may share a NATS message.",
+        doc="Small messages to one receiver that are ready at the same time may share a NATS message.",
     )
     connect_timeout_s: float = setting(
         5.0,
@@ -122,7 +122,7 @@ class ServiceSettings(MeshSettings):
         1000, types.whole(1, 1_000_000), env=["MESH_CONCURRENCY"], doc="Requests that run at the same time."
     )
     queue: int = setting(
-        1000, types.whole(0, 1_000_000), env=["MESH_QUEUE"], doc="Requests that may wait for a free place."
+        1000, types.whole(0, 1_000_000), env=["MESH_QUEUE"], doc="Requests that may wait until others have ended."
     )
     max_body: int = setting(
         16 * 1024 * 1024,
@@ -162,7 +162,7 @@ class ServiceSettings(MeshSettings):
 
 @dataclass(frozen=True, repr=False)
 class GatewaySettings(MeshSettings):
-    """The HTTP edge: where it listens and what it lets through."""
+    """The HTTP edge: its addresses, and what it lets through."""
 
     section = "gateway"
 
@@ -247,19 +247,19 @@ class GatewaySettings(MeshSettings):
         doc="Time between two questions for foreign NATS micro services; 0 for never.",
     )
     max_inflight: int = setting(
-        10_000, types.whole(1, 10_000_000), env=["MESH_MAX_INFLIGHT"], doc="Requests under way at the same time."
+        10_000, types.whole(1, 10_000_000), env=["MESH_MAX_INFLIGHT"], doc="Requests in flight at the same time."
     )
     route_inflight: int = setting(
         2000,
         types.whole(1, 10_000_000),
         env=["MESH_ROUTE_INFLIGHT"],
-        doc="Requests of one route under way at the same time.",
+        doc="Requests of one route in flight at the same time.",
     )
     route_queue: int = setting(
         1000,
         types.whole(0, 10_000_000),
         env=["MESH_ROUTE_QUEUE"],
-        doc="Requests of one route that may wait for a free place.",
+        doc="Requests of one route that may wait until others have ended.",
     )
     window_ms: int = setting(
         500,
@@ -274,7 +274,7 @@ class GatewaySettings(MeshSettings):
         "auto",
         types.choice("auto", "always", "never"),
         env=["MESH_SHOW_ROUTES"],
-        doc="Whether clients may see the routes; auto shows them on loopback.",
+        doc="Clients may see the routes: always, never, or auto: on loopback only.",
     )
     cors_origins: tuple[str, ...] = setting(
         (), types.origins(), env=["MESH_CORS_ORIGINS"], doc="Web origins whose pages may read answers; none by default."
@@ -307,7 +307,7 @@ class GatewaySettings(MeshSettings):
         25.0,
         types.number(0, 3600, "seconds"),
         env=["MESH_GATEWAY_DRAIN_S"],
-        doc="How long a stop waits for requests under way.",
+        doc="How long a stop waits for requests in flight.",
     )
     access_log: bool = setting(True, types.switch(), env=["MESH_ACCESS_LOG"], doc="Log one line per request.")
 
@@ -322,7 +322,7 @@ class GatewaySettings(MeshSettings):
 
 CLASSES: tuple[type[MeshSettings], ...] = (BusSettings, ServiceSettings, GatewaySettings)
 VARIABLES = (
-    Variable(FILE_VARIABLE, f"Path of the configuration file, instead of ./{DEFAULT_FILE} where that exists."),
+    Variable(FILE_VARIABLE, f"Path of the configuration file, instead of ./{DEFAULT_FILE} if that exists."),
     Variable("MESH_NATS_SERVER", "Path of the nats-server program that `mesh up` and the test fixtures start."),
 )
 
@@ -371,7 +371,7 @@ def foreign_variables(environ: Mapping[str, str]) -> list[str]:
 def find_file(environ: Mapping[str, str], flag: str | Path | None = None) -> Path | None:
     """The configuration file: ``flag``, else $MESH_CONFIG, else ./mesh.toml if it exists, else None.
 
-    A file that was named is returned even where it does not exist: reading it then says so.
+    A file that was named is returned even if it does not exist: reading it says so.
     """
     named = flag or environ.get(FILE_VARIABLE)
     if named:

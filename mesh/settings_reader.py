@@ -21,12 +21,12 @@ from mesh.errors import ConfigError
 
 OWN_PREFIX = "MESH_"
 NEAR = 0.75
-"""How alike a variable and a setting are, without the prefix, where one is taken for a misspelling of the other."""
+"""Likeness (0 to 1), without the prefix, from which a variable is taken for the misspelt name of a setting."""
 _METADATA = "mesh.setting"
 _USERINFO = re.compile(r"[^/\s]+@")
 _ANYTHING_BEFORE_AT = re.compile(r"([a-z]+://)?.*@", re.DOTALL)
-# Kubernetes and Docker links describe a neighbour called `mesh-…` in variables that start with MESH_ too, one of
-# them under a name of ours (MESH_GATEWAY_PORT=tcp://10.0.0.1:8080). They are nobody's setting.
+# Kubernetes and Docker links describe a service called `mesh-…` in variables that start with MESH_ too. One is named as
+# a setting is (MESH_GATEWAY_PORT=tcp://10.0.0.1:8080). They are not settings.
 _INJECTED_NAME = re.compile(r".*_SERVICE_(HOST|PORT(_.+)?)|.*_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _INJECTED_PORT = re.compile(r"(tcp|udp|sctp)://.*")
 _log = logging.getLogger("mesh.settings")
@@ -34,7 +34,7 @@ _told: set[str] = set()  # variables that this process has warned of
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SettingType:
     """A type of value: ``parse`` raises ValueError or TypeError, ``allowed`` completes "give …"."""
 
     parse: Callable[[object], Any]
@@ -52,7 +52,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Documented:
-    """One setting as the documentation shows it; ``default`` is text, empty where there is none."""
+    """One setting as the documentation shows it. ``default`` is text, empty if there is none."""
 
     name: str
     env: tuple[str, ...]
@@ -65,26 +65,29 @@ class Documented:
 
 @dataclass(frozen=True, slots=True)
 class _Meta:
-    kind: Kind
+    type: SettingType
     env: tuple[str, ...]
     doc: str
     secret: bool
 
 
-def setting(default: Any, kind: Kind, *, doc: str, env: Sequence[str] = (), secret: bool = False) -> Any:
+def setting(default: Any, setting_type: SettingType, *, doc: str, env: Sequence[str] = (), secret: bool = False) -> Any:
     """A field of a settings class.
 
-    ``env`` holds the variables that set it, the first one present wins. ``secret`` values never reach an error,
-    a ``repr`` or the documentation.
+    default: its value if no source has one
+    setting_type: parses and checks a value
+    doc: a sentence for the documentation
+    env: the variables that set it; the first one that is present counts
+    secret: True keeps values out of errors, ``repr`` and the documentation
     """
-    metadata = {_METADATA: _Meta(kind, tuple(env), doc, secret)}
+    metadata = {_METADATA: _Meta(setting_type, tuple(env), doc, secret)}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def redact(text: str) -> str:
-    """``text`` without the user, password or token that a URL in it carries, one without its scheme too."""
+    """``text`` without the user, password or token of a URL in it, even of one without a scheme."""
     return _USERINFO.sub("***@", text)
 
 
@@ -95,9 +98,9 @@ class Settings:
     section: ClassVar[str]
 
     def conflicts(self, sources: Mapping[str, str]) -> Iterator[str]:
-        """One sentence per pair of values that cannot go together.
+        """A sentence for each pair of values that exclude each other.
 
-        ``sources`` says where a field came from; fields that have their default are not in it.
+        sources: where each field came from; fields with their default are not in it
         """
         yield from ()
 
@@ -117,11 +120,13 @@ def read_all(
 ) -> tuple[Settings, ...]:
     """Instances of ``classes``, in that order, or one `ConfigError` with every mistake of all of them.
 
-    ``flags`` maps field names to values, None meaning "not given". ``known`` adds classes whose names are legal
-    although their values are not read now, ``variables`` does the same for single environment variables.
-    A MESH_* variable that is near the name of a setting is a mistake; one that is near none is somebody else's, and
-    the log warns of it once.
-    Raises TypeError when a flag belongs to none of ``classes``: that is a mistake in the command, not the user's.
+    environ, file: the environment, and mesh.toml or None
+    flags: values by field name; None means "not given"
+    known: further classes whose names are legal, although their values are not read now
+    variables: further legal environment variables
+
+    A MESH_* variable that is near the name of a setting is a mistake. One that is near none belongs to another program;
+    the log warns of it once. Raises TypeError if a flag belongs to none of ``classes``: a mistake of the command.
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     stray = given.keys() - {name for cls in classes for name, _ in _fields(cls)}
@@ -150,12 +155,12 @@ def read_all(
 
 
 def names_of(classes: Iterable[type[Settings]], variables: Iterable[Variable] = ()) -> set[str]:
-    """Every environment variable that has a meaning here."""
+    """The names of all environment variables that have a meaning."""
     return {v for cls in classes for _, meta in _fields(cls) for v in meta.env} | {v.name for v in variables}
 
 
 def strangers(environ: Mapping[str, str], names: Collection[str]) -> list[str]:
-    """The MESH_* variables in ``environ`` that are not among ``names``, nor near one of them."""
+    """The MESH_* variables in ``environ`` that are not in ``names``, and not near one of them."""
     return [name for name in _unknown(environ, names) if not _meant(name, names)]
 
 
@@ -168,8 +173,8 @@ def documentation(classes: Iterable[type[Settings]]) -> Iterator[Documented]:
                 name=f"{cls.section}.{name}",
                 env=meta.env,
                 toml=f"[{cls.section}] {name}",
-                default=_plain(getattr(defaults, name)),
-                allowed=meta.kind.allowed,
+                default=_default_text(getattr(defaults, name)),
+                allowed=meta.type.allowed,
                 doc=meta.doc,
                 secret=meta.secret,
             )
@@ -201,17 +206,17 @@ def _values(
         elif isinstance(table, dict) and name in table:
             assert file is not None
             raw, source = table[name], f"{file.name} [{cls.section}] {name}"
-            if meta.kind.is_path and isinstance(raw, str):
-                # A path in a file means the same thing from wherever the command is started.
+            if meta.type.is_path and isinstance(raw, str):
+                # A path in a file is relative to that file, wherever the command is started.
                 raw = file.parent / Path(raw).expanduser()
         else:
             continue
         sources[name] = source
         try:
-            values[name] = meta.kind.parse(raw)
+            values[name] = meta.type.parse(raw)
         except (ValueError, TypeError):
             problems.append(
-                f"{cls.section}.{name} ({source}): {_show(raw, meta)} is not allowed; give {meta.kind.allowed}"
+                f"{cls.section}.{name} ({source}): {_show(raw, meta)} is not allowed; give {meta.type.allowed}"
             )
     return values, sources, problems
 
@@ -258,7 +263,7 @@ def _unknown(environ: Mapping[str, str], names: Collection[str]) -> Iterator[str
 
 
 def _meant(name: str, names: Collection[str]) -> str:
-    """The variable that ``name`` misspells, or empty; the prefix, which all share, makes nothing alike."""
+    """The variable that ``name`` misspells, or empty. The prefix does not count, because all share it."""
     known = {candidate.removeprefix(OWN_PREFIX): candidate for candidate in sorted(names)}
     near = difflib.get_close_matches(name.removeprefix(OWN_PREFIX), known, n=1, cutoff=NEAR)
     return known[near[0]] if near else ""
@@ -284,13 +289,13 @@ def _show(value: object, meta: _Meta) -> str:
 
 
 def _without_login(value: object) -> object:
-    """A value to be shown; it may be a URL that is wrong just because its password has a slash or a comma."""
+    """A value to show. It may be a URL that is wrong only because its password has a slash or a comma."""
     if isinstance(value, str | Path):
         return _ANYTHING_BEFORE_AT.sub(r"\1***@", str(value))
     return value
 
 
-def _plain(value: object) -> str:
+def _default_text(value: object) -> str:
     if value is None or value == {}:
         return ""
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Where code comes from: whether a file is a user's own, and how it is called in a message."""
+"""Where code comes from: if a file is a user's own, and its name in a message."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 
 
 def is_installed(file: str) -> bool:
-    """Whether a file belongs to Python or an installed package, or is none."""
+    """True if a file belongs to Python or to an installed package, or if it is not a file, as ``<string>``."""
     return file.startswith((_PYTHON, "<")) or any(folder in file for folder in _INSTALLED)
 
 
 def is_own(file: str) -> bool:
-    """Whether a file is a user's own: neither installed nor the mesh's."""
+    """True if a file is a user's own: neither installed nor part of the mesh."""
     return not is_installed(file) and not file.startswith(_PACKAGE)
 
 
 def short(file: str) -> str:
-    """A path below the current folder without the folder."""
+    """The path relative to the current folder, if it is below it."""
     return file.removeprefix(os.getcwd() + os.sep)

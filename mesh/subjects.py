@@ -1,7 +1,7 @@
 """Subjects: built from checked names only, parsed back into names.
 
-A subject is never made from bytes of a request. `NAME` is the grammar of services, instances, endpoints and
-the mesh's prefix, so that no name can hold a dot, a wildcard, white space or a control character.
+A subject is never made from bytes of a request. `NAME` is the grammar for names of services, instances and endpoints
+and for the mesh's prefix. So no name has a dot, a wildcard, white space or a control character.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from mesh.errors import BadSubject
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 GATEWAY = "gateway"
 RESERVED = frozenset({GATEWAY, "client"})
-"""Names that no service may have; a gateway announces itself, without endpoints."""
+"""Names that no service may have. A gateway announces itself, without endpoints."""
 QUEUE = "q"
 # The server closes a connection on a control line over 4,096 bytes (its default): subject, reply and sizes
 # share that line, so each of the two gets less than half of it.
 MAX_SUBJECT = 1900
 _UNSAFE = re.compile(r"[\x00-\x20\x7f]|^\.|\.\Z|\.\.")
-# A subject with other bytes than these disconnects whoever receives it.
+# A subject with other bytes than these disconnects its receivers.
 _REPLY = re.compile(rb"(?!\$)[!-~]{1,%d}" % MAX_SUBJECT)
 
 
 class Party(NamedTuple):
-    """Who a control subject speaks of."""
+    """The instance that a control subject is about."""
 
     service: str
     instance: str
 
 
 def is_name(text: str) -> bool:
-    """Whether ``text`` may be a token: ``[A-Za-z0-9_-]{1,64}``."""
+    """True if ``text`` may be a token: ``[A-Za-z0-9_-]{1,64}``."""
     return NAME.fullmatch(text) is not None
 
 
@@ -47,10 +47,12 @@ def new_id() -> str:
 
 
 def check_subject(subject: str, *, wildcards: bool = False) -> str:
-    """Return ``subject`` or raise `BadSubject`.
+    """Return ``subject``, or raise `BadSubject`.
 
-    Refuses what nats-py or the server let through to somebody's harm: control characters (vertical tab and
-    form feed disconnect receivers), empty tokens, over-long or non-ASCII subjects, wildcards when publishing.
+    wildcards: True allows them, for a subscription
+
+    Refuses subjects that nats-py or the server let through and that do harm: with control characters (vertical tab and
+    form feed disconnect receivers) or empty tokens, too long, not ASCII.
     """
     if not subject or len(subject) > MAX_SUBJECT:
         raise BadSubject(f"subject has {len(subject)} characters; 1 to {MAX_SUBJECT} are allowed")
@@ -62,10 +64,12 @@ def check_subject(subject: str, *, wildcards: bool = False) -> str:
 
 
 def takes_requests(subject: str, prefix: str) -> bool:
-    """Whether a request may be sent to an endpoint that somebody outside the mesh with ``prefix`` says listens there.
+    """True if requests may be sent to a subject that a foreign service named.
 
-    Who sends has the permissions of a gateway: a subject of the mesh itself would have it forge announcements or
-    stop services, one below ``$`` would have it use NATS's own interfaces. One with wildcards names no place.
+    prefix: that of this mesh
+
+    The sender has the permissions of a gateway. On a subject of the mesh it would forge announcements or stop services,
+    on one below ``$`` it would use NATS's own interfaces. A subject with wildcards cannot be published to.
     """
     try:
         check_subject(subject)
@@ -97,14 +101,14 @@ class Subjects:
         return ".".join(filter(None, (self.prefix, "discover", service, instance)))
 
     def claims(self, service: str) -> str:
-        """Where one of a service's instances tells since when the service claims its routes."""
+        """Where an instance replies with the times since which its service claims its routes."""
         return f"{self.prefix}.claims.{service}"
 
     def request(self, service: str, endpoint: str) -> str:
         return f"{self.prefix}.req.{service}.{endpoint}"
 
     def to(self, service: str, instance: str, endpoint: str) -> str:
-        """The address of one endpoint of one instance; ``endpoint="*"`` is what the instance subscribes to."""
+        """The address of one endpoint of one instance. The instance subscribes to ``endpoint="*"``."""
         return f"{self.prefix}.to.{service}.{instance}.{endpoint}"
 
     def inbox(self, service: str, instance: str, random: str) -> str:
@@ -112,7 +116,7 @@ class Subjects:
         return f"{self.prefix}.inbox.{service}.{instance}.{random}"
 
     def stream(self, service: str, instance: str, id: str) -> str:
-        """Where an instance takes the frames of one stream; ``id="*"`` is what it subscribes to."""
+        """Where an instance takes the frames of one stream. It subscribes to ``id="*"``."""
         return f"{self.prefix}.stream.{service}.{instance}.{id}"
 
     def control(self, verb: str, service: str, instance: str = "") -> str:
@@ -129,19 +133,19 @@ class Subjects:
         return Party(tokens[2].decode(), tokens[3].decode())
 
     def is_inbox(self, reply: bytes) -> bool:
-        """Whether a reply subject is an inbox of this mesh: it names the service and instance that sent the request."""
+        """True if a reply subject is an inbox of this mesh: it names the service and instance that sent the request."""
         return reply.startswith(self.reply_guard[1])
 
     def is_stream(self, subject: bytes) -> bool:
-        """Whether frames may be sent to that subject: an instance's stream, or a caller's inbox."""
+        """True if frames may be sent to that subject: an instance's stream, or a caller's inbox."""
         own = self.reply_guard[0]
         return subject.startswith((own + b"stream.", own + b"inbox.")) and _REPLY.fullmatch(subject) is not None
 
     def may_reply(self, reply: bytes) -> bool:
-        """Whether an instance may answer to that subject.
+        """True if an instance may reply to that subject.
 
-        A caller chooses the reply subject, and the answer is published with the instance's permissions: one
-        under the mesh's own prefix, or under ``$``, would let a caller forge announcements with them.
+        The caller chooses it, and the reply is published with the permissions of the instance: a subject below the
+        mesh's prefix, or below ``$``, would let callers forge announcements.
         """
         own, inbox = self.reply_guard
         if reply.startswith(own) and not reply.startswith(inbox):

@@ -1,8 +1,8 @@
-"""Long-lived tasks that cannot end without anybody noticing.
+"""Long-lived tasks that cannot end unnoticed.
 
-A task of asyncio keeps its exception to itself until somebody asks for it: a watcher, a heartbeat or a supervisor that
-died so is noticed by what no longer happens, perhaps hours later. So every task that lives as long as its owner is
-started here. Either it can begin anew (`keep`), or its process cannot do without it (`vital`).
+asyncio keeps the exception of a task until code asks for it. A watcher or a heartbeat that died of one is noticed by
+what no longer happens, perhaps hours later. So every task that lives as long as its owner is started here. Either it
+is started again when it fails (`keep`), or its process ends (`vital`).
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 10.0
-HEALTHY_S = 60.0
-"""A task that ran for so long before it failed is started again as soon as one that fails for the first time."""
+FIRST_PAUSE_S: Final = 0.1
+"""Seconds between the first failure of a task and its restart; twice as long after each further failure."""
+LONGEST_PAUSE_S: Final = 10.0
+"""Seconds of the longest pause, so that a task works again soon after the cause of its failures is gone."""
+HEALTHY_S: Final = 60.0
+"""A task that ran for so many seconds before it failed is restarted after `FIRST_PAUSE_S` again."""
 
 _log = logging.getLogger("mesh.tasks")
 
 
 def keep(work: Callable[[], Awaitable[None]], name: str) -> asyncio.Task[None]:
-    """Run ``work()`` as a task, and again whenever it fails, after a pause that grows from 0.1 s to 10 s.
+    """Run ``work()`` as a task, and again each time it fails, after a pause that grows from 0.1 s to 10 s.
 
-    Every failure is logged with its traceback. Returning, or being cancelled, ends the task.
+    Every failure is logged with its traceback. The task ends when ``work()`` returns, or when it is cancelled.
     """
     return asyncio.create_task(_keep(work, name), name=name)
 
@@ -45,10 +47,11 @@ async def _keep(work: Callable[[], Awaitable[None]], name: str) -> None:
 
 
 def vital(work: Coroutine[Any, Any, None], name: str, failed: Callable[[], None]) -> asyncio.Task[None]:
-    """Run ``work`` as a task without which its process is of no use.
+    """Run ``work`` as a task that its process cannot do without.
 
-    Should it fail, that is logged with its traceback and ``failed()`` is called: it has the process end, with an exit
-    code that says so. Returning, or being cancelled, is no failure.
+    failed: called after a failure was logged with its traceback; it must end the process with an error code
+
+    It is not a failure if ``work`` returns or is cancelled.
     """
     task = asyncio.create_task(work, name=name)
 

@@ -1,4 +1,4 @@
-"""The version of this distribution, and what it is called where it is installed from."""
+"""The version of this distribution, and its name on package indexes."""
 
 VERSION = "0.1.0"
 DISTRIBUTION = "nats-http-mesh"

@@ -1,7 +1,7 @@
-"""Keeps a registry in step with what instances say on the bus.
+"""Keeps a registry in step with what instances announce on the bus.
 
-It owns the registry's clock: liveness time, which stands still while this process is cut off from NATS or
-stalled, so that nobody is called dead because the receiver could not hear.
+It owns the registry's clock. That is liveness time, which stands still while this process is cut off from NATS or
+stalled: no instance is called lost because the receiver could not hear it.
 """
 
 from __future__ import annotations
@@ -9,25 +9,33 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from mesh import logs, messages
 from mesh.bus import Bus, Subscription
 from mesh.errors import MeshError
 from mesh.messages import Announcement, BadMessage, Discover
-from mesh.registry import Ask, Change, Liveness, Registry
+from mesh.registry import Change, DiscoverRequest, Liveness, Registry
 from mesh.tasks import keep
 
-TICK_S = 0.1
-SYNC_MARGIN_S = 0.5
-"""A watcher counts itself synchronised the discover window plus this after it asked."""
+TICK_S: Final = 0.1
+"""Seconds between two looks at the clock: so much later than due an instance is called suspect or lost at most."""
+SYNC_MARGIN_S: Final = 0.5
+"""Seconds after the end of the discover window in which late answers may come, before a watcher is synchronised."""
 
 _log = logging.getLogger("mesh.watcher")
 
 
 class Watcher:
-    """Watches every service, or those named with `watch` where ``everything`` is False.
+    """Feeds a registry with the announcements and heartbeats of services.
 
-    Callbacks run synchronously in the order of `on_change`; they must not block.
+    bus: where it subscribes and asks
+    everything: watch every service; False watches those named with `watch`
+    window_ms: milliseconds over which instances spread their answers to a discover message
+    margin_s: seconds after that window before the watcher is synchronised
+
+    ``synchronised`` is set when every live instance had the time to answer. Callbacks run synchronously in the order of
+    `on_change`; they must not block.
     """
 
     def __init__(
@@ -36,15 +44,16 @@ class Watcher:
         self.registry = Registry()
         self.synchronised = asyncio.Event()
         self.refused = 0
+        """Messages that did not follow the protocol."""
         self._bus = bus
         self._everything = everything
         self._window_ms = window_ms
         self._margin_s = margin_s
         self._liveness = Liveness()
         self._now = 0.0
-        self._listeners: list[Callable[[Sequence[Change]], None]] = []
-        self._hearers: list[Callable[[str, str], None]] = []
-        self._doubters: list[Callable[[str], None]] = []
+        self._on_change: list[Callable[[Sequence[Change]], None]] = []
+        self._on_heard: list[Callable[[str, str], None]] = []
+        self._on_no_responders: list[Callable[[str], None]] = []
         self._subscriptions: list[Subscription] = []
         self._watched: dict[str, float] = {}  # service -> event-loop time at which it counts as synchronised
         self._synchronising: asyncio.TimerHandle | None = None
@@ -54,7 +63,7 @@ class Watcher:
 
     @property
     def stale(self) -> bool:
-        """Whether the table is frozen: no news from NATS, so what it holds is the last known state."""
+        """True if nothing is heard from NATS, so that the registry holds the last known state."""
         return self._liveness.stale or not self._bus.connected
 
     @property
@@ -63,7 +72,7 @@ class Watcher:
         return self._now
 
     def knows(self, service: str) -> bool:
-        """Whether the registry can be trusted to hold that service's instances."""
+        """True if the registry has the instances of that service: they had the time to answer."""
         if self._everything:
             return self.synchronised.is_set()
         due = self._watched.get(service)
@@ -72,56 +81,59 @@ class Watcher:
     # -- life
 
     def on_change(self, listener: Callable[[Sequence[Change]], None]) -> Callable[[], None]:
-        """Call ``listener`` with every batch of changes; returns a function that ends it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        """Call ``listener`` with every batch of changes. Returns a function that ends that."""
+        self._on_change.append(listener)
+        return lambda: self._on_change.remove(listener)
 
-    def on_heard(self, hearer: Callable[[str, str], None]) -> None:
-        """Call ``hearer(service, instance)`` for every accepted message of an instance."""
-        self._hearers.append(hearer)
+    def on_heard(self, listener: Callable[[str, str], None]) -> None:
+        """Call ``listener(service, instance)`` for every message of an instance that follows the protocol."""
+        self._on_heard.append(listener)
 
-    def on_doubt(self, hook: Callable[[str], None]) -> None:
-        """Call ``hook(service)`` when somebody found that nobody of a service listens."""
-        self._doubters.append(hook)
+    def on_no_responders(self, listener: Callable[[str], None]) -> None:
+        """Call ``listener(service)`` for every `report_no_responders`."""
+        self._on_no_responders.append(listener)
 
-    def doubt(self, service: str) -> None:
-        """Say that nobody of ``service`` listens, though the registry knows instances."""
-        for hook in self._doubters:
-            hook(service)
+    def report_no_responders(self, service: str) -> None:
+        """A caller reports that NATS had no responders for ``service``, though the registry has instances of it."""
+        for listener in self._on_no_responders:
+            listener(service)
 
     def adopt(self, announcement: Announcement) -> None:
-        """Take in a foreign service: it has no heartbeats, and stays until it is dismissed."""
+        """Take in a foreign service. It has no heartbeats, so it stays until it is dismissed."""
         self._handle(self.registry.adopt(announcement, self._now))
 
     def dismiss(self, service: str, instance: str) -> None:
-        """A foreign service is gone."""
+        """Remove an instance of a foreign service."""
         self._handle(self.registry.dismiss(service, instance))
 
     async def start(self) -> None:
-        """Subscribe, ask everyone to announce, and keep time. Needs no connection yet: it asks when there is one."""
+        """Subscribe, ask every instance to announce itself, and keep time.
+
+        Needs no connection yet: with the next one, it asks.
+        """
         subjects = self._bus.subjects
         if self._everything:
             for subject in (subjects.announce_all, subjects.heartbeat_all):
                 self._subscriptions.append(await self._bus.subscribe(subject, self._receive))
         self._bus.on_connection(self._connection)
-        await self._settle()
+        await self._flush_subscriptions()
         if self._bus.connected:
             self._ask_all()
         self._ticking = keep(self._tick, "watcher")
 
     async def watch(self, service: str) -> None:
-        """Watch one service more."""
+        """Watch one more service."""
         if self._everything or service in self._watched:
             return
         self._watched[service] = float("inf")
         subjects = self._bus.subjects
         for subject in (subjects.announce(service), subjects.heartbeat(service)):
             self._subscriptions.append(await self._bus.subscribe(subject, self._receive))
-        await self._settle()
+        await self._flush_subscriptions()
         self._ask_service(service)
 
-    async def _settle(self) -> None:
-        """Have the server know our subscriptions before anybody is asked: an answer may come at once."""
+    async def _flush_subscriptions(self) -> None:
+        """Return when the server has the subscriptions: the answer to a discover message may come at once."""
         try:
             if self._bus.connected:
                 await self._bus.flush()
@@ -157,8 +169,8 @@ class Watcher:
         if clashes != self.registry.revision_clashes and logs.is_due(clashes + 1):
             what = "%s.%s announces a revision that another instance has with other routes or endpoints (%d so far)"
             _log.warning(what, party.service, party.instance, clashes + 1)
-        for hearer in self._hearers:
-            hearer(party.service, party.instance)
+        for listener in self._on_heard:
+            listener(party.service, party.instance)
 
     def _connection(self, connected: bool) -> None:
         if connected:
@@ -184,7 +196,7 @@ class Watcher:
                 self._handle(self.registry.expire(self._now))
 
     def _synchronise(self) -> None:
-        if self._bus.connected:  # otherwise everybody is asked again with the next connection
+        if self._bus.connected:  # otherwise all are asked again with the next connection
             self.synchronised.set()
 
     # -- asking
@@ -208,20 +220,20 @@ class Watcher:
     def _discover(self, subject: str, window_ms: int) -> bool:
         try:
             self._bus.publish(self._bus.address(subject), messages.encode(Discover(window_ms=window_ms)))
-        except MeshError as error:  # asked again with the next connection, or by the registry's backing off
+        except MeshError as error:  # asked again with the next connection, or when the registry's wait is over
             _log.debug("not asked: %s", error)
             return False
         return True
 
-    def _handle(self, outcome: Sequence[Change | Ask]) -> None:
-        if not outcome:
+    def _handle(self, effects: Sequence[Change | DiscoverRequest]) -> None:
+        if not effects:
             return
-        changes = [item for item in outcome if isinstance(item, Change)]
-        for item in outcome:
-            if isinstance(item, Ask):
+        changes = [item for item in effects if isinstance(item, Change)]
+        for item in effects:
+            if isinstance(item, DiscoverRequest):
                 self._discover(self._bus.subjects.discover(item.service, item.instance), 0)
         if changes:
-            for listener in list(self._listeners):
+            for listener in list(self._on_change):
                 try:
                     listener(changes)
                 except Exception:

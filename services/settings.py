@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mesh.setting_types import whole
-from mesh.settings_reader import OWN_PREFIX, Kind, Settings, read_all, setting
+from mesh.settings_reader import OWN_PREFIX, Settings, SettingType, read_all, setting
 from services.urls import parse_url
 
 
-def database_url() -> Kind:
+def database_url() -> SettingType:
     """The URL of a SQLite or PostgreSQL database, in any of its usual spellings."""
 
     def parse(raw: object) -> str:
         parse_url(raw)
         return str(raw)
 
-    return Kind(parse, "a database's URL such as sqlite:///file.db or postgresql://user:password@host/name")
+    return SettingType(parse, "a database's URL such as sqlite:///file.db or postgresql://user:password@host/name")
 
 
 @dataclass(frozen=True, repr=False)

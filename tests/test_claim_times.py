@@ -6,7 +6,7 @@ import pytest
 
 from mesh import Service, claim_times
 from mesh.bus import Bus
-from mesh.claim_times import Moments
+from mesh.claim_times import ClaimTimes
 from mesh.messages import NEVER, Announcement, Route, decode, encode
 from mesh.registry import Registry
 from mesh.settings import BusSettings
@@ -26,7 +26,7 @@ def sibling(*paths, claimed):
 
 
 def test_moments_of_routes_that_come_and_go():
-    moments = Moments()
+    moments = ClaimTimes()
     moments.claim(routes("/a", "/b/{x}"), 10)
     assert moments.announced == (10,)
     moments.claim(routes("/c", "/b/{y}"), 20)
@@ -38,7 +38,7 @@ def test_moments_of_routes_that_come_and_go():
 
 
 def test_a_siblings_earlier_moments_are_adopted_and_no_others():
-    moments = Moments()
+    moments = ClaimTimes()
     moments.claim(routes("/a", "/b/{x}", "/own"), 50)
     assert moments.adopt(sibling("/b/{other}", "/a", "/more", claimed=(10, 60, 5)))
     assert moments.announced == (50, 10, 50)
@@ -55,13 +55,13 @@ def test_the_earliest_of_several_instances_counts():
     registry = Registry()
     registry.apply(announcement(1, "/a", "/b", id="one", claimed=(20,)), 0.0)
     registry.apply(announcement(1, "/a", "/b", id="two", claimed=(10, 30)), 0.0)
-    (announced,) = registry.announced("users")
+    (announced,) = registry.claimed_routes("users")
     assert announced.claimed == (10, 20)
     assert kinds(registry.apply(announcement(2, "/a", "/b", id="one", claimed=(5,)), 1.0)) == ["claimed"]
-    assert registry.announced("users")[0].claimed == (5, 5)
+    assert registry.claimed_routes("users")[0].claimed == (5, 5)
     assert registry.apply(announcement(3, "/a", "/b", id="one", claimed=(5, 5)), 1.0) == []
     registry.apply(announcement(4, id="one", state="stopped"), 2.0)
-    assert registry.announced("users")[0].claimed == (10, 30)
+    assert registry.claimed_routes("users")[0].claimed == (10, 30)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_earliest_of_several_instances_counts():
 def test_an_implementation_without_claims_has_them_since_it_started(started, moment):
     registry = Registry()
     registry.apply(announcement(1, started=started), 0.0)
-    assert registry.announced("users")[0].claimed == (moment,)
+    assert registry.claimed_routes("users")[0].claimed == (moment,)
 
 
 @pytest.mark.parametrize("claimed", [(1, 2, 3), (-1,), (NEVER + 1,)])
@@ -147,7 +147,7 @@ async def test_a_claim_ends_with_the_last_instance(mesh, announced):
 
 async def test_a_sibling_that_does_not_answer_is_asked_again(mesh, announced, nats_url, prefix, monkeypatch):
     """It stands still, say; meanwhile the instance serves, with its own claim."""
-    monkeypatch.setattr(claim_times, "ASK_AGAIN_S", (0.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1))
+    monkeypatch.setattr(claim_times, "RETRY_PAUSES_S", (0.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1))
     asked = asyncio.Queue()
     async with Bus(BusSettings(servers=(nats_url,), prefix=prefix), service="greeter", instance="frozen") as bus:
         deliver = lambda subject, reply, block, payload: asked.put_nowait(reply)  # noqa: E731

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from mesh.coalesce import PAUSE_S, Coalesced
+from mesh.coalesce import PAUSE_S, Coalescer
 from mesh.live_routes import CONFLICT_LINES, LiveRoutes
 from mesh.messages import Announcement, Endpoint, Route, revision_of
 from mesh.registry import Registry
@@ -33,7 +33,7 @@ def announcement(service, routes, seq=1, id="one"):
 
 
 class Hearing:
-    """As much of a watcher as a directory needs: the registry, its clock, who listens."""
+    """As much of a watcher as a live needs: the registry, its clock, who listens."""
 
     def __init__(self):
         self.registry = Registry()
@@ -55,69 +55,69 @@ def watcher():
     return Hearing()
 
 
-def serves(directory, service, number=0):
-    return isinstance(directory.table.match("GET", (service, str(number))), Match)
+def serves(live, service, number=0):
+    return isinstance(live.table.match("GET", (service, str(number))), Match)
 
 
 async def test_the_first_change_is_in_the_table_at_once_and_the_next_ones_together(watcher, clock):
-    directory = LiveRoutes(watcher)
+    live = LiveRoutes(watcher)
     watcher.hear(announcement("a", 1))
-    assert serves(directory, "a")
-    first = directory.table
+    assert serves(live, "a")
+    first = live.table
     for name in "bcde":
         watcher.hear(announcement(name, 1))
-    assert directory.table is first
-    assert directory.behind
+    assert live.table is first
+    assert live.behind
     await clock.advance(PAUSE_S * 1.01)
-    assert all(serves(directory, name) for name in "bcde")
-    assert not directory.behind
-    second = directory.table
+    assert all(serves(live, name) for name in "bcde")
+    assert not live.behind
+    second = live.table
     watcher.hear(announcement("f", 1))  # so soon after the last swap it waits again
-    assert directory.table is second
+    assert live.table is second
     await clock.advance(PAUSE_S * 1.01)
-    assert serves(directory, "f")
+    assert serves(live, "f")
 
 
 async def test_after_a_rest_a_change_is_in_the_table_at_once_again(watcher, clock):
-    directory = LiveRoutes(watcher)
+    live = LiveRoutes(watcher)
     watcher.hear(announcement("a", 1))
     await clock.advance(2 * PAUSE_S)
     watcher.hear(announcement("b", 1))
-    assert serves(directory, "b")
+    assert serves(live, "b")
 
 
 async def test_who_needs_it_now_gets_it_now(watcher, clock):
-    directory = LiveRoutes(watcher)
+    live = LiveRoutes(watcher)
     watcher.hear(announcement("a", 1), announcement("b", 1))
-    assert not serves(directory, "b")
-    directory.settle()
-    assert serves(directory, "b")
+    assert not serves(live, "b")
+    live.update_now()
+    assert serves(live, "b")
     watcher.hear(announcement("c", 1))
-    await directory.caught_up()
-    assert serves(directory, "c")
+    await live.caught_up()
+    assert serves(live, "c")
 
 
 async def test_a_service_of_thousands_of_routes_leaves_turns_to_others(watcher):
-    directory = LiveRoutes(watcher)
+    live = LiveRoutes(watcher)
     watcher.hear(announcement("many", MANY))
     turns = 0
-    while directory.behind:
-        assert not serves(directory, "many")  # all of its routes, or none
+    while live.behind:
+        assert not serves(live, "many")  # all of its routes, or none
         turns += 1
         await asyncio.sleep(0)
     assert turns > 3
-    assert all(serves(directory, "many", number) for number in range(MANY))
+    assert all(serves(live, "many", number) for number in range(MANY))
 
 
 async def test_what_comes_while_it_is_made_is_not_lost(watcher):
-    directory = LiveRoutes(watcher)
+    live = LiveRoutes(watcher)
     watcher.hear(announcement("many", MANY))
-    assert directory.behind
+    assert live.behind
     watcher.hear(announcement("late", 1))
     async with asyncio.timeout(10):
-        await directory.caught_up()
-    assert serves(directory, "many", MANY - 1)
-    assert serves(directory, "late")
+        await live.caught_up()
+    assert serves(live, "many", MANY - 1)
+    assert serves(live, "late")
 
 
 def test_the_steps_are_short_and_come_to_what_all_at_once_comes_to():
@@ -141,7 +141,7 @@ def test_the_steps_are_short_and_come_to_what_all_at_once_comes_to():
 
 async def test_news_is_told_once(clock):
     told = []
-    news = Coalesced(lambda names: told.append(sorted(names)))
+    news = Coalescer(lambda names: told.append(sorted(names)))
     news.add(["a"])
     news.add(["b"])
     news.add(["b", "c"])
@@ -163,7 +163,7 @@ async def test_conflicts_without_number_take_few_lines_and_a_failing_listener_ha
         told.extend(begun)
         raise ValueError("too much")
 
-    directory = LiveRoutes(watcher, on_conflicts=fail)
+    live = LiveRoutes(watcher, on_conflicts=fail)
     for name in ("a", *(f"s{number:03}" for number in range(400))):
         endpoints = (Endpoint(name="e", subject="x"),)
         routes = tuple(Route(method="GET", path=f"/{number}", endpoint="e") for number in range(5))
@@ -172,7 +172,7 @@ async def test_conflicts_without_number_take_few_lines_and_a_failing_listener_ha
         watcher.hear(Announcement(name=name, id="one", **facts))
         await clock.advance(PAUSE_S * 1.01)
     assert len(told) == 400 * 5
-    assert isinstance(directory.table.match("GET", ("0",)), Match)
+    assert isinstance(live.table.match("GET", ("0",)), Match)
     lines = [record.getMessage() for record in caplog.records if "route conflict" in record.getMessage()]
     assert "could not be taken in" not in caplog.text
     assert len([line for line in lines if line.startswith("route conflict")]) == CONFLICT_LINES

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from urllib.parse import unquote
 
 from mesh.errors import BadRequest, MeshError, NotFound
-from mesh.routes import Refusal, Target, Template, parse_target, parse_template
+from mesh.routes import RefusedTarget, RequestTarget, Template, parse_target, parse_template
 from mesh.service import Request
 
 _SEPARATOR = re.compile(r"%2f|%5c|\\", re.IGNORECASE)
@@ -47,7 +47,7 @@ class RouteFilter:
             raise BadRequest("this endpoint takes HTTP requests: Mesh-Request is missing")
         raw, _, query = request.target.partition("?")
         target = parse_target(raw.encode("latin-1", "replace"), query.encode("latin-1", "replace"))
-        if isinstance(target, Refusal):
+        if isinstance(target, RefusedTarget):
             error = BadRequest(target.detail, reason=target.reason)
             error.status = target.status
             raise error
@@ -79,7 +79,7 @@ class RouteFilter:
         raise error
 
 
-def _matches(template: Template, target: Target) -> bool:
+def _matches(template: Template, target: RequestTarget) -> bool:
     """True if a template matches as it does at a gateway: a parameter takes a segment that is not empty."""
     segments, wanted = target.segments, template.segments
     if len(segments) <= len(wanted) if template.tail else len(segments) != len(wanted):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesh.cli.main import fail
+from mesh.cli.exit import fail
 
 if TYPE_CHECKING:
-    from mesh.cli.http_load import Load, Seen, Target
+    from mesh.cli.http_load import BenchTarget, LoadGenerator, LoadResult
 
 
 @click.command("bench", context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,33 +55,33 @@ def command(
     """
     import asyncio
 
-    from mesh.cli.http_load import Load, Target
+    from mesh.cli.http_load import BenchTarget, LoadGenerator
     from mesh.service.run import loop_factory
 
     body = _body(data)
     try:
-        target = Target.of(url, method or ("POST" if body else "GET"), _headers(headers), body)
+        target = BenchTarget.of(url, method or ("POST" if body else "GET"), _headers(headers), body)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    load = Load(target, connections=connections, rate=rate, timeout_s=timeout)
+    load = LoadGenerator(target, connections=connections, rate=rate, timeout_s=timeout)
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            seen = runner.run(_run(load, duration, not as_json and sys.stderr.isatty()))
+            result = runner.run(_run(load, duration, not as_json and sys.stderr.isatty()))
     except OSError as error:
         fail(f"no connection to {target.host}:{target.port}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
-        seen = load.seen
-    _print(target, seen, rate, as_json)
-    sys.exit(1 if seen.failed or not seen.histogram.count else 0)
+        result = load.result
+    _print(target, result, rate, as_json)
+    sys.exit(1 if result.failed or not result.histogram.count else 0)
 
 
-async def _run(load: Load, seconds: float, progress: bool) -> Seen:
+async def _run(load: LoadGenerator, seconds: float, progress: bool) -> LoadResult:
     import asyncio
 
     async def tell() -> None:
         for second in range(1, int(seconds) + 1):
             await asyncio.sleep(1)
-            click.echo(f"\r{second}/{seconds:g} s, {load.seen.histogram.count:,} answered ", err=True, nl=False)
+            click.echo(f"\r{second}/{seconds:g} s, {load.result.histogram.count:,} answered ", err=True, nl=False)
 
     telling = asyncio.create_task(tell()) if progress else None
     try:
@@ -112,18 +112,18 @@ def _headers(given: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _print(target: Target, seen: Seen, rate: float, as_json: bool) -> None:
+def _print(target: BenchTarget, result: LoadResult, rate: float, as_json: bool) -> None:
     from mesh.cli.http_load import LATE_S
     from mesh.cli.terminal import Terminal
 
-    terminal, figures = Terminal(sys.stdout), seen.figures()
+    terminal, figures = Terminal(sys.stdout), result.figures()
     if as_json:
         terminal.json({**figures, "rate": rate} if rate else figures)
     else:
         _show(terminal, figures, rate)
-    if rate and seen.late_s > LATE_S:
+    if rate and result.late_s > LATE_S:
         click.echo(
-            f"warning: this generator was up to {seen.late_s * 1000:.0f} ms behind its own schedule, so the longest "
+            f"warning: this generator was up to {result.late_s * 1000:.0f} ms behind its own schedule, so the longest "
             "times are partly its own; use a lower --rate, or an idle machine",
             err=True,
         )

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from mesh.cli.exit import fail
 from mesh.cli.load_settings import load
-from mesh.cli.main import fail
 from mesh.cli.serve import SLASHES_HELP, TIMEOUT_HELP
 from mesh.errors import DeclarationError
 from mesh.settings import BusSettings, ServiceSettings

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
+from mesh.cli.bus_command import HELP, Missing, execute
 from mesh.cli.completion_names import endpoints, services_and_methods
-from mesh.cli.mesh_view import HELP, MeshView, Missing, Target, execute
+from mesh.cli.mesh_observer import InstanceSelector, MeshObserver
 from mesh.cli.terminal import clean
 from mesh.cli.texts import nearest
+from mesh.codec import UNREADABLE
 from mesh.defaults import DEADLINE_S
 from mesh.subjects import is_name
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
-    from mesh.client import Answer
     from mesh.headers import Pairs
 
-METHOD = re.compile(r"[A-Z]{1,32}")
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-WITH_QUERY = frozenset({"GET", "HEAD", "DELETE"})
-"""Methods of requests whose arguments are the query."""
+METHOD: Final = re.compile(r"[A-Z]{1,32}")
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+WITH_QUERY: Final = frozenset({"GET", "HEAD", "DELETE"})
+"""Methods whose arguments become the query; of others, the body."""
 
 
 class Options(NamedTuple):
-    """What the flags say."""
+    """The options of the command line. ``timeout`` in seconds, 0 if it is not given."""
 
     body: bytes | None
     headers: Pairs
@@ -48,7 +49,7 @@ class Options(NamedTuple):
     "--timeout",
     type=click.FloatRange(0.001, 3600),
     metavar="SECONDS",
-    help="How long the answer, or its first piece, may take  [default: the route's, else 10]",
+    help=f"How long the answer, or its first piece, may take  [default: the route's, else {DEADLINE_S:g}]",
 )
 def command(
     what: str,
@@ -118,7 +119,7 @@ def _argument(text: str) -> tuple[str, Any]:
         return key, value
     try:
         return key, msgspec.json.decode(value.encode())
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise click.UsageError(f"{clean(text)!r}: {error}; for text write {key}={clean(value)}") from None
 
 
@@ -140,52 +141,40 @@ async def _endpoint(bus: Bus, service: str, endpoint: str, values: dict[str, Any
     import msgspec
 
     from mesh.cli.response_output import show
-    from mesh.client import Caller, CallSpec, NamedEndpoint
-    from mesh.errors import NoInstances, NoResponders
+    from mesh.client import Calls
+    from mesh.errors import NoInstances, NoResponders, NotFound
     from mesh.streams import TAKES_STREAMS, Streams
-    from mesh.watcher import Watcher
 
     payload = options.body if options.body is not None else msgspec.json.encode(values)
-    timeout = options.timeout or DEADLINE_S
-    watcher, streams = Watcher(bus, everything=False), Streams(bus)
-    await watcher.start()
-    await watcher.watch(service)
+    lines = _lines(options.headers) + TAKES_STREAMS
+    streams = Streams(bus)
+    calls = Calls(bus, streams)
     try:
-        destination = NamedEndpoint(service, endpoint, bus.subjects.request(service, endpoint))
-        common = _lines(options.headers) + TAKES_STREAMS
-        try:
-            spec = CallSpec(destination=destination, lines=common, deadline=bus.now() + timeout)
-            answer = await Caller(bus, watcher, streams).call(spec, payload)
-        except (NoResponders, NoInstances):
-            answer = await _elsewhere(bus, service, endpoint, payload, options, timeout)
+        answer = await calls.send(service, endpoint, payload, options.timeout or DEADLINE_S, lines)
         return await show(answer, head=False, include=options.include, as_json=options.as_json)
+    except (NoResponders, NoInstances, NotFound):
+        raise await _reason_unanswered(bus, service, endpoint) from None
     finally:
         await streams.aclose()
-        await watcher.aclose()
+        await calls.aclose()
 
 
-async def _elsewhere(bus: Bus, service: str, endpoint: str, payload: bytes, options: Options, timeout: float) -> Answer:
-    """The answer of a foreign NATS micro service with that name, or the error that says what there is instead."""
-    from mesh.client import Answer
+async def _reason_unanswered(bus: Bus, service: str, endpoint: str) -> Missing:
+    """Why no instance answered: what is there instead, in the mesh and among foreign services."""
     from mesh.foreign import subjects_of, survey
 
-    async with MeshView(bus) as view:
-        _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
+    async with MeshObserver(bus) as observer:
+        _, micros = await asyncio.gather(observer.synchronise(), survey(bus, "INFO"))
         foreign = [m for m in micros if m.kind(bus.subjects.prefix)]
-        own = view.instances(Target(service))
+        own = observer.instances(InstanceSelector(service))
         names = {e.name for i in own for e in i.content.endpoints}
-        subjects = subjects_of((m for m in foreign if m.name == service), bus.subjects.prefix)
-        if endpoint in subjects and endpoint not in names:
-            block = b"NATS/1.0\r\n%b\r\n" % _lines(options.headers)
-            address = bus.address(subjects[endpoint])
-            return Answer(await bus.request(address, payload, block, timeout=timeout, lenient=True), "", 1)
-        names |= subjects.keys()
+        names |= subjects_of((m for m in foreign if m.name == service), bus.subjects.prefix).keys()
         if not names:
-            raise view.missing(Target(service), (m.name for m in foreign))
+            return observer.missing(InstanceSelector(service), (m.name for m in foreign))
         if endpoint in names:
-            raise Missing(f"no instance of {service} that has {endpoint!r} listens now; see 'mesh ls {service}'")
+            return Missing(f"no instance of {service} that has {endpoint!r} listens now; see 'mesh ls {service}'")
         hint = nearest(endpoint, names) or f" It has: {', '.join(sorted(names))}."
-        raise Missing(f"{service} has no endpoint {endpoint!r}.{hint}")
+        return Missing(f"{service} has no endpoint {endpoint!r}.{hint}")
 
 
 # -- a route
@@ -195,9 +184,9 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
     from urllib.parse import quote
 
     from mesh.cli.response_output import show
-    from mesh.cli.routes import gateway_view
+    from mesh.cli.routes import observe_gateway
     from mesh.client import Caller, CallSpec, RouteDestination
-    from mesh.routes import Gone, Match, NotAllowed, Refusal, parse_target
+    from mesh.routes import Gone, Match, NotAllowed, RefusedTarget, parse_target
     from mesh.streams import TAKES_STREAMS, Streams
     from mesh.subjects import new_id
 
@@ -206,19 +195,19 @@ async def _route(bus: Bus, method: str, target: str, values: dict[str, Any], opt
     target, body, pairs = _fill(method, target, values, options)
     path, _, query = target.partition("?")
     parsed = parse_target(path.encode(), query.encode())
-    if isinstance(parsed, Refusal):
+    if isinstance(parsed, RefusedTarget):
         raise Missing(parsed.detail)
-    async with gateway_view(bus) as view:
+    async with observe_gateway(bus) as observer:
         streams = Streams(bus)
-        caller = Caller(bus, view.watcher, streams)
-        await view.synchronise()
-        match = view.directory.table.match(method, parsed.segments)
+        caller = Caller(bus, observer.watcher, streams)
+        await observer.synchronise()
+        match = observer.routes.match(method, parsed.segments)
         if isinstance(match, NotAllowed):
             raise Missing(f"{path} answers {', '.join(match.allow)}, and not {method}")
         if isinstance(match, Gone):
             raise Missing(f"no live instance of {match.route.service} serves {path}")
         if not isinstance(match, Match):
-            near = view.directory.table.nearest(path)
+            near = observer.routes.nearest(path)
             raise Missing(f"no service announces {path}." + (f" Near: {', '.join(near)}." if near else ""))
         route = match.route
         identifier = new_id().encode()

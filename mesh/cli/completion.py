@@ -1,13 +1,13 @@
-"""`mesh completion`: what makes the shell complete commands, options, names and files."""
+"""`mesh completion`: the script with which a shell completes commands, options, names and files."""
 
 from __future__ import annotations
 
 import click
 
-from mesh.cli.mesh_view import HELP
+from mesh.cli.bus_command import HELP
 
-# click's scripts complete no file where a command has nothing to offer, and none behind the @ of `-d @FILE`. These are
-# the places in them that are changed, each with what stands there instead.
+# click's scripts do not complete files if a command has nothing to offer, and not after the @ of `-d @FILE`. These are
+# the parts of the scripts that are changed: each as it is in click, and as it is printed here.
 BASH = (
     (
         """    local response
@@ -55,7 +55,7 @@ def command(shell: str) -> None:
     """Print the completion script of a shell, for mesh and mesh-tail.
 
     It completes commands, options, files, and the names of services and
-    endpoints where NATS answers at once.
+    endpoints if NATS answers at once.
 
     \b
     Examples:

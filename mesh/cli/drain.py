@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from mesh.cli.bus_command import HELP, Missing, execute
 from mesh.cli.completion_names import services
-from mesh.cli.mesh_view import HELP, MeshView, Missing, Target, execute, target_of
+from mesh.cli.mesh_observer import InstanceSelector, MeshObserver, parse_selector
 from mesh.cli.terminal import clean
 from mesh.cli.texts import counted
 
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from mesh.bus import Bus
     from mesh.registry import Change
 
-WAIT_S = 60.0
-"""How long to wait; a service gives its handlers 25 s unless it is told otherwise."""
+WAIT_S: Final = 60.0
+"""Seconds to wait: more than the 25 s that a service gives its handlers by default."""
 
 
 @click.command("drain", context_settings=HELP)
-@click.argument("target", metavar="SERVICE[.INSTANCE]", shell_complete=services)
+@click.argument("selector", metavar="SERVICE[.INSTANCE]", shell_complete=services)
 @click.option("--no-wait", is_flag=True, help="Do not wait until they have left.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before every instance of a service is drained.")
 @click.option(
@@ -36,7 +37,7 @@ WAIT_S = 60.0
     help="How long to wait.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: drained, remaining.")
-def command(target: str, no_wait: bool, yes: bool, timeout: float, as_json: bool) -> None:
+def command(selector: str, no_wait: bool, yes: bool, timeout: float, as_json: bool) -> None:
     """Drain one instance, or all instances of a service: no new work, the rest is finished, then they exit.
 
     Before all instances of a service are drained it asks; without a terminal to ask at it wants --yes.
@@ -50,34 +51,34 @@ def command(target: str, no_wait: bool, yes: bool, timeout: float, as_json: bool
 
     Exit codes: 0, 1 when the name is unknown or an instance has not left, 2 for wrong usage, 75 without NATS.
     """
-    wanted = target_of(target)
+    wanted = parse_selector(selector)
     execute(lambda bus: _drain(bus, wanted, no_wait, yes, timeout, as_json))
 
 
-async def _drain(bus: Bus, target: Target, no_wait: bool, yes: bool, timeout: float, as_json: bool) -> int:
+async def _drain(bus: Bus, selector: InstanceSelector, no_wait: bool, yes: bool, timeout: float, as_json: bool) -> int:
     from mesh.cli.terminal import Terminal
 
-    async with MeshView(bus) as view:
-        await view.synchronise()
-        instances = view.instances(target)
+    async with MeshObserver(bus) as observer:
+        await observer.synchronise()
+        instances = observer.instances(selector)
         if not instances:
-            raise view.missing(target)
-        if target.instance and len(instances) > 1:
-            raise Missing(f"{target} is the beginning of {len(instances)} ids: {', '.join(i.id for i in instances)}")
-        if not target.instance and not yes:
+            raise observer.missing(selector)
+        if selector.instance and len(instances) > 1:
+            raise Missing(f"{selector} is the beginning of {len(instances)} ids: {', '.join(i.id for i in instances)}")
+        if not selector.instance and not yes:
             all_of_them = counted(len(instances), "instance")
             if sys.stdin is None or not sys.stdin.isatty():
                 raise click.UsageError(
-                    f"this drains {all_of_them} of {target.service} and cannot ask first: give --yes"
+                    f"this drains {all_of_them} of {selector.service} and cannot ask first: give --yes"
                 )
-            if not await confirmed(f"Drain {all_of_them} of {target.service}?"):
+            if not await confirmed(f"Drain {all_of_them} of {selector.service}?"):
                 click.echo("nothing was drained", err=True)
                 return 1
-            instances = view.instances(target)  # some may have come or gone meanwhile
+            instances = observer.instances(selector)  # some may have come or gone meanwhile
         leaving = {i.id for i in instances}
-        waiting = Departure(target.service, leaving)
-        view.watcher.on_change(waiting.changed)
-        subject = bus.subjects.control("drain", target.service, instances[0].id if target.instance else "")
+        waiting = DrainProgress(selector.service, leaving)
+        observer.watcher.on_change(waiting.changed)
+        subject = bus.subjects.control("drain", selector.service, instances[0].id if selector.instance else "")
         bus.publish(bus.address(subject), b"")
         await bus.flush()
         if not no_wait:
@@ -88,12 +89,12 @@ async def _drain(bus: Bus, target: Target, no_wait: bool, yes: bool, timeout: fl
         return 0
     if leaving:
         names = ", ".join(sorted(leaving))
-        click.echo(f"error: {target.service} still has {names} after {timeout:g} s", err=True)
+        click.echo(f"error: {selector.service} still has {names} after {timeout:g} s", err=True)
     return 1 if leaving or waiting.lost else 0
 
 
 async def confirmed(question: str) -> bool:
-    """The answer of the person at the terminal; the connection stays alive and Ctrl-C works while they think."""
+    """True if the person at the terminal says yes. The connection stays alive meanwhile, and Ctrl-C works."""
     click.echo(f"{question} [y/N]: ", nl=False, err=True)
     loop, typed = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), typed.set)
@@ -104,8 +105,11 @@ async def confirmed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-class Departure:
-    """Follows instances on their way out; ``remaining`` shrinks as they leave."""
+class DrainProgress:
+    """Follows instances until they have left, and prints how far they are.
+
+    remaining: their ids; it shrinks as they leave
+    """
 
     def __init__(self, service: str, remaining: set[str]) -> None:
         self.remaining = remaining

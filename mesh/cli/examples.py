@@ -1,4 +1,4 @@
-"""The example services of `mesh up` that need more than Python: started where their toolchain has made them."""
+"""The example services of `mesh up` that need more than Python: started if they have been built."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mesh.embedded import free_port
 
 
 class Example(NamedTuple):
-    """One more service: how it is started, or why it is not."""
+    """One more service: how it is started, or what is missing for that."""
 
     name: str
     what: str
@@ -21,7 +21,7 @@ class Example(NamedTuple):
 
 
 def examples(root: Path) -> list[Example]:
-    """Those below ``root``, the folder that holds ``services``."""
+    """The examples below ``root``, the folder that contains ``services``."""
     mesh = (sys.executable, "-m", "mesh")
     javascript, facts = root / "services" / "javascript", root / "build" / "facts"
     node = shutil.which("node")

@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
+from mesh.cli.exit import fail
 from mesh.cli.load_settings import load
-from mesh.cli.main import fail
 from mesh.settings import DEFAULT_FILE, BusSettings, GatewaySettings, ServiceSettings, find_file, load_all
 
 
@@ -86,9 +86,9 @@ def _option(name: str) -> str:
 async def _serve(
     bus: BusSettings, settings: GatewaySettings, text: bool, descriptors: Sequence[int], succeeds: bool
 ) -> bool:
-    """A worker: serve the parent's sockets until SIGTERM, or until SIGUSR1 says that another worker does.
+    """A worker: serve the parent's sockets until SIGTERM, or until SIGUSR1 says that another worker serves them.
 
-    False where it stopped because it could not go on.
+    Returns False if it stopped because it could not go on.
     """
     from gateway.listening_sockets import inherited
     from gateway.server import Gateway
@@ -115,7 +115,7 @@ async def _serve(
     loop.add_signal_handler(REPLACED, another_serves)
     await gateway.start()
     try:
-        if succeeds:  # who already serves knows who is there: not a moment earlier
+        if succeeds:  # the worker before knows all instances: this one accepts when it does too
             await _either(gateway.watcher.synchronised, gateway.stop_requested)
         if not gateway.stop_requested.is_set():
             settle()

@@ -1,8 +1,8 @@
-"""HTTP load that tells the truth about waiting: what `mesh bench` sends, and what it measures.
+"""The HTTP load of `mesh bench`, and what it measures. Times include the time that requests had to wait.
 
-With a rate it is an open loop: requests are due at their time, whether or not those before have been answered, and a
-request's time begins when it was due. A generator that waits for answers leaves out the very requests that would have
-had to wait ("coordinated omission"). Without a rate each connection sends as soon as it has its answer.
+With a rate it is an open loop: requests are due at their time even if earlier ones have no response yet, and the time
+of a request begins when it was due. A generator that waits for responses leaves out the requests that would have had
+to wait ("coordinated omission"). Without a rate, each connection sends as soon as it has its response.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httptools
 
-TICK_S = 0.001
-"""Requests of an open loop are due in steps of this, so that none is counted as late for the event loop's grain."""
-STEP = math.log(1.01)
-"""Times are kept to one percent."""
-LATE_S = 0.02
-"""Lateness of the generator itself beyond which its figures are not to be trusted."""
+TICK_S: Final = 0.001
+"""Seconds of the steps in which requests of an open loop are due: no timer of the event loop is more exact."""
+STEP: Final = math.log(1.01)
+"""The width of a bucket of the histogram: times are exact to one percent."""
+LATE_S: Final = 0.02
+"""Seconds that the generator itself may be late; beyond it, its figures are not reliable."""
 
 
 class Histogram:
-    """Times in seconds, to one percent: as small after an hour as after a second."""
+    """Times in seconds, exact to one percent. Its size does not grow with the number of times."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -43,7 +43,7 @@ class Histogram:
         self._buckets[math.floor(math.log(max(seconds, 1e-6)) / STEP)] += 1
 
     def percentile(self, share: float) -> float:
-        """Seconds within which that share (0 to 1) of them lie; 0.0 without any."""
+        """The seconds that so large a share (0 to 1) of the times does not exceed; 0.0 without any times."""
         left = share * self.count
         for bucket in sorted(self._buckets):
             left -= self._buckets[bucket]
@@ -53,8 +53,8 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Target:
-    """What is asked: ``raw`` is the request as bytes, sent again and again."""
+class BenchTarget:
+    """The server, and ``raw``: the bytes of the request that is sent each time."""
 
     host: str
     port: int
@@ -62,8 +62,10 @@ class Target:
     raw: bytes
 
     @classmethod
-    def of(cls, url: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes = b"") -> Target:
-        """Raises ValueError with a sentence where the URL is none."""
+    def of(
+        cls, url: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> BenchTarget:
+        """The target for a request. Raises ValueError with a sentence if it cannot be sent."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not a URL like http://127.0.0.1:8080/jokes")
@@ -82,8 +84,8 @@ class Target:
 
 
 @dataclass
-class Seen:
-    """What came of it. ``late_s`` is the longest that the generator itself was behind."""
+class LoadResult:
+    """What was measured. ``late_s`` is how late the generator itself was at most."""
 
     histogram: Histogram = field(default_factory=Histogram)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -95,12 +97,12 @@ class Seen:
 
     @property
     def failed(self) -> int:
-        """Requests without an answer, or with one that is an error."""
+        """The number of requests without a response, or with an error response."""
         wrong = sum(count for status, count in self.statuses.items() if status >= 400)
         return sum(self.errors.values()) + wrong + self.unsent
 
     def figures(self) -> dict[str, Any]:
-        """All of it, JSON-ready; times in milliseconds."""
+        """All figures, JSON-ready; times in milliseconds."""
         histogram = self.histogram
         shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
         return {
@@ -118,14 +120,16 @@ class Seen:
         }
 
 
-class Load:
-    """Asks ``target`` on ``connections`` connections: ``rate`` times a second, or as often as it answers where 0.
+class LoadGenerator:
+    """Sends requests to ``target``.
 
-    A request that has no answer after ``timeout_s`` is an error, and its connection is made anew.
+    connections: connections that are kept open
+    rate: requests per second; 0 sends the next one on each connection as soon as it has its response
+    timeout_s: seconds after which a request without a response is an error, and its connection is replaced
     """
 
-    def __init__(self, target: Target, *, connections: int, rate: float = 0.0, timeout_s: float = 10.0) -> None:
-        self.seen = Seen()
+    def __init__(self, target: BenchTarget, *, connections: int, rate: float = 0.0, timeout_s: float = 10.0) -> None:
+        self.result = LoadResult()
         self.stopping = False
         self._target = target
         self._rate = rate
@@ -138,8 +142,8 @@ class Load:
         self._began = self._released = 0.0
         self._issued = 0
 
-    async def run(self, seconds: float) -> Seen:
-        """Load for that long, then wait for what is under way. Raises OSError where nobody listens at the start."""
+    async def run(self, seconds: float) -> LoadResult:
+        """Send requests for that long, then wait for those in flight. Raises OSError if nothing listens."""
         loop = asyncio.get_running_loop()
         await asyncio.gather(*(self._open() for _ in range(self._number)))
         self._began = perf_counter()
@@ -155,12 +159,12 @@ class Load:
                 self._check(now)
                 await asyncio.sleep(TICK_S if self._rate else 0.05)
             self.stopping = True
-            self.seen.seconds = perf_counter() - self._began
+            self.result.seconds = perf_counter() - self._began
             until = loop.time() + self._timeout_s
             while any(connection.since for connection in self._all) and loop.time() < until:
                 self._check(perf_counter())
                 await asyncio.sleep(0.01)
-            self.seen.unsent += len(self._due)
+            self.result.unsent += len(self._due)
         finally:
             self.stopping = True
             opening = list(self._opening)
@@ -171,7 +175,7 @@ class Load:
                 connection.abort()
             while self._all:  # noqa: ASYNC110 - the event loop tells each of them in its next turn
                 await asyncio.sleep(0)
-        return self.seen
+        return self.result
 
     def next(self, connection: _Connection) -> None:
         """A connection is free."""
@@ -185,22 +189,22 @@ class Load:
             self._idle.append(connection)
 
     def lost(self, connection: _Connection, why: str) -> None:
-        """A connection ended; ``why`` is empty where no request was under way."""
+        """A connection ended. ``why`` is empty if no request was in flight."""
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         if why:
-            self.seen.errors[why] += 1
+            self.result.errors[why] += 1
         if not self.stopping:
             task = asyncio.ensure_future(self._again())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
     def _release(self, now: float) -> None:
-        """Let out what is due: in steps of a tick, so that all of a step were due at its beginning."""
+        """Send the requests that are due, in steps of a tick: those of one step were all due at its beginning."""
         step = math.floor((now - self._began) / TICK_S) * TICK_S
         moment = self._began + step
-        self.seen.late_s = max(self.seen.late_s, now - self._released - 2 * TICK_S)
+        self.result.late_s = max(self.result.late_s, now - self._released - 2 * TICK_S)
         self._released = now
         while self._issued / self._rate <= step:
             due = min(moment, self._began + math.ceil(self._issued / self._rate / TICK_S) * TICK_S)
@@ -227,7 +231,7 @@ class Load:
             try:
                 await self._open()
             except OSError:
-                self.seen.errors["connect"] += 1
+                self.result.errors["connect"] += 1
                 await asyncio.sleep(0.1)
             else:
                 if self._idle:
@@ -238,7 +242,7 @@ class Load:
 class _Connection(asyncio.Protocol):
     """One keep-alive connection. ``since`` is when its request was due, 0.0 while it has none."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: LoadGenerator) -> None:
         self.since = self.sent = 0.0
         self._load = load
         self._parser = httptools.HttpResponseParser(self)
@@ -253,7 +257,7 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def fail(self, why: str) -> None:
-        """Give the request up."""
+        """Give up the request."""
         self._why = why
         self._transport.abort()
 
@@ -261,7 +265,7 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._load.seen.bytes_in += len(data)
+        self._load.result.bytes_in += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -271,9 +275,9 @@ class _Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200 or not self.since:
             return
-        seen = self._load.seen
-        seen.histogram.record(perf_counter() - self.since)
-        seen.statuses[status] += 1
+        result = self._load.result
+        result.histogram.record(perf_counter() - self.since)
+        result.statuses[status] += 1
         self.since = 0.0
         if self._parser.should_keep_alive():
             self._load.next(self)

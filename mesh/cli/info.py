@@ -6,22 +6,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli.bus_command import HELP, execute
 from mesh.cli.completion_names import services
-from mesh.cli.foreign_services import taken
-from mesh.cli.mesh_view import HELP, Target, age, execute, plain, span, state_of, target_of
-from mesh.cli.terminal import Fit
+from mesh.cli.foreign_services import announced_by
+from mesh.cli.formatting import age, builtins, span, state_of
+from mesh.cli.mesh_observer import InstanceSelector, parse_selector
+from mesh.cli.terminal import ColumnFit
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
     from mesh.cli.terminal import Terminal
-    from mesh.foreign.survey import Micro
+    from mesh.foreign.survey import MicroInstance
     from mesh.registry import Instance
+
+# What gives way on a narrow terminal, in this order.
+ENDPOINT_FIT = (
+    ColumnFit("METADATA", 16),
+    ColumnFit("QUEUE"),
+    ColumnFit("METADATA"),
+    ColumnFit("SUBJECT", 24),
+    ColumnFit("  ENDPOINT", 16),
+)
+ROUTE_FIT = (ColumnFit("SUMMARY", 16), ColumnFit("ENDPOINT", 12), ColumnFit("SUMMARY"), ColumnFit("PATH", 24))
 
 
 @click.command("info", context_settings=HELP)
-@click.argument("target", metavar="SERVICE[.INSTANCE]", shell_complete=services)
+@click.argument("selector", metavar="SERVICE[.INSTANCE]", shell_complete=services)
 @click.option("--json", "as_json", is_flag=True, help="One JSON array, an object for each instance.")
-def command(target: str, as_json: bool) -> None:
+def command(selector: str, as_json: bool) -> None:
     """Show what the instances of a service announce: description, metadata, endpoints and routes.
 
     Works for foreign NATS micro services too. INSTANCE may be shortened.
@@ -34,25 +46,25 @@ def command(target: str, as_json: bool) -> None:
 
     Exit codes: 0, 1 when the name is unknown, 2 for wrong usage, 75 without NATS.
     """
-    wanted = target_of(target)
+    wanted = parse_selector(selector)
     execute(lambda bus: _info(bus, wanted, as_json))
 
 
-async def _info(bus: Bus, target: Target, as_json: bool) -> int:
+async def _info(bus: Bus, selector: InstanceSelector, as_json: bool) -> int:
     import asyncio
 
-    from mesh.cli.mesh_view import MeshView
+    from mesh.cli.mesh_observer import MeshObserver
     from mesh.cli.terminal import Terminal
     from mesh.foreign.survey import survey
 
-    async with MeshView(bus) as view:
-        _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
-        documents = [_announced(i) for i in view.instances(target)]
-        foreign = view.foreign(micros)
-        wanted = [m for m in foreign if m.name == target.service and m.id.startswith(target.instance)]
+    async with MeshObserver(bus) as observer:
+        _, micros = await asyncio.gather(observer.synchronise(), survey(bus, "INFO"))
+        documents = [_announced(i) for i in observer.instances(selector)]
+        foreign = observer.foreign(micros)
+        wanted = [m for m in foreign if selector.selects(m.name, m.id)]
         documents += [_micro(m, bus.subjects.prefix) for m in wanted]
         if not documents:
-            raise view.missing(target, (m.name for m in foreign))
+            raise observer.missing(selector, (m.name for m in foreign))
     terminal = Terminal()
     if as_json:
         terminal.json(documents)
@@ -76,12 +88,12 @@ def _announced(instance: Instance) -> dict[str, Any]:
         "started": instance.started,
         "heartbeat_ms": instance.heartbeat_ms,
         "revision": instance.revision,
-        "endpoints": plain(instance.content.endpoints),
-        "routes": plain(instance.routes),
+        "endpoints": builtins(instance.content.endpoints),
+        "routes": builtins(instance.routes),
     }
 
 
-def _micro(micro: Micro, prefix: str) -> dict[str, Any]:
+def _micro(micro: MicroInstance, prefix: str) -> dict[str, Any]:
     return {
         "service": micro.name,
         "instance": micro.id,
@@ -98,13 +110,13 @@ def _micro(micro: Micro, prefix: str) -> dict[str, Any]:
     }
 
 
-def _routes(micro: Micro, prefix: str) -> list[dict[str, Any]]:
-    """The routes that a gateway takes from it, under the names of their endpoints; none of another mesh's service."""
-    announced = taken(micro, prefix)
+def _routes(micro: MicroInstance, prefix: str) -> list[dict[str, Any]]:
+    """The routes that a gateway serves of it, with the names of their endpoints; none of a service of another mesh."""
+    announced = announced_by(micro, prefix)
     if announced is None:
         return []
     names = {e.subject: e.name for e in announced.endpoints}
-    return [{**plain(route), "endpoint": names.get(route.endpoint, route.endpoint)} for route in announced.routes]
+    return [{**builtins(route), "endpoint": names.get(route.endpoint, route.endpoint)} for route in announced.routes]
 
 
 def _print(terminal: Terminal, document: dict[str, Any]) -> None:
@@ -128,13 +140,19 @@ def _print(terminal: Terminal, document: dict[str, Any]) -> None:
                 (f"  {e['name']}", e["subject"], e["queue_group"] or "-", _pairs(e.get("metadata")))
                 for e in document["endpoints"]
             ],
-            (Fit("METADATA", 16), Fit("QUEUE"), Fit("METADATA"), Fit("SUBJECT", 24), Fit("  ENDPOINT", 16)),
+            (
+                ColumnFit("METADATA", 16),
+                ColumnFit("QUEUE"),
+                ColumnFit("METADATA"),
+                ColumnFit("SUBJECT", 24),
+                ColumnFit("  ENDPOINT", 16),
+            ),
         )
     if document["routes"]:
         terminal.table(
             ("  METHOD", "PATH", "ENDPOINT", "SUMMARY"),
             [(f"  {r['method']}", r["path"], r["endpoint"], r.get("summary", "")) for r in document["routes"]],
-            (Fit("SUMMARY", 16), Fit("ENDPOINT", 12), Fit("SUMMARY"), Fit("PATH", 24)),
+            ROUTE_FIT,
         )
 
 

@@ -16,7 +16,7 @@ from mesh.settings import find_file, load_all
 
 
 def load(*classes: type[Any], flags: Mapping[str, Any] | None = None) -> tuple[Any, ...]:
-    """One instance of each settings class; prints every mistake and exits with 2 otherwise."""
+    """An instance of each settings class. If there are mistakes, they are printed, and the process exits with 2."""
     read: Any = load_all
     try:
         with _warnings():
@@ -30,7 +30,7 @@ def load(*classes: type[Any], flags: Mapping[str, Any] | None = None) -> tuple[A
 
 @contextmanager
 def _warnings() -> Iterator[None]:
-    """What is only warned of goes to standard error in a command's own form: logging is not set up yet."""
+    """Print warnings to standard error in the form of the commands, because logging is not configured yet."""
     logger, handler = logging.getLogger("mesh.settings"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger.addHandler(handler)

@@ -1,4 +1,4 @@
-"""`mesh ls`: who is there."""
+"""`mesh ls`: the live instances, and how they are."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mesh.cli.bus_command import HELP, execute
 from mesh.cli.completion_names import services
-from mesh.cli.foreign_services import taken
-from mesh.cli.mesh_view import HELP, age, execute, number, span, state_of, target_of
-from mesh.cli.terminal import STATES, Fit
+from mesh.cli.foreign_services import announced_by
+from mesh.cli.formatting import age, number, span, state_of
+from mesh.cli.mesh_observer import parse_selector
+from mesh.cli.terminal import STATES, ColumnFit
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
-    from mesh.cli.mesh_view import MeshView, Target
-    from mesh.foreign.survey import Micro
+    from mesh.cli.mesh_observer import InstanceSelector, MeshObserver
+    from mesh.cli.terminal import Terminal
+    from mesh.foreign.survey import MicroInstance
     from mesh.registry import Instance
 
 # What gives way on a narrow terminal, in this order.
 FIT = (
-    Fit("INSTANCE", 8, mark=""),
-    Fit("REVISION"),
-    Fit("HEARD"),
-    Fit("SERVICE", 16),
-    Fit("STATE", 10),
-    Fit("VERSION", 8),
-    Fit("AGE"),
-    Fit("LAG"),
+    ColumnFit("INSTANCE", 8, mark=""),
+    ColumnFit("REVISION"),
+    ColumnFit("HEARD"),
+    ColumnFit("SERVICE", 16),
+    ColumnFit("STATE", 10),
+    ColumnFit("VERSION", 8),
+    ColumnFit("AGE"),
+    ColumnFit("LAG"),
 )
 HEAD = ("SERVICE", "INSTANCE", "VERSION", "STATE", "AGE", "HEARD", "LOAD", "LAG", "REVISION", "ROUTES")
 
@@ -49,47 +52,53 @@ def command(service: str | None, as_json: bool, quick: bool) -> None:
 
     Exit codes: 0, 1 when SERVICE is unknown, 2 for wrong usage, 75 without NATS.
     """
-    target = target_of(service) if service else None
-    execute(lambda bus: _ls(bus, target, as_json, quick))
+    selector = parse_selector(service) if service else None
+    execute(lambda bus: _ls(bus, selector, as_json, quick))
 
 
-async def _ls(bus: Bus, target: Target | None, as_json: bool, quick: bool) -> int:
+async def _ls(bus: Bus, selector: InstanceSelector | None, as_json: bool, quick: bool) -> int:
+    from mesh.cli.mesh_observer import MeshObserver
+    from mesh.cli.terminal import Terminal
+
+    async with MeshObserver(bus) as observer:
+        rows = await _rows(observer, selector, quick)
+        if not rows:
+            observer.say_nothing()
+    _print(Terminal(), rows, as_json)
+    return 0
+
+
+async def _rows(observer: MeshObserver, selector: InstanceSelector | None, quick: bool) -> list[dict[str, Any]]:
+    """A row per instance. Raises `Missing` for a name that does not exist."""
     import asyncio
 
-    from mesh.cli.mesh_view import MeshView
-    from mesh.cli.terminal import Terminal
     from mesh.foreign.survey import survey
 
-    async with MeshView(bus) as view:
-        _, micros = await asyncio.gather(view.synchronise(), survey(bus, "INFO"))
-        foreign = view.foreign(micros)
-        instances = view.instances(target)
-        shown = [
-            m for m in foreign if target is None or (m.name == target.service and m.id.startswith(target.instance))
-        ]
-        if target and not instances and not shown:
-            raise view.missing(target, (m.name for m in foreign))
-        if instances and not quick:
-            await view.beats(service=target.service if target else "")
-        instances = view.instances(target)
-        rows = [_row(view, i) for i in instances]
-        rows += [_foreign(m, bus.subjects.prefix) for m in shown]
-        if not rows:
-            view.say_nothing()
-    terminal = Terminal()
+    _, micros = await asyncio.gather(observer.synchronise(), survey(observer.bus, "INFO"))
+    foreign = observer.foreign(micros)
+    shown = [m for m in foreign if selector is None or selector.selects(m.name, m.id)]
+    instances = observer.instances(selector)
+    if selector and not instances and not shown:
+        raise observer.missing(selector, (m.name for m in foreign))
+    if instances and not quick:
+        await observer.wait_heartbeats(service=selector.service if selector else "")
+    rows = [_row(observer, i) for i in observer.instances(selector)]
+    return rows + [_foreign(m, observer.bus.subjects.prefix) for m in shown]
+
+
+def _print(terminal: Terminal, rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         terminal.json(rows)
     elif rows:
         terminal.table(HEAD, [_cells(row) for row in rows], FIT, _colour)
-    return 0
 
 
 def _colour(column: str, cell: str) -> str:
     return STATES.get(cell, "") if column == "STATE" else ""
 
 
-def _row(view: MeshView, instance: Instance) -> dict[str, Any]:
-    beaten = view.has_beaten(instance)
+def _row(observer: MeshObserver, instance: Instance) -> dict[str, Any]:
+    has_load = observer.has_load(instance)
     return {
         "service": instance.service,
         "instance": instance.id,
@@ -98,16 +107,16 @@ def _row(view: MeshView, instance: Instance) -> dict[str, Any]:
         "state": state_of(instance),
         "started": instance.started,
         "age_s": age(instance.started),
-        "heard_s": round(max(0.0, view.watcher.now - instance.seen), 3),
-        "inflight": instance.inflight if beaten else None,
-        "capacity": instance.capacity if beaten else None,
-        "lag_ms": instance.lag_ms if beaten else None,
+        "heard_s": round(max(0.0, observer.watcher.now - instance.seen), 3),
+        "inflight": instance.inflight if has_load else None,
+        "capacity": instance.capacity if has_load else None,
+        "lag_ms": instance.lag_ms if has_load else None,
         "revision": instance.revision,
         "routes": len(instance.routes),
     }
 
 
-def _foreign(micro: Micro, prefix: str) -> dict[str, Any]:
+def _foreign(micro: MicroInstance, prefix: str) -> dict[str, Any]:
     return {
         "service": micro.name,
         "instance": micro.id,
@@ -116,7 +125,7 @@ def _foreign(micro: Micro, prefix: str) -> dict[str, Any]:
         "state": micro.kind(prefix),
         "metadata": micro.metadata,
         # None for one of another mesh: no gateway of this one asks it.
-        "routes": None if (announced := taken(micro, prefix)) is None else len(announced.routes),
+        "routes": None if (announced := announced_by(micro, prefix)) is None else len(announced.routes),
     }
 
 

@@ -31,9 +31,6 @@ COMMANDS = {
     "completion": ("mesh.cli.completion", "Print the completion script of a shell."),
 }
 
-NO_NATS = 75
-"""Exit code without a connection to NATS (EX_TEMPFAIL of sysexits.h)."""
-
 
 class LazyGroup(click.Group):
     """Knows its commands' names and summaries without importing them."""
@@ -110,9 +107,3 @@ def _shown(options: list[str], context: click.Context | None) -> list[str]:
     parameters = context.command.params if context is not None else []
     hidden = {name for p in parameters if isinstance(p, click.Option) and p.hidden for name in p.opts}
     return [name for name in options if name not in hidden]
-
-
-def fail(text: str, code: int) -> NoReturn:
-    """Say on standard error what went wrong and exit."""
-    click.echo(f"error: {text}", err=True)
-    sys.exit(code)

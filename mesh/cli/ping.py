@@ -6,25 +6,28 @@ import asyncio
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from mesh.cli.bus_command import HELP, execute
 from mesh.cli.completion_names import services
-from mesh.cli.mesh_view import HELP, Target, execute, number, target_of
+from mesh.cli.formatting import number
+from mesh.cli.mesh_observer import InstanceSelector, parse_selector
 from mesh.cli.terminal import clean
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
 
 GATEWAY = "gateway"
-PAUSE_S = 0.2
-"""Between two rounds; an instance answers a discover message at most ten times a second."""
-QUIET_S = 0.1
+PAUSE_S: Final = 0.2
+"""Seconds between two rounds: an instance answers a discover message at most ten times a second."""
+QUIET_S: Final = 0.1
+"""Seconds without another answer after which a round is over."""
 
 
 @dataclass(slots=True)
-class Pinged:
+class PingResult:
     """One instance and the times of its answers in milliseconds."""
 
     service: str
@@ -49,11 +52,11 @@ def figures(times: list[float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in known.items()}
 
 
-Found = dict[tuple[str, str], Pinged]
+Found = dict[tuple[str, str], PingResult]
 
 
 @click.command("ping", context_settings=HELP)
-@click.argument("target", required=False, metavar="[SERVICE[.INSTANCE]]", shell_complete=services)
+@click.argument("selector", required=False, metavar="[SERVICE[.INSTANCE]]", shell_complete=services)
 @click.option("-c", "--count", type=click.IntRange(1, 10_000), default=1, help="How often to ask.")
 @click.option(
     "--timeout",
@@ -65,7 +68,7 @@ Found = dict[tuple[str, str], Pinged]
 )
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing; the exit code says it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def command(target: str | None, count: int, timeout: float, quiet: bool, as_json: bool) -> None:
+def command(selector: str | None, count: int, timeout: float, quiet: bool, as_json: bool) -> None:
     """Ask instances to answer: NATS and every service, or the one that is named.
 
     Over NATS, so it needs no port; `mesh ping gateway` asks the gateways.
@@ -79,7 +82,7 @@ def command(target: str | None, count: int, timeout: float, quiet: bool, as_json
     Exit codes: 0, 1 when one that was named or has announced itself does not answer, 2 for wrong usage,
     75 without NATS.
     """
-    wanted = target_of(target) if target else None
+    wanted = parse_selector(selector) if selector else None
 
     def make(settings: Any, **options: Any) -> Bus:
         from dataclasses import replace
@@ -91,13 +94,15 @@ def command(target: str | None, count: int, timeout: float, quiet: bool, as_json
     execute(lambda bus: _ping(bus, wanted, count, timeout, quiet, as_json), make)
 
 
-async def _ping(bus: Bus, target: Target | None, count: int, timeout: float, quiet: bool, as_json: bool) -> int:
+async def _ping(
+    bus: Bus, selector: InstanceSelector | None, count: int, timeout: float, quiet: bool, as_json: bool
+) -> int:
     found: Found = {}
-    if target is not None:
-        await _rounds(bus, target, count, timeout, found)
+    if selector is not None:
+        await _rounds(bus, selector, count, timeout, found)
         code = 0 if any(p.times for p in found.values()) else 1
         if code:
-            click.echo(f"error: {clean(await _silence(bus, target))}", err=True)
+            click.echo(f"error: {clean(await _silence(bus, selector))}", err=True)
         nats: list[float] = []
     else:
         nats, code = await _everything(bus, count, timeout, found)
@@ -106,21 +111,22 @@ async def _ping(bus: Bus, target: Target | None, count: int, timeout: float, qui
 
 
 async def _everything(bus: Bus, count: int, timeout: float, found: Found) -> tuple[list[float], int]:
-    """The times of NATS itself, and the exit code: whoever announces himself must answer."""
-    from mesh.cli.mesh_view import MeshView
+    """The times of NATS itself, and the exit code: 1 if an instance that announces itself does not answer."""
+    from mesh.cli.mesh_observer import MeshObserver
 
     nats = []
     for _ in range(count):
         began = time.perf_counter()
         await bus.flush(timeout)
         nats.append((time.perf_counter() - began) * 1000)
-    async with MeshView(bus) as view:
-        await view.synchronise()
-        announced = {(i.service, i.id): i.version for i in view.instances()}
+    async with MeshObserver(bus) as observer:
+        await observer.synchronise()
+        announced = {(i.service, i.id): i.version for i in observer.instances()}
     for (service, id), version in announced.items():
-        found[service, id] = Pinged(service, id, version)
+        found[service, id] = PingResult(service, id, version)
     await asyncio.gather(
-        _rounds(bus, Target(""), count, timeout, found), _rounds(bus, Target(GATEWAY), count, timeout, found)
+        _rounds(bus, InstanceSelector(""), count, timeout, found),
+        _rounds(bus, InstanceSelector(GATEWAY), count, timeout, found),
     )
     silent = [f"{p.service}.{p.instance}" for p in found.values() if not p.times]
     for name in silent:
@@ -128,34 +134,34 @@ async def _everything(bus: Bus, count: int, timeout: float, found: Found) -> tup
     return nats, 1 if silent else 0
 
 
-async def _rounds(bus: Bus, target: Target, count: int, timeout: float, found: Found) -> None:
-    ask = _ask_gateways if target.service == GATEWAY else _ask_services
+async def _rounds(bus: Bus, selector: InstanceSelector, count: int, timeout: float, found: Found) -> None:
+    ask = _ask_gateways if selector.service == GATEWAY else _ask_services
     for turn in range(count):
         if turn:
             await asyncio.sleep(PAUSE_S)
-        await ask(bus, target, timeout, found)
-        if target.service and not found:
+        await ask(bus, selector, timeout, found)
+        if selector.service and not found:
             return
 
 
-async def _ask_services(bus: Bus, target: Target, timeout: float, found: Found) -> None:
-    from mesh.foreign.survey import Micro, survey
+async def _ask_services(bus: Bus, selector: InstanceSelector, timeout: float, found: Found) -> None:
+    from mesh.foreign.survey import MicroInstance, survey
 
     known = {key for key in found if key[0] != GATEWAY}
 
-    def complete(answers: list[Micro]) -> bool:
+    def complete(answers: list[MicroInstance]) -> bool:
         ids = {(m.name, m.id) for m in answers}
-        if target.instance and (target.service, target.instance) in ids:
+        if selector.instance and (selector.service, selector.instance) in ids:
             return True
-        # Asked for everybody, those that nobody knows of must have their time to answer too.
-        return bool(target.service) and bool(known) and known <= ids
+        # Without a name, instances that have not announced themselves must have the time to answer too.
+        return bool(selector.service) and bool(known) and known <= ids
 
-    for micro in await survey(bus, "PING", target.service, first=timeout, quiet=QUIET_S, complete=complete):
-        if target.service or not micro.kind(bus.subjects.prefix) or micro.foreign:
-            _note(found, micro.name, micro.id, micro.version, micro.elapsed_ms, target)
+    for micro in await survey(bus, "PING", selector.service, first=timeout, quiet=QUIET_S, complete=complete):
+        if selector.service or not micro.kind(bus.subjects.prefix) or micro.foreign:
+            _note(found, micro.name, micro.id, micro.version, micro.elapsed_ms, selector)
 
 
-async def _ask_gateways(bus: Bus, target: Target, timeout: float, found: Found) -> None:
+async def _ask_gateways(bus: Bus, selector: InstanceSelector, timeout: float, found: Found) -> None:
     """Gateways do not answer ``$SRV``: asked to announce themselves, they do so at once."""
     from mesh import messages
     from mesh.foreign.survey import LONGEST_S
@@ -181,8 +187,8 @@ async def _ask_gateways(bus: Bus, target: Target, timeout: float, found: Found) 
     seen: set[str] = set()
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout
-    latest = until + LONGEST_S  # whoever goes on announcing
-    while not (known and known <= seen) and not (target.instance and target.instance in seen):
+    latest = until + LONGEST_S  # even if announcements still come
+    while not (known and known <= seen) and not (selector.instance and selector.instance in seen):
         try:
             async with asyncio.timeout_at(until):
                 id, version = await arrived.get()
@@ -190,31 +196,31 @@ async def _ask_gateways(bus: Bus, target: Target, timeout: float, found: Found) 
             break
         if id not in seen:
             seen.add(id)
-            _note(found, GATEWAY, id, version, (time.perf_counter() - began) * 1000, target)
+            _note(found, GATEWAY, id, version, (time.perf_counter() - began) * 1000, selector)
         until = min(latest, loop.time() + QUIET_S)
     await bus.unsubscribe(subscription)
 
 
-def _note(found: Found, service: str, id: str, version: str, elapsed: float, target: Target) -> None:
-    if id.startswith(target.instance):
-        found.setdefault((service, id), Pinged(service, id, version)).times.append(elapsed)
+def _note(found: Found, service: str, id: str, version: str, elapsed: float, selector: InstanceSelector) -> None:
+    if id.startswith(selector.instance):
+        found.setdefault((service, id), PingResult(service, id, version)).times.append(elapsed)
 
 
-async def _silence(bus: Bus, target: Target) -> str:
-    """What to say of a target that did not answer."""
-    from mesh.cli.mesh_view import MeshView
+async def _silence(bus: Bus, selector: InstanceSelector) -> str:
+    """Why a service or an instance did not answer, as a sentence."""
+    from mesh.cli.mesh_observer import MeshObserver
     from mesh.foreign.survey import survey
 
-    async with MeshView(bus) as view:
-        _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))
-        if view.instances(target):
-            return f"{target} has announced itself and does not answer"
+    async with MeshObserver(bus) as observer:
+        _, micros = await asyncio.gather(observer.synchronise(), survey(bus, "PING"))
+        if observer.instances(selector):
+            return f"{selector} has announced itself and does not answer"
         names = [f"{m.name}" for m in micros if m.foreign]
-        return str(view.missing(target, names))
+        return str(observer.missing(selector, names))
 
 
 def _print(nats: list[float], rows: list[dict[str, Any]], quiet: bool, as_json: bool) -> None:
-    from mesh.cli.terminal import Fit, Terminal
+    from mesh.cli.terminal import ColumnFit, Terminal
 
     if quiet:
         return
@@ -234,5 +240,11 @@ def _print(nats: list[float], rows: list[dict[str, Any]], quiet: bool, as_json: 
         told = [number(value, "ms") for value in figures(nats).values()]
         cells.insert(0, ["(NATS)", "-", "-", f"{len(nats)}/{len(nats)}", *told])
     if cells:
-        fit = (Fit("INSTANCE", 8, mark=""), Fit("SERVICE", 16), Fit("VERSION", 8), Fit("MIN"), Fit("MAX"))
+        fit = (
+            ColumnFit("INSTANCE", 8, mark=""),
+            ColumnFit("SERVICE", 16),
+            ColumnFit("VERSION", 8),
+            ColumnFit("MIN"),
+            ColumnFit("MAX"),
+        )
         terminal.table(("SERVICE", "INSTANCE", "VERSION", "ANSWERS", "MIN", "AVERAGE", "MAX"), cells, fit)

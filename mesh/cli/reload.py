@@ -1,7 +1,7 @@
-"""``--reload``: a saved file is live within a second, and requests in flight end where they began.
+"""``--reload``: a saved file is live within a second, and requests in flight end at the instance that has them.
 
-The new instance is started beside the old one. Only when it has announced itself ready is the old one drained; when
-it does not start, the old one goes on.
+The new instance starts while the old one runs. When the new one has announced that it is ready, the old one is drained.
+If the new one does not start, the old one goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -22,24 +23,26 @@ from mesh.settings import BusSettings
 from mesh.subjects import new_id
 from mesh.watcher import Watcher
 
-POLL_S = 0.15
-READY_S = 30.0
-"""Seconds that a new instance has to become ready before the old one is kept."""
-WATCHED = (".py", ".toml", ".env")
-IGNORED = frozenset({"node_modules", "__pycache__", "site-packages"})
-MOST_FILES = 20_000
+POLL_S: Final = 0.15
+"""Seconds between two looks at the files: a person does not notice it, and a large folder costs little."""
+READY_S: Final = 30.0
+"""Seconds that a new instance has to become ready; after that, the old one is kept."""
+WATCHED: Final = (".py", ".toml", ".env")
+IGNORED: Final = frozenset({"node_modules", "__pycache__", "site-packages"})
+MAX_FILES: Final = 20_000
+"""Files that are watched at most: a bound for the work of one look."""
 
 Snapshot = dict[str, tuple[int, int]]
 
 
 def snapshot(folder: Path) -> Snapshot:
-    """Time of change and size of every watched file below ``folder``, virtual environments and hidden ones left out."""
+    """Time of change and size of every watched file below ``folder``, without virtual environments and hidden files."""
     return dict(_files(str(folder)))
 
 
 def _files(folder: str) -> Iterator[tuple[str, tuple[int, int]]]:
     waiting, count = [folder], 0
-    while waiting and count < MOST_FILES:
+    while waiting and count < MAX_FILES:
         try:
             entries = list(os.scandir(waiting.pop()))
         except OSError:
@@ -74,7 +77,7 @@ class Reloader:
         self._old: set[asyncio.subprocess.Process] = set()
 
     async def run(self) -> None:
-        """Until SIGTERM or Ctrl-C; a second one hurries the instances too."""
+        """Run until SIGTERM or Ctrl-C. A second one ends the instances without waiting for their requests."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._signalled, stop)
@@ -131,7 +134,7 @@ class Reloader:
     async def _ready(
         self, watcher: Watcher, instance: str, child: asyncio.subprocess.Process, stop: asyncio.Event
     ) -> bool:
-        """Whether the instance announced itself ready, before it ended, time was up or a stop was asked for."""
+        """True if the instance announced that it is ready before it ended, before `READY_S`, and before a stop."""
         changed = asyncio.Event()
         end = watcher.on_change(lambda changes: changed.set())
         waits = [asyncio.ensure_future(child.wait()), asyncio.ensure_future(stop.wait())]

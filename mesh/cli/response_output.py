@@ -1,4 +1,4 @@
-"""How the answer to a call is shown: as it is, or, on a terminal, so that it is read and steers nothing."""
+"""Prints the response to a call: as it is, or on a terminal readable and without what could steer the terminal."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import click
 import msgspec
 
 from mesh import headers
-from mesh.cli.mesh_view import Missing
+from mesh.cli.bus_command import Missing
 from mesh.cli.terminal import Terminal, clean
+from mesh.codec import UNREADABLE
 
 if TYPE_CHECKING:
     from mesh.client import Answer
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def show(answer: Answer, *, head: bool, include: bool, as_json: bool) -> int:
-    """Print an answer, one that comes in pieces as they come; gives the exit code. Raises what broke the stream."""
+    """Print an answer, a stream piece by piece. Returns the exit code. Raises the error of a stream that breaks."""
     try:
         return await _show(answer, head=head, include=include, as_json=as_json)
     finally:
@@ -38,7 +39,7 @@ async def _show(answer: Answer, *, head: bool, include: bool, as_json: bool) -> 
         raise Missing(f"the reply has the status {headers.find(pairs, headers.STATUS)!r}")
     body = reply.payload
     if status >= 400 and not body and headers.find(pairs, headers.STATUS) is None:
-        # The error of a foreign service is two headers (ADR-32); it is shown as a gateway's clients get it.
+        # The error of a foreign service is two headers (NATS ADR-32); it is shown as clients of a gateway get it.
         from gateway.header_translation import response
 
         _, pairs, body = response(reply, "GET")
@@ -70,10 +71,10 @@ async def _pieces(stream: Stream) -> AsyncIterator[bytes]:
 
 
 def _decoded(body: bytes) -> Any:
-    """The body for a JSON document: its value, else its text, else base64."""
+    """The body as part of a JSON document: its value if it is JSON, else its text, else base64."""
     try:
         return msgspec.json.decode(body) if body else None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         pass
     try:
         return body.decode()
@@ -82,7 +83,7 @@ def _decoded(body: bytes) -> Any:
 
 
 def _write(body: bytes) -> None:
-    """The body as it is; on a terminal as text without anything that could steer it."""
+    """Print the body as it is; on a terminal as text without what could steer it."""
     if not sys.stdout.isatty():
         sys.stdout.buffer.write(body)
         sys.stdout.flush()
@@ -99,7 +100,7 @@ def _write(body: bytes) -> None:
 
 
 async def _write_pieces(stream: Stream) -> None:
-    """The same for a body of which each piece is shown when it is there."""
+    """The same for a stream: each piece is printed when it comes."""
     if not sys.stdout.isatty():
         async for piece in _pieces(stream):
             sys.stdout.buffer.write(piece)
@@ -116,7 +117,7 @@ async def _write_pieces(stream: Stream) -> None:
         decode(b"", True)
         note = ""
     except UnicodeDecodeError:
-        note = "what follows is not text; redirect the output to keep it"
+        note = "the rest is not text; redirect the output to keep it"
     if last != "\n":
         click.echo()
     if note:
@@ -124,14 +125,14 @@ async def _write_pieces(stream: Stream) -> None:
 
 
 def _tame(text: str) -> str:
-    """Without anything that could steer a terminal, but in its lines and columns."""
+    """The text without what could steer a terminal; line feeds and tabs stay."""
     return "\n".join("\t".join(clean(part) for part in line.split("\t")) for line in text.split("\n"))
 
 
 def is_json(body: bytes) -> bool:
-    """Whether that is one JSON document."""
+    """True if the body is one JSON document."""
     try:
         msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
     return True

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from mesh.cli.bus_command import HELP, execute
 from mesh.cli.completion_names import services
-from mesh.cli.mesh_view import HELP, MeshView, Target, as_list, execute, number, plain
-from mesh.cli.terminal import Fit
+from mesh.cli.formatting import as_list, builtins, number
+from mesh.cli.mesh_observer import InstanceSelector, MeshObserver
+from mesh.cli.terminal import ColumnFit
 from mesh.conflict_texts import sentence
 
 if TYPE_CHECKING:
@@ -20,19 +22,19 @@ if TYPE_CHECKING:
 
 # What gives way on a narrow terminal, in this order.
 FIT = (
-    Fit("FLAGS", 12),
-    Fit("SERVICE", 12),
-    Fit("VERSIONS", 8),
-    Fit("INSTANCES"),
-    Fit("FLAGS"),
-    Fit("VERSIONS"),
-    Fit("PATH", 24),
+    ColumnFit("FLAGS", 12),
+    ColumnFit("SERVICE", 12),
+    ColumnFit("VERSIONS", 8),
+    ColumnFit("INSTANCES"),
+    ColumnFit("FLAGS"),
+    ColumnFit("VERSIONS"),
+    ColumnFit("PATH", 24),
 )
 HEAD = ("METHOD", "PATH", "SERVICE", "VERSIONS", "INSTANCES", "FLAGS")
 
 
-class GatewayView(MeshView):
-    """A view of what a gateway with the settings that hold here serves, foreign services' routes included."""
+class GatewayObserver(MeshObserver):
+    """What a gateway with the settings of this process serves, including the routes of foreign services."""
 
     asks_foreign = True
     left_out: Sequence[tuple[str, str]] = ()
@@ -49,16 +51,16 @@ class GatewayView(MeshView):
         return self
 
 
-def gateway_view(bus: Bus) -> GatewayView:
+def observe_gateway(bus: Bus) -> GatewayObserver:
     """What a gateway would serve that runs here with the same settings."""
     from gateway.health import RESERVED
     from mesh.cli.load_settings import load
     from mesh.settings import GatewaySettings
 
     (settings,) = load(GatewaySettings)
-    view = GatewayView(bus, owners=settings.owners, reserved=RESERVED)
-    view.asks_foreign = bool(settings.foreign_s)
-    return view
+    observer = GatewayObserver(bus, owners=settings.owners, reserved=RESERVED)
+    observer.asks_foreign = bool(settings.foreign_s)
+    return observer
 
 
 @click.command("routes", context_settings=HELP)
@@ -83,27 +85,27 @@ def command(service: str | None, as_json: bool) -> None:
 async def _routes(bus: Bus, service: str, as_json: bool) -> int:
     from mesh.cli.terminal import Terminal, clean
 
-    async with gateway_view(bus) as view:
-        await view.synchronise()
-        if service and not view.watcher.registry.instances(service):
-            raise view.missing(Target(service))
-        table = view.directory.table
-        rows = [_row(view, route) for route in table.routes() if service in ("", route.service)]
+    async with observe_gateway(bus) as observer:
+        await observer.synchronise()
+        if service and not observer.watcher.registry.instances(service):
+            raise observer.missing(InstanceSelector(service))
+        table = observer.routes
+        rows = [_row(observer, route) for route in table.routes() if service in ("", route.service)]
         conflicts = [c for c in table.conflicts if service in ("", c.winner, *c.losers)]
-        rejected = [plain(r) for r in table.rejected if service in ("", r.service)]
+        rejected = [builtins(r) for r in table.rejected if service in ("", r.service)]
         rejected += [
             {"service": name, "method": "", "path": "", "why": why}
-            for name, why in view.left_out
+            for name, why in observer.left_out
             if service in ("", name)
         ]
-        if not view.instances():
-            view.say_nothing()
+        if not observer.instances():
+            observer.say_nothing()
         elif not rows:
             hint = f"'mesh info {service}' shows what it has" if service else "'mesh ls' shows who is there"
             click.echo(clean(f"no HTTP route of {service or 'anybody'} is served; {hint}"), err=True)
     terminal = Terminal()
     if as_json:
-        terminal.json({"routes": rows, "conflicts": [plain(c) for c in conflicts], "rejected": rejected})
+        terminal.json({"routes": rows, "conflicts": [builtins(c) for c in conflicts], "rejected": rejected})
         return 0
     cells = [
         (r["method"], r["path"], r["service"], as_list(r["versions"]), str(r["instances"]), _flags(r)) for r in rows
@@ -119,9 +121,9 @@ async def _routes(bus: Bus, service: str, as_json: bool) -> int:
     return 0
 
 
-def _row(view: MeshView, route: ServedRoute) -> dict[str, Any]:
+def _row(observer: MeshObserver, route: ServedRoute) -> dict[str, Any]:
     revisions, policy = route.revisions, route.policy
-    instances = [i for i in view.watcher.registry.instances(route.service) if i.revision in revisions]
+    instances = [i for i in observer.watcher.registry.instances(route.service) if i.revision in revisions]
     return {
         "method": route.method,
         "path": route.template,

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from mesh.cli.exit import fail
 from mesh.cli.load_settings import load
-from mesh.cli.main import fail
 from mesh.settings import BusSettings, ServiceSettings
 
 APPLICATIONS = frozenset({"fastapi", "starlette", "litestar", "quart", "flask", "django", "falcon", "blacksheep"})
@@ -53,7 +53,7 @@ def command(target: str, reload: bool, instance: str, replaces: str | None) -> N
 def run_service(
     service: Any, bus: BusSettings, settings: ServiceSettings, instance: str = "", replaces: str | None = None
 ) -> None:
-    """Run one instance until it is asked to stop; a start that fails is said by the user's own line."""
+    """Run one instance until it is asked to stop. If its start fails, the user's own line is printed."""
     import asyncio
 
     from mesh.cli.user_errors import shown
@@ -72,7 +72,7 @@ def run_service(
 
 
 def find(target: str, log_level: str) -> Any:
-    """The `Service` that ``module:name`` or a file name means; says what is wrong and exits with 2 otherwise."""
+    """The `Service` that ``module:name`` or a file name means. If there is none, it says why and exits with 2."""
     from mesh.service import Router, Service
 
     module, attribute = load_module(
@@ -106,7 +106,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _serve_hint(module: str, values: dict[str, Any]) -> str:
-    """What to type where a module has an application of another framework in place of a Service."""
+    """What to type if a module has an application of another framework and no Service."""
     for key, value in values.items():
         if is_application(value):
             kind = type(value).__name__
@@ -115,21 +115,24 @@ def _serve_hint(module: str, values: dict[str, Any]) -> str:
 
 
 def is_application(value: Any) -> bool:
-    """Whether a value is an application of a framework that is known by name."""
+    """True for an application of one of `APPLICATIONS`."""
     root = type(value).__module__.partition(".")[0]
     return root in APPLICATIONS and callable(value) and not isinstance(value, type)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'users'?`` where something is near."""
+    """``; did you mean 'users'?`` if a known word is near; else empty."""
     near = difflib.get_close_matches(word, sorted(known), 1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def load_module(target: str, meaning: str, log_level: str) -> tuple[ModuleType, str]:
-    """The module that ``module:name`` or a file name means, looked for in the current folder first, and the name.
+    """The module and the name in ``module:name``. The current folder is searched first; a file name works too.
 
-    What is wrong with it is said by the user's own line; exits with 1 for an exception, with 2 for a wrong declaration.
+    meaning: what ``module:name`` means, for the error text
+    log_level: ``debug`` shows whole tracebacks
+
+    For an exception in the module it prints the user's own line and exits with 1, for a wrong declaration with 2.
     """
     from mesh.cli.user_errors import shown
     from mesh.service.run import importing

@@ -11,15 +11,15 @@ from typing import Any
 
 import click
 
+from mesh.cli.exit import fail
 from mesh.cli.load_settings import load
-from mesh.cli.main import fail
 from mesh.cli.run import is_application, load_module, run_service
 from mesh.settings import BusSettings, ServiceSettings
 
 TIMEOUT_HELP = "How long callers wait for an answer, all routes or those like PATTERN; may be repeated."
-SLASHES_HELP = "Let paths with %2F and %5C through; they are a 400 else."
+SLASHES_HELP = "Let paths with %2F and %5C through; without it, they are a 400."
 _GENERAL = frozenset({"app", "application", "asgi", "main", "server", "wsgi", "__init__"})
-"""Names of modules that say nothing of what they are."""
+"""Names of modules that do not name a service."""
 
 
 @click.command("serve")
@@ -27,7 +27,7 @@ _GENERAL = frozenset({"app", "application", "asgi", "main", "server", "wsgi", "_
 @click.option("--name", default="", help="The service's name  [default: the application's title, or its module]")
 @click.option("--version", default="0.0.1", show_default=True, help="Its version.")
 @click.option("--description", default="", help="What it does  [default: the application's own words]")
-@click.option("--prefix", default="", help="Where it is mounted; needed where the application does not say its routes.")
+@click.option("--prefix", default="", help="Where it is mounted; needed if the application does not list its routes.")
 @click.option("--strip", is_flag=True, help="Tell the application that it is mounted there (root_path).")
 @click.option("--include", multiple=True, metavar="PATTERN", help="Announce hidden pages like this too; repeatable.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Do not announce paths like this; repeatable.")
@@ -55,8 +55,8 @@ def command(
 ) -> None:
     """Run an application of FastAPI, Starlette, Litestar, Django, Flask ... on the mesh, unchanged and without a port.
 
-    Routes, methods, summaries and tags are taken from FastAPI's and Starlette's applications, but for documentation
-    and what they keep out of their schema. Any other announces everything below --prefix.
+    Routes, methods, summaries and tags are taken from applications of FastAPI and Starlette, except documentation and
+    routes that are not in their schema. Any other application announces everything below --prefix.
 
     \b
     Examples:
@@ -100,14 +100,14 @@ def command(
 
 
 def _no_application(module: ModuleType, attribute: str, found: Any) -> str:
-    """What is wrong with a name that is no application, and what to type."""
+    """Why a name is not an application, and what to type."""
     from mesh.service import Service
 
     name, own = module.__name__, vars(module)
     if isinstance(found, Service):
         return f"{name}:{attribute} is a mesh.Service, which needs no adapter: mesh run {name}:{attribute}"
     if found is not None:
-        return f"{name}:{attribute} is a {type(found).__name__}, which nobody can call"
+        return f"{name}:{attribute} is a {type(found).__name__}, which cannot be called"
     applications = [key for key, value in own.items() if is_application(value)]
     services = [key for key, value in own.items() if isinstance(value, Service)]
     there = [f"mesh serve {name}:{key}" for key in applications] + [f"mesh run {name}:{key}" for key in services]
@@ -115,20 +115,20 @@ def _no_application(module: ModuleType, attribute: str, found: Any) -> str:
 
 
 def _takes_nothing(function: Any) -> bool:
-    """Whether it can be called without arguments."""
+    """True if it can be called without arguments."""
     try:
         inspect.signature(function).bind()
     except TypeError:
         return False
-    except ValueError:  # it does not say what it takes
+    except ValueError:  # it has no signature
         return True
     return True
 
 
 def default_name(app: Any, module: str) -> str:
-    """A service's name where none is given: the application's title, else the part of its module that means something.
+    """The name of a service if none is given: the title of the application, else the part of its module that names it.
 
-    ``shop.main`` is ``shop``; ``main`` alone is called after the current folder.
+    ``shop.main`` gives ``shop``; ``main`` alone gives the name of the current folder.
     """
     title = getattr(app, "title", "")
     if isinstance(title, str) and title not in ("", "FastAPI"):

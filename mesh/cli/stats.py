@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from mesh.cli.bus_command import HELP, execute
 from mesh.cli.completion_names import services
-from mesh.cli.mesh_view import HELP, MeshView, Target, execute, number, target_of
-from mesh.cli.terminal import Fit
+from mesh.cli.formatting import number
+from mesh.cli.mesh_observer import InstanceSelector, MeshObserver, parse_selector
+from mesh.cli.terminal import ColumnFit
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
     from mesh.cli.terminal import Terminal
-    from mesh.foreign.survey import Asked, Micro
+    from mesh.foreign.survey import MicroEndpoint, MicroInstance
 
 HEAD = (
     "SERVICE",
@@ -30,19 +32,20 @@ HEAD = (
 )
 # What gives way on a narrow terminal, in this order.
 FIT = (
-    Fit("INSTANCE", 8, mark=""),
-    Fit("LAST ERROR", 20),
-    Fit("P50"),
-    Fit("SERVICE", 12),
-    Fit("ENDPOINT", 12),
-    Fit("INFLIGHT"),
-    Fit("LAST ERROR", 10),
-    Fit("AVERAGE"),
-    Fit("RATE"),
+    ColumnFit("INSTANCE", 8, mark=""),
+    ColumnFit("LAST ERROR", 20),
+    ColumnFit("P50"),
+    ColumnFit("SERVICE", 12),
+    ColumnFit("ENDPOINT", 12),
+    ColumnFit("INFLIGHT"),
+    ColumnFit("LAST ERROR", 10),
+    ColumnFit("AVERAGE"),
+    ColumnFit("RATE"),
 )
-STATS_S = 1.0
-"""How long the slowest instance may take to answer."""
+FIRST_ANSWER_S: Final = 1.0
+"""Seconds that the first answer may take; longer than for PING, because an instance works for it."""
 Counts = dict[tuple[str, str, str], tuple[float, int]]
+"""By service, instance and endpoint: when its requests were counted, in monotonic seconds, and how many they were."""
 
 
 @click.command("stats", context_settings=HELP)
@@ -64,71 +67,71 @@ def command(service: str | None, watch: bool, interval: float, as_json: bool, qu
 
     Exit codes: 0, 1 when SERVICE is unknown, 2 for wrong usage, 75 without NATS.
     """
-    target = target_of(service) if service else None
-    execute(lambda bus: _stats(bus, target, interval if watch else 0.0, as_json, quick))
+    selector = parse_selector(service) if service else None
+    execute(lambda bus: _stats(bus, selector, interval if watch else 0.0, as_json, quick))
 
 
-async def _stats(bus: Bus, target: Target | None, interval: float, as_json: bool, quick: bool) -> int:
-    import asyncio
-
+async def _stats(bus: Bus, selector: InstanceSelector | None, interval_s: float, as_json: bool, quick: bool) -> int:
+    from mesh.cli.refresh import refresh
     from mesh.cli.terminal import Terminal
 
     terminal = Terminal()
     before: Counts = {}
-    async with MeshView(bus) as view:
-        await view.synchronise()
+    async with MeshObserver(bus) as observer:
+        await observer.synchronise()
         if not quick:
-            await view.beats(service=target.service if target else "")
-        while True:
-            rows = await _rows(view, target, before)
-            if not rows and not before and (target or not interval):
-                await _say_why(view, target)
-            _print(terminal, rows, as_json, bool(interval))
-            if not interval:
-                return 0
-            try:
-                await asyncio.sleep(interval)
-            except asyncio.CancelledError:  # Ctrl-C is how watching ends
-                return 0
+            await observer.wait_heartbeats(service=selector.service if selector else "")
+
+        async def show() -> None:
+            rows = await _rows(observer, selector, before)
+            if not rows and not before and (selector or not interval_s):
+                await _say_why(observer, selector)
+            _print(terminal, rows, as_json, watching=bool(interval_s))
+
+        await refresh(show, interval_s)
+    return 0
 
 
-async def _rows(view: MeshView, target: Target | None, before: Counts) -> list[dict[str, Any]]:
-    """A row per endpoint; ``before`` has the counts of the round before, and is given those of this one."""
+async def _rows(observer: MeshObserver, selector: InstanceSelector | None, before: Counts) -> list[dict[str, Any]]:
+    """A row per endpoint.
+
+    before: the counts of the last call, for rates; they are replaced by those of this one
+    """
     import time
 
     from mesh.foreign.survey import survey
 
-    service = target.service if target else ""
-    expected = {(i.service, i.id) for i in view.instances(Target(service) if service else None)}
+    service = selector.service if selector else ""
+    expected = {(i.service, i.id) for i in observer.instances(InstanceSelector(service) if service else None)}
     alone = bool(service) and bool(expected)
     micros = await survey(
-        view.bus,
+        observer.bus,
         "STATS",
         service,
-        first=STATS_S,
-        # A foreign namesake of a mesh's service is waited for only without a name.
+        first=FIRST_ANSWER_S,
+        # Without a name, foreign services are asked too, and how many there are is not known.
         complete=(lambda found: expected <= {(m.name, m.id) for m in found}) if alone else None,
     )
     rows = []
     now = time.monotonic()
     for micro in micros:
-        if target and not micro.id.startswith(target.instance):
+        if selector and not micro.id.startswith(selector.instance):
             continue
         for endpoint in micro.endpoints:
             key = (micro.name, micro.id, endpoint.name)
             then, count = before.get(key, (0.0, -1))
             rate = (endpoint.requests - count) / (now - then) if 0 <= count <= endpoint.requests else None
             before[key] = (now, endpoint.requests)
-            rows.append(_row(view, micro, endpoint, rate))
+            rows.append(_row(observer, micro, endpoint, rate))
     return rows
 
 
-def _row(view: MeshView, micro: Micro, endpoint: Asked, rate: float | None) -> dict[str, Any]:
-    instance = view.watcher.registry.get(micro.name, micro.id)
+def _row(observer: MeshObserver, micro: MicroInstance, endpoint: MicroEndpoint, rate: float | None) -> dict[str, Any]:
+    instance = observer.watcher.registry.get(micro.name, micro.id)
     return {
         "service": micro.name,
         "instance": micro.id,
-        "kind": "nats micro" if micro.kind(view.bus.subjects.prefix) else "mesh",
+        "kind": "nats micro" if micro.kind(observer.bus.subjects.prefix) else "mesh",
         "endpoint": endpoint.name,
         "requests": endpoint.requests,
         "rate": None if rate is None else round(rate, 3),
@@ -137,31 +140,31 @@ def _row(view: MeshView, micro: Micro, endpoint: Asked, rate: float | None) -> d
         "average_ms": round(endpoint.average_ms, 4) if endpoint.requests else None,
         "p50_ms": endpoint.p50_ms,
         "p99_ms": endpoint.p99_ms,
-        "inflight": instance.inflight if instance is not None and view.has_beaten(instance) else None,
+        "inflight": instance.inflight if instance is not None and observer.has_load(instance) else None,
     }
 
 
-async def _say_why(view: MeshView, target: Target | None) -> None:
-    """Say why there is no row; raises `Missing` for a name that does not exist."""
+async def _say_why(observer: MeshObserver, selector: InstanceSelector | None) -> None:
+    """Say why there is no row. Raises `Missing` for a name that does not exist."""
     from mesh.foreign.survey import survey
 
-    micros = await survey(view.bus, "PING")
-    if view.instances(target) or any(target is None or m.name == target.service for m in micros):
-        click.echo(f"no endpoint of {target or 'anybody'} has figures; 'mesh ls' shows who is there", err=True)
-    elif target:
-        raise view.missing(target, (m.name for m in micros))
+    micros = await survey(observer.bus, "PING")
+    if observer.instances(selector) or any(selector is None or m.name == selector.service for m in micros):
+        click.echo(f"no endpoint of {selector or 'anybody'} has figures; 'mesh ls' shows who is there", err=True)
+    elif selector:
+        raise observer.missing(selector, (m.name for m in micros))
     else:
-        view.say_nothing()
+        observer.say_nothing()
 
 
-def _print(terminal: Terminal, rows: list[dict[str, Any]], as_json: bool, again: bool) -> None:
+def _print(terminal: Terminal, rows: list[dict[str, Any]], as_json: bool, *, watching: bool) -> None:
     if as_json:
         terminal.json(rows)
         return
-    if again:
+    if watching:
         terminal.clear()
-    if rows or again:
-        terminal.table(HEAD, [_cells(row) for row in rows], FIT if again else (Fit("RATE"), *FIT))
+    if rows or watching:
+        terminal.table(HEAD, [_cells(row) for row in rows], FIT if watching else (ColumnFit("RATE"), *FIT))
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

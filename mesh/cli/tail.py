@@ -1,4 +1,4 @@
-"""`mesh-tail`: the mesh, live. It watches as a gateway does, so it needs none."""
+"""`mesh-tail`: the events of the mesh, live. It watches the mesh itself, as a gateway does, so it needs no gateway."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ import msgspec
 
 from mesh.bus import Bus
 from mesh.cli import completion_names
+from mesh.cli.bus_command import HELP, connecting, detach, quiet, without_nats
+from mesh.cli.exit import NO_NATS, fail
 from mesh.cli.load_settings import load
-from mesh.cli.main import NO_NATS, fail
-from mesh.cli.mesh_view import HELP, connecting, detach, quiet, without_nats
+from mesh.cli.route_changes import altered_route, in_words
 from mesh.cli.terminal import Terminal, clean, json_text
 from mesh.cli.texts import counted, no_service, nothing
+from mesh.codec import UNREADABLE
 from mesh.conflict_texts import sentence
 from mesh.errors import BusUnavailable
 from mesh.foreign import ForeignWatch
 from mesh.live_routes import LiveRoutes
-from mesh.messages import Conflict
+from mesh.messages import Route, RouteConflict
 from mesh.registry import Change, Instance
+from mesh.registry.instance_records import route_label
 from mesh.settings import BusSettings, GatewaySettings
 from mesh.watcher import Watcher
 
@@ -66,7 +69,7 @@ MARKS = {
 )
 @click.option("--once", is_flag=True, help="Print the present state and exit.")
 def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, foreign_s: float, once: bool) -> None:
-    """Show who is there, then who joins, changes, turns unready, goes suspect, is lost or leaves, until Ctrl-C.
+    """Show the instances, then those that join, change, turn unready, go suspect, are lost or leave, until Ctrl-C.
 
     \b
     Examples:
@@ -98,7 +101,12 @@ def command(services: tuple[str, ...], as_json: bool, as_text: bool, raw: bool, 
 
 
 class Tail:
-    """Prints the mesh's events. ``services`` empty means all."""
+    """Prints the events of the mesh.
+
+    services: names of those to show; empty shows all
+    text: text for people, else a JSON object a line
+    foreign_s: seconds between two rounds of asking for foreign services; 0 never asks
+    """
 
     def __init__(
         self,
@@ -119,7 +127,11 @@ class Tail:
         self._broken: asyncio.Future[None] | None = None
 
     async def run(self, *, raw: bool, once: bool) -> int:
-        """Print until a signal, or the present state alone; 1 where that lacks a service that was named."""
+        """Print events until a signal, or the present state only. Returns the exit code.
+
+        raw: print the messages themselves
+        once: print the present state and end, with 1 if a service that was named is not there
+        """
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -131,13 +143,13 @@ class Tail:
                 return 0
             watcher = Watcher(bus)
             watcher.on_change(self._changes)
-            directory = self._directory(watcher)
+            live_routes = self._live_routes(watcher)
             await watcher.start()
             foreign = ForeignWatch(bus, watcher, self._foreign_s)
             foreign.start()
             there = True
             if await self._until(stop, watcher.synchronised):
-                there = self._present(watcher, directory, once)
+                there = self._present(watcher, live_routes, once)
                 self._live = True
                 bus.on_connection(self._connection)
                 if not once:
@@ -148,15 +160,15 @@ class Tail:
                 raise BrokenPipeError
         return 1 if once and not there else 0
 
-    def _directory(self, watcher: Watcher) -> LiveRoutes:
-        """Routes as a gateway with the settings that hold here decides them."""
+    def _live_routes(self, watcher: Watcher) -> LiveRoutes:
+        """The routes as a gateway with the settings of this process decides them."""
         from gateway.health import RESERVED
 
         owners = self._gateway.owners
         return LiveRoutes(watcher, owners=owners, reserved=RESERVED, on_conflicts=self._conflicts)
 
     async def _until(self, stop: asyncio.Event, other: asyncio.Event | None = None) -> bool:
-        """Wait for ``other``; False when it was ``stop``, or the reader of our output, that ended the wait."""
+        """Wait for ``stop`` or ``other``. Returns False for ``stop``; raises BrokenPipeError if our reader has gone."""
         assert self._broken is not None
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
         if other is not None:
@@ -170,9 +182,9 @@ class Tail:
 
     # -- events
 
-    def _present(self, watcher: Watcher, directory: LiveRoutes, once: bool) -> bool:
-        """Print who is there; False where a service that was named is not."""
-        directory.settle()
+    def _present(self, watcher: Watcher, live_routes: LiveRoutes, once: bool) -> bool:
+        """Print the instances. Returns False if a service that was named has none."""
+        live_routes.update_now()
         instances = [i for i in watcher.registry.instances() if self._wanted(i.service)]
         absent = self._services - {i.service for i in instances}
         for name in sorted(absent):
@@ -185,9 +197,9 @@ class Tail:
                 instance=instance.id,
                 version=instance.content.version,
                 state="suspect" if instance.suspect else instance.state,
-                routes=routes_of(instance),
+                routes=_labels(instance.routes),
             )
-        for conflict in directory.conflicts:
+        for conflict in live_routes.conflicts:
             self._conflict("conflict", conflict)
         if not instances and not self._services and (self._text or once):
             click.echo(nothing(self._settings.prefix, self._settings.servers), err=True)
@@ -217,21 +229,23 @@ class Tail:
             if change.kind == "state":
                 facts["previous"] = change.previous
             if change.kind == "joined":
-                facts["routes"] = list(change.added)
+                facts["routes"] = _labels(change.added)
             elif change.added or change.removed:
-                facts.update(added=list(change.added), removed=list(change.removed))
+                facts.update(added=_labels(change.added), removed=_labels(change.removed))
+            if change.altered:
+                facts["altered"] = [altered_route(route) for route in change.altered]
             if change.reason:
                 facts["reason"] = change.reason
             self._print(change.kind, **facts)
 
-    def _conflicts(self, begun: Sequence[Conflict], over: Sequence[Conflict]) -> None:
+    def _conflicts(self, begun: Sequence[RouteConflict], over: Sequence[RouteConflict]) -> None:
         if self._live:
             for conflict in begun:
                 self._conflict("conflict", conflict)
             for conflict in over:
                 self._conflict("conflict over", conflict)
 
-    def _conflict(self, kind: str, conflict: Conflict) -> None:
+    def _conflict(self, kind: str, conflict: RouteConflict) -> None:
         if not self._services or {conflict.winner, *conflict.losers} & self._services:
             self._print(kind, **msgspec.to_builtins(conflict))
 
@@ -253,7 +267,7 @@ class Tail:
                 shown: dict[str, Any] = {"time": _now(), "subject": text}
                 try:
                     line = json_text({**shown, "message": msgspec.json.decode(payload)})
-                except (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError):  # no JSON, or beyond limits
+                except (*UNREADABLE, UnicodeError, OverflowError):  # not JSON, or not to be encoded again
                     line = json_text({**shown, "message": body})
                 self._emit(line)
 
@@ -277,16 +291,15 @@ class Tail:
                 self._broken.set_result(None)
 
 
-def routes_of(instance: Instance) -> list[str]:
-    """An instance's routes as "GET /path"."""
-    return [f"{route.method} {route.path}" for route in instance.content.routes]
+def _labels(routes: Sequence[Route]) -> list[str]:
+    return sorted(map(route_label, routes))
 
 
 def _describe(kind: str, facts: dict[str, Any]) -> str:
     if kind in ("connected", "disconnected"):
         return "to NATS" if kind == "connected" else "from NATS; the last known state stays until it is back"
     if "winner" in facts:
-        return clean(sentence(msgspec.convert(facts, Conflict)))
+        return clean(sentence(msgspec.convert(facts, RouteConflict)))
     words = [f"{facts['service']}.{facts['instance']}", facts["version"]]
     if kind == "state":
         words.append(f"{facts['previous']} -> {facts['state']}")
@@ -294,6 +307,7 @@ def _describe(kind: str, facts: dict[str, Any]) -> str:
         words.append(facts["state"])
     words += [f"+[{route}]" for route in facts.get("added", ())]
     words += [f"-[{route}]" for route in facts.get("removed", ())]
+    words += [f"~[{in_words(route)}]" for route in facts.get("altered", ())]
     words += [f"[{route}]" for route in facts.get("routes", ())]
     words += [f"({facts['reason']})"] if "reason" in facts else []
     return clean(" ".join(words))

@@ -1,4 +1,4 @@
-"""What commands print: colour only on terminals, and nothing that a service could use to steer the terminal."""
+"""The output of commands: with colours on terminals only, and without texts that could steer a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ __all__ = ["COLOURS", "Terminal", "clean", "json_text"]
 
 
 class Terminal:
-    """A text stream that may have colours, where `has_colours` says so unless ``colour`` does."""
+    """A text stream with or without colours.
+
+    stream: standard output unless given
+    colour: True paints texts; None decides it by the stream (`has_colours`)
+    """
 
     def __init__(self, stream: TextIO | None = None, colour: bool | None = None) -> None:
         self.stream = stream or sys.stdout
@@ -39,7 +43,7 @@ class Terminal:
         self.line(json_text(value))
 
     def clear(self) -> None:
-        """Empty the screen, where there is one; into a pipe, an empty line parts what follows."""
+        """Empty the screen of a terminal; into a pipe, print an empty line."""
         if can_be_steered(self.stream):
             self.stream.write("\x1b[H\x1b[2J")
         else:
@@ -47,19 +51,21 @@ class Terminal:
 
     @property
     def width(self) -> int:
-        """Columns that a line may have; 0 where nobody looks at them, as in a pipe."""
+        """Columns of a line at most; 0 for any number, as in a pipe."""
         return shutil.get_terminal_size((80, 24)).columns if self.stream.isatty() else 0
 
     def table(
         self,
         head: Sequence[str],
         rows: Iterable[Sequence[str]],
-        fit: Sequence[Fit] = (),
+        fit: Sequence[ColumnFit] = (),
         colour: Callable[[str, str], str] = lambda column, cell: "",
     ) -> None:
-        """Print aligned columns; ``fit`` says what gives way on a terminal that is too narrow, one after the other.
+        """Print aligned columns.
 
-        ``colour`` gives a cell's colour or nothing for the title of its column and its text.
+        head: their titles
+        fit: the columns that are shortened if the terminal is too narrow, the first one first
+        colour: gives the colour of a cell, or nothing, for the title of its column and its text
         """
         cells = [[clean(str(cell)) for cell in row] for row in rows]
         natural = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(head)]
@@ -80,10 +86,12 @@ class Terminal:
             self.line(self.paint(f"not shown: {', '.join(hidden)}"[: self.width], "dim"))
 
 
-class Fit(NamedTuple):
-    """How one column of a table gives way: down to ``least`` characters, with 0 it is left out.
+class ColumnFit(NamedTuple):
+    """How a column of a table is shortened if the terminal is too narrow.
 
-    ``mark`` ends a text that was cut; without one its beginning can be copied, as that of an id.
+    column: its title
+    least: characters that it keeps; 0 leaves it out
+    mark: the end of a text that was cut; empty for texts of which the beginning is copied, as of an id
     """
 
     column: str
@@ -91,8 +99,12 @@ class Fit(NamedTuple):
     mark: str = "…"
 
 
-def fitted(head: Sequence[str], widths: Sequence[int], fit: Sequence[Fit], room: int) -> list[int]:
-    """The width of each column within ``room`` characters (0: any number); 0 for one that is left out."""
+def fitted(head: Sequence[str], widths: Sequence[int], fit: Sequence[ColumnFit], room: int) -> list[int]:
+    """The width of each column, 0 for one that is left out.
+
+    widths: those that the texts need
+    room: characters of a line; 0 for any number
+    """
     found = list(widths)
 
     def excess() -> int:
@@ -104,7 +116,7 @@ def fitted(head: Sequence[str], widths: Sequence[int], fit: Sequence[Fit], room:
         place = list(head).index(step.column)
         least = min(found[place], max(step.least, len(head[place])))
         found[place] = max(least, found[place] - excess()) if step.least else 0
-    if excess() > 0:  # no row may wrap: the widest column gives what is missing
+    if excess() > 0:  # a row must not wrap: the widest column gets so much narrower
         widest = found.index(max(found))
         found[widest] = max(1, found[widest] - excess())
     return found

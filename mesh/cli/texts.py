@@ -1,4 +1,4 @@
-"""Sentences that several commands say, above all of what is not there."""
+"""Sentences of several commands, mostly about what was not found."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ def counted(number: int, thing: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean ...?`` or empty."""
+    """`` Did you mean ...?`` with the nearest known name, or empty."""
     names = sorted(set(known))
     near = difflib.get_close_matches(name, names, 1, 0.5) or [n for n in names if n.lower() == name.lower()]
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def no_service(name: str, known: Iterable[str]) -> str:
-    """That a service is not there, with the nearest name or some of the others."""
+    """The sentence for a service that is not there, with the nearest name or some of the others."""
     names = set(known)
     there = f" There are: {', '.join(sorted(names)[:8])}." if names else " Nothing has announced itself."
     return f"no service {name!r}.{nearest(name, names) or there}"
 
 
 def nothing(prefix: str, servers: Sequence[str]) -> str:
-    """What was looked for where nothing has announced itself, and what to do: two lines, safe for a terminal."""
+    """Two lines for a mesh without instances: where they were looked for, and what to do. Safe for a terminal."""
     from mesh.printable import clean
     from mesh.settings_reader import redact
 

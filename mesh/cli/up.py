@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import click
 
 from mesh.bus import Bus
 from mesh.bus.connection_errors import NO_NATS as START_ONE
+from mesh.cli.bus_command import connecting, without_nats
+from mesh.cli.bus_command import quiet as quiet_library
 from mesh.cli.examples import examples
+from mesh.cli.exit import NO_NATS, fail
 from mesh.cli.load_settings import load
-from mesh.cli.main import NO_NATS, fail
-from mesh.cli.mesh_view import connecting, without_nats
-from mesh.cli.mesh_view import quiet as quiet_library
 from mesh.cli.terminal import Terminal
 from mesh.embedded import NatsServer, ServerError, Supervisor, ended, free_port
 from mesh.errors import BusUnavailable
@@ -35,8 +36,8 @@ SERVICES = (
     ("chat", "services.chat"),
 )
 EXPECTED = {"gateway": 1, "hello": 2, "jokes": 1, "chat": 1}
-START_S = 15.0
-"""Seconds after which a mesh that is not up is given up; a loaded machine needs a few, an idle one less than two."""
+START_S: Final = 15.0
+"""Seconds that the mesh has to be up. A loaded machine needs a few, an idle one less than two."""
 
 
 @click.command("up")
@@ -123,7 +124,7 @@ async def _up(bus: BusSettings, gateway: GatewaySettings, quiet: bool) -> int:
 
 
 async def _all_ready(client: Bus, stop: asyncio.Event) -> bool:
-    """Wait until everything has announced itself ready: health is what heartbeats say, here too."""
+    """True when all services have announced that they are ready, False after `START_S` or a stop."""
     watcher = Watcher(client, window_ms=50)
     changed = asyncio.Event()
     watcher.on_change(lambda changes: changed.set())
@@ -150,7 +151,7 @@ async def _all_ready(client: Bus, stop: asyncio.Event) -> bool:
 
 
 def _report(name: str, code: int, stop: asyncio.Event) -> None:
-    """A process ended by itself; without the gateway there is nothing left to show."""
+    """Report a process that ended by itself. Without the gateway, the mesh ends."""
     if not stop.is_set():
         click.echo(f"{name} {ended(code)}", err=True)
         if name == "gateway":

@@ -1,6 +1,6 @@
-"""A mistake in a user's own file: that line comes first, without the frames of mesh, click and Python's machinery.
+"""Errors in a user's own code, for every command that runs it: the user's line first, without frames of the mesh.
 
-One place for every command that imports or runs what a user wrote.
+Frames of click and of Python's own modules are left out too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 
 import mesh
-from mesh.cli.main import fail
+from mesh.cli.exit import fail
 from mesh.errors import ConfigError, DeclarationError
 from mesh.source_files import is_installed, short
 
@@ -31,9 +31,12 @@ _MACHINERY = (
 
 @contextmanager
 def shown(code: int, log_level: str) -> Iterator[None]:
-    """Say what goes wrong inside and exit with ``code``; at level debug with the whole traceback.
+    """Print an exception inside and exit.
 
-    What comes from no file of a user is raised: it is no mistake of theirs.
+    code: the exit code for an exception; wrong declarations and settings exit with 2
+    log_level: ``debug`` prints the whole traceback
+
+    An exception without a line of the user's own is raised: it is not a mistake of theirs.
     """
     try:
         yield
@@ -69,7 +72,7 @@ def _tell(error: Exception, code: int, whole: bool) -> NoReturn:
 
 
 def _trim(error: traceback.TracebackException) -> None:
-    """Take the machinery's frames out of an exception and of those that it comes from."""
+    """Remove the frames of other code from an exception and from its causes."""
     error.stack = traceback.StackSummary.from_list([f for f in error.stack if not f.filename.startswith(_MACHINERY)])
     for other in (error.__cause__, error.__context__, *(error.exceptions or ())):
         if other is not None:
@@ -82,7 +85,7 @@ def _frames(error: traceback.TracebackException) -> int:
 
 
 def _own_line(error: traceback.TracebackException) -> tuple[str, int] | None:
-    """File and line of the innermost frame that is the user's own; None where none is."""
+    """File and line of the innermost frame in a user's own file; None if there is none."""
     if issubclass(error.exc_type or Exception, SyntaxError) and getattr(error, "filename", None):
         return str(error.filename), int(error.lineno or 1)
     own = [f for f in error.stack if not is_installed(f.filename)]
@@ -90,7 +93,7 @@ def _own_line(error: traceback.TracebackException) -> tuple[str, int] | None:
 
 
 def _sentence(error: traceback.TracebackException) -> str:
-    """``NameError: name 'x' is not defined``, without what comes before and after."""
+    """The exception alone: ``NameError: name 'x' is not defined``."""
     lines = list(error.format_exception_only())
     if issubclass(error.exc_type or Exception, SyntaxError):
         return lines[-1].strip()
@@ -98,7 +101,7 @@ def _sentence(error: traceback.TracebackException) -> str:
 
 
 def _source(error: traceback.TracebackException, place: tuple[str, int] | None) -> list[str]:
-    """The line in question; for a syntax error with the mark below it."""
+    """The source line; for a syntax error with the mark below it."""
     if issubclass(error.exc_type or Exception, SyntaxError):
         return [line.rstrip("\n") for line in "".join(list(error.format_exception_only())[:-1]).splitlines()[1:]]
     text = linecache.getline(*place).strip() if place else ""

@@ -1,8 +1,8 @@
 """The gateway's parent process: it owns the listening sockets and replaces the workers that serve them.
 
-A connection is never refused while workers change: the sockets stay open here, a new worker accepts on them only
-when it knows who is there, and only then is the old one told to finish. (Processes that each bind the port with
-SO_REUSEPORT lose what waits in the socket of the one that closes; here none is closed.)
+No connection is refused while workers change. The sockets stay open here; a new worker accepts on them when it knows
+all instances, and then the old one is told to finish. (Processes that each bind the port with SO_REUSEPORT lose the
+connections that wait in the socket of the one that ends; here no socket is closed.)
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from mesh.embedded import ended
 from mesh.embedded.leash import leashed
 from mesh.tasks import keep
 
-REPLACED = signal.SIGUSR1
-"""Tells a worker that another one accepts in its place."""
-READY_S = 30.0
-"""Seconds that a new worker has to become ready before the old one is kept."""
-LONGEST_PAUSE_S = 5.0
-WATCH_S = 0.5
+REPLACED: Final = signal.SIGUSR1
+"""Tells a worker that another one accepts connections now."""
+READY_S: Final = 30.0
+"""Seconds that a new worker has to become ready; after that, the old one is kept."""
+LONGEST_PAUSE_S: Final = 5.0
+"""Seconds of the longest pause before a worker that died is replaced."""
+POLL_S: Final = 0.5
+"""Seconds between two looks at mesh.toml; it must be unchanged for so long before it is read."""
 
 Address = tuple[str, int]
 
@@ -33,7 +35,7 @@ _log = logging.getLogger("mesh.gateway")
 
 
 class Layout(NamedTuple):
-    """How many workers, where they serve clients, and where the first of them has the operator's plane."""
+    """The number of workers, the address for clients, and the address of the first worker's operator's plane."""
 
     workers: int
     public: Address
@@ -43,8 +45,8 @@ class Layout(NamedTuple):
 class Sockets:
     """The listening sockets, kept for as long as the layout needs them.
 
-    Each worker has its own for clients, all on one address: the kernel spreads connections over them, where workers
-    that share a socket would leave most to the one that happens to be awake.
+    Each worker has a socket of its own for clients, all on one address, and the kernel spreads the connections over
+    them. If workers shared a socket, the one that happens to be awake would get most of them.
     """
 
     def __init__(self, listen: Callable[..., socket.socket]) -> None:
@@ -53,7 +55,7 @@ class Sockets:
         self._ops: dict[tuple[Address, int], socket.socket] = {}
 
     def open(self, layout: Layout) -> None:
-        """Open what a layout lacks. Raises OSError, and leaves everything as it was."""
+        """Open the sockets that a layout needs and that are not open. After an OSError, all is as it was before."""
         opened: list[socket.socket] = []
         try:
             group = list(self._public.get(layout.public, ()))
@@ -79,13 +81,13 @@ class Sockets:
     def of(self, layout: Layout, number: int) -> list[int]:
         """The descriptors for one worker: the operator's socket, then those for clients.
 
-        Fewer workers than before take the others' sockets too: what waits in them must not be lost.
+        If there are fewer workers than before, they take the sockets of the others too: connections wait in them.
         """
         group = self._public[layout.public][number :: layout.workers]
         return [sock.fileno() for sock in (self._ops[layout.ops, number], *group)]
 
     def close_but(self, layout: Layout | None) -> None:
-        """Close all that a layout does not use; all for None."""
+        """Close the sockets that a layout does not use; all of them for None."""
         for address in list(self._public):
             if layout is None or address != layout.public:
                 for sock in self._public.pop(address):
@@ -112,12 +114,15 @@ class Worker:
 
 
 class Workers:
-    """Runs one generation of workers after another behind the same sockets until it is told to stop.
+    """Runs one generation of workers after another behind the same sockets, until it is told to stop.
 
-    ``command(descriptors, succeeds)`` is a worker's command line: it gets the numbers of a pipe, into which it writes a
-    byte when it accepts, and of its listening sockets, the operator's first; ``succeeds`` says that others accept
-    until then. ``layout()`` reads the configuration and raises where that is wrong; ``file`` is watched, also while it
-    is not there: what it says when it appears or changes is taken over. When it is gone all goes on as it was.
+    command: makes the command line of a worker from its descriptors, and from True if another worker accepts until it
+        does. The descriptors are a pipe, into which it writes a byte when it accepts, the operator's socket, and those
+        for clients
+    layout: reads the configuration; raises if it is wrong
+    listen: opens a socket
+    file: mesh.toml. It is watched even if it does not exist, and read when it appears or changes; when it is deleted,
+        all goes on as before
     """
 
     def __init__(
@@ -139,9 +144,10 @@ class Workers:
         self._failures = 0
 
     async def run(self) -> int:
-        """Until SIGTERM or Ctrl-C (a second one hurries), or until a worker was drained; gives the exit code.
+        """Run until SIGTERM or Ctrl-C, or until a worker was drained. Returns the exit code.
 
-        Raises OSError where an address cannot be listened on at the start.
+        A second signal ends the workers without waiting for requests. Raises OSError if a socket cannot be opened at
+        the start.
         """
         loop = asyncio.get_running_loop()
         self._serving = self._layout()
@@ -158,7 +164,7 @@ class Workers:
             watching.cancel()
             await self._end_all()
             self._sockets.close_but(None)
-            for number in (signal.SIGTERM, signal.SIGINT):  # one more would only change the exit code
+            for number in (signal.SIGTERM, signal.SIGINT):  # a further one would only change the exit code
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
 
@@ -192,7 +198,7 @@ class Workers:
             process = await asyncio.create_subprocess_exec(
                 *leashed(self._command(descriptors, succeeds)),
                 pass_fds=descriptors,
-                start_new_session=True,  # Ctrl-C on the terminal reaches the parent, which stops the workers in order
+                start_new_session=True,  # Ctrl-C reaches the parent only, which stops the workers in order
             )
         except BaseException:
             os.close(read)
@@ -211,7 +217,7 @@ class Workers:
         os.close(read)
 
     async def _replace(self) -> None:
-        """Start workers with the configuration as it is now; the old ones go on until all of those accept."""
+        """Start workers with the present configuration. The old ones go on until all new ones accept."""
         try:
             layout = self._layout()
             self._sockets.open(layout)
@@ -245,7 +251,7 @@ class Workers:
         _log.info("reloaded: process %s serves in place of %s", *numbers)
 
     async def _restart(self, place: int, code: int) -> bool:
-        """Start a worker in place of one that died; False when it is no use or not wanted any more."""
+        """Start a worker in place of one that died. False if that would be useless, or if all workers stop."""
         self._failures += 1
         if code == 2:
             return False  # the worker has said what is wrong with its configuration
@@ -269,7 +275,7 @@ class Workers:
         await asyncio.gather(*(worker.exited for worker in workers))
 
     def _asked_to_stop(self) -> None:
-        if self._stop.is_set():  # the second time: whoever still waits for requests shall not
+        if self._stop.is_set():  # the second signal: do not wait for requests any more
             for worker in (*self._old, *self._current):
                 worker.tell(signal.SIGTERM)
         self._stop.set()
@@ -279,9 +285,9 @@ class Workers:
     async def _watch(self) -> None:
         known = now = _stamp(self._file)
         while True:
-            await asyncio.sleep(WATCH_S)
+            await asyncio.sleep(POLL_S)
             before, now = now, _stamp(self._file)
-            if now != known and now == before:  # nobody is in the middle of writing it
+            if now != known and now == before:  # it is not being written at this moment
                 appeared, known = known is None, now
                 if now is None:
                     _log.warning("%s is gone; the gateway goes on with the settings that it had", self._file)
@@ -291,7 +297,7 @@ class Workers:
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
-    """Time of change and size; None where it is not there."""
+    """Time of change and size; None if it does not exist."""
     try:
         found = file.stat()
     except OSError:

@@ -161,7 +161,7 @@ class Call:
         if isinstance(ending, NoResponders):
             self._recovery.no_responders(peer)
             if peer.foreign:
-                self._watcher.doubt(peer.service)
+                self._watcher.report_no_responders(peer.service)
         attempts.failed(peer, ending, self._timeout, now)
         if isinstance(ending, DeadlineExceeded):
             tell_cancelled(self._bus, peer.service, peer.id, pending.reply)

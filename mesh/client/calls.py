@@ -58,7 +58,7 @@ class Calls:
         Raises the `mesh.errors` class of an error reply, `BadReply` if the result is not of type ``returns``.
         """
         with _marked_as_call():
-            answer = await self._send(service, endpoint, codec.encode(arguments), timeout, carried)
+            answer = await self.send(service, endpoint, codec.encode(arguments), timeout, carried)
             return read_answer(answer, returns, f"{service}.{endpoint}")
 
     async def stream(
@@ -81,7 +81,7 @@ class Calls:
         """
         what = f"{service}.{endpoint}"
         with _marked_as_call():
-            answer = await self._send(service, endpoint, codec.encode(arguments), timeout, carried + TAKES_STREAMS)
+            answer = await self.send(service, endpoint, codec.encode(arguments), timeout, carried + TAKES_STREAMS)
             whole = read_answer(answer, returns, what) if answer.stream is None else None
         if answer.stream is None:
             yield whole
@@ -119,7 +119,11 @@ class Calls:
         else:
             self._bus.publish(self._bus.address(subject), codec.encode(data), block)
 
-    async def _send(self, service: str, endpoint: str, payload: bytes, timeout: float, carried: bytes) -> Answer:
+    async def send(self, service: str, endpoint: str, payload: bytes, timeout: float, carried: bytes) -> Answer:
+        """The answer of one instance as it is, an error reply too; the parameters are those of `call`.
+
+        Raises as `Caller.call` does, and `NotFound` if a foreign service of that name has no such endpoint.
+        """
         if self._watcher is None or self._caller is None:
             self._watcher = Watcher(self._bus, everything=False)
             self._caller = Caller(self._bus, self._watcher, self._streams)
@@ -166,7 +170,7 @@ def declared_policy(watcher: Watcher, service: str, endpoint: str) -> RetryPolic
 
     Such a call has no method. So it counts as a request of each route, and without a route there are no retries.
     """
-    routes = [r for c in watcher.registry.contents(service) for r in c.routes if r.endpoint == endpoint]
+    routes = [r for c in watcher.registry.content(service) for r in c.routes if r.endpoint == endpoint]
     policies = [RetryPolicy.of(route.method, [route]) for route in routes]
     if not policies:
         return NO_RETRY

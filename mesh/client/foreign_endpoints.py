@@ -8,7 +8,7 @@ from __future__ import annotations
 from mesh.bus import Bus, Reply
 from mesh.client.attempt_messages import request_block
 from mesh.errors import DeadlineExceeded, NoResponders, NotFound
-from mesh.foreign import FIRST_S, Micro, subjects_of, survey
+from mesh.foreign import FIRST_S, MicroInstance, subjects_of, survey
 
 KEEP_S = 60.0
 """Seconds for which the subjects of a service are remembered; a service that replaces it may have others."""
@@ -48,7 +48,7 @@ class ForeignEndpoints:
     async def _ask(self, service: str, deadline: float) -> dict[str, str]:
         """The subjects of a service's endpoints, by name; empty if no foreign service has that name."""
 
-        def has_foreign(micros: list[Micro]) -> bool:
+        def has_foreign(micros: list[MicroInstance]) -> bool:
             return any(micro.foreign for micro in micros)
 
         # The first reply is enough: instances of one service are taken to have the same endpoints.

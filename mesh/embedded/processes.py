@@ -1,4 +1,4 @@
-"""Child processes with names: started in order, their lines shown together, ended in reverse order."""
+"""Child processes with names: started in order, their output shown together, ended in reverse order."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from mesh.embedded.leash import leashed
 _log = logging.getLogger("mesh.embedded")
 
 _LONGEST_LINE = 65_536
-"""Bytes; what is longer is shown in pieces."""
+"""Bytes of a line of output; a longer one is shown in pieces."""
 _COLOURS = (36, 32, 33, 35, 34, 96, 92, 93, 95, 94)
-# What a process left in its pipe is read for that long after its end; more only comes from a child of its own.
+# Seconds for which the pipe of a process is read after its end: only its own children could still write to it.
 _LAST_LINES_S = 1.0
 _NO_OUTGOING = range(16_384, 32_768)
 """Ports that neither Linux, macOS nor Windows takes for outgoing connections."""
@@ -33,7 +33,7 @@ OnExit = Callable[[str, int], None]
 
 
 class _Child(asyncio.SubprocessProtocol):
-    """One process. Its end and the end of its output are different events: its own children may hold the pipe."""
+    """One process. Its end and the end of its output are different events: its own children may have the pipe open."""
 
     def __init__(self, name: str, colour: int, show: Callable[[_Child, Sequence[bytes]], None]) -> None:
         self.name = name
@@ -71,11 +71,14 @@ class _Child(asyncio.SubprocessProtocol):
 
 
 class Supervisor:
-    """Starts named processes and never leaves one behind; use it with ``async with``.
+    """Starts named processes and never leaves one behind. Use it with ``async with``.
 
-    Lines of stdout and stderr go to ``stream`` behind a coloured ``name | `` (colours on terminals only, never with
-    NO_COLOR); None drops them. Each process has a session of its own, so that Ctrl-C in a terminal reaches only this
-    one, which then stops them in reverse order: SIGTERM, up to ``grace_s`` seconds, SIGKILL for the whole session.
+    stream: gets the lines of their stdout and stderr, each after ``name | ``; None drops them
+    colour: paints the names; None decides it by the stream (`has_colours`)
+    grace_s: seconds between SIGTERM and SIGKILL when they are stopped
+
+    Each process has a session of its own. So Ctrl-C in a terminal reaches only this process, which then stops the
+    others in reverse order: SIGTERM, ``grace_s`` seconds, SIGKILL for the whole session.
     """
 
     def __init__(self, stream: TextIO | None = None, *, colour: bool | None = None, grace_s: float = 30.0) -> None:
@@ -89,11 +92,11 @@ class Supervisor:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process ids of what runs, by name."""
+        """The ids of the running processes, by name."""
         return {child.name: child.pid for child in self._children if not child.ended.is_set()}
 
     def on_exit(self, callback: OnExit) -> None:
-        """Call ``callback`` for every end that `stop` did not ask for, after the last lines were shown."""
+        """Call ``callback`` for every process that ended by itself, after its last lines were shown."""
         self._callbacks.append(callback)
 
     async def start(
@@ -105,9 +108,15 @@ class Supervisor:
         cwd: Path | None = None,
         death_signal: signal.Signals = signal.SIGKILL,
     ) -> int:
-        """Start ``argv`` and return its process id. ``env`` is added to this process's environment.
+        """Start a process and return its id.
 
-        ``death_signal`` is what it gets when this process dies (Linux). Raises OSError where nothing can be started.
+        name: for its lines of output
+        argv: program and arguments
+        env: added to the environment of this process
+        cwd: its folder; that of this process unless given
+        death_signal: what it gets when this process dies (Linux)
+
+        Raises OSError if it cannot be started.
         """
         child = _Child(name, _COLOURS[self._started % len(_COLOURS)], self._show)
         await asyncio.get_running_loop().subprocess_exec(
@@ -127,9 +136,9 @@ class Supervisor:
         return child.pid
 
     async def stop(self) -> None:
-        """End everything in reverse order of starting. Cancelled, it kills what is left at once.
+        """Stop all processes, the last started first. If it is cancelled, it kills the remaining ones at once.
 
-        Errors never keep the next process from being stopped; they are raised together at the end.
+        An error does not keep the next process from being stopped: all errors are raised together at the end.
         """
         failures: list[Exception] = []
         try:
@@ -177,7 +186,7 @@ class Supervisor:
     async def _follow(self, child: _Child) -> None:
         try:
             await child.ended.wait()
-            # Whatever it left in its session would outlive the mesh, and hold the pipe open.
+            # Its own children would outlive the mesh, and keep the pipe open.
             _kill_session(child.pid)
             async with asyncio.timeout(_LAST_LINES_S):
                 await child.silent.wait()
@@ -203,21 +212,21 @@ class Supervisor:
             self._stream.write("".join(f"{label}{line.decode(errors='replace').rstrip()}\n" for line in lines))
             self._stream.flush()
         except (OSError, ValueError):
-            # Nobody reads any more (`mesh up | head`): go on reading the pipes, or the processes would block.
+            # Our reader has gone (`mesh up | head`). The pipes are read on, so that the processes do not block.
             self._stream = None
 
 
 def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
-    """``preferred`` if it can be listened on at ``host``, else one at random.
+    """``preferred`` if a server can listen on it at ``host``, else a free port at random.
 
-    It is free when this returns, and not reserved: whoever listens first has it. One that the system chose might be
-    somebody's outgoing connection by then; those at random are below the range that it takes such ports from.
+    The port is free when this returns, but not reserved. Random ports are below the range from which the system takes
+    ports for outgoing connections: one that the system chose could be in use for such a connection a moment later.
     """
     family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
     at_random = [_NO_OUTGOING.start + secrets.randbelow(len(_NO_OUTGOING)) for _ in range(50)]
     for port in (*filter(None, [preferred]), *at_random, 0):
         with socket.socket(family, socket.SOCK_STREAM) as sock:
-            # As servers do: connections of an earlier process that linger in TIME_WAIT are no obstacle.
+            # As servers do: connections of an earlier process in TIME_WAIT do not matter.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 sock.bind((host, port))
@@ -232,7 +241,7 @@ def free_port(preferred: int = 0, host: str = "127.0.0.1") -> int:
 
 
 def _kill_session(pid: int) -> None:
-    """SIGKILL for the process and what it started; ``pid`` is also the number of its group."""
+    """Send SIGKILL to the process and its children; ``pid`` is also the number of its group."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -242,7 +251,7 @@ def _kill_session(pid: int) -> None:
 
 
 def ended(code: int) -> str:
-    """How a process ended, for a sentence about it; ``code`` as in `OnExit`."""
+    """How a process ended, as part of a sentence; ``code`` as in `OnExit`."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:

@@ -1,4 +1,4 @@
-"""A nats-server as an async context manager: started, killed, frozen and restarted as a test or `mesh up` wants."""
+"""A nats-server as an async context manager: started, killed, frozen and restarted by a test or by `mesh up`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from mesh.embedded.leash import leashed
 
 _POLL_S = 0.004
 _BUSY = "address already in use"
-# How long a port that was ours may be somebody else's: a client that dials a closed port of the ephemeral range
-# can connect to itself and so occupy it for a moment.
+# Seconds for which the server's own port may be in use at a restart: a client that dials a closed port of the ephemeral
+# range can connect to itself, and so occupy it for a moment.
 _REBIND_S = 5.0
 _LOG_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files of a server; with ``ca`` set and ``verify``, clients must show a certificate too."""
+    """PEM files of a server. With ``ca`` and ``verify``, clients must present a certificate too."""
 
     cert: Path
     key: Path
@@ -42,7 +42,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Membership of a cluster. JetStream needs ``routes`` from the start, so choose ports with `free_port(0)`."""
+    """Membership of a cluster. JetStream needs ``routes`` from the start: choose ports with `free_port(0)`."""
 
     name: str
     port: int = 0
@@ -50,13 +50,22 @@ class Cluster:
 
 
 class NatsServer:
-    """One nats-server process; ``async with NatsServer() as server`` is all that most callers need.
+    """One nats-server process. Most callers need only ``async with NatsServer() as server``.
 
-    ``port`` 0 takes any free one; a restart keeps it. ``store`` keeps JetStream's data; without it they live in a
-    temporary folder until `aclose`. ``extra_config`` is text in the server's own configuration language. The server
-    pings clients every second and drops them after ``ping_max`` without an answer, so that frozen peers show quickly.
-    Attributes ``url``, ``port`` and ``pid`` are valid from `start` on; errors are `ServerError`.
-    It is bound to no event loop: start and stop may run in different ones, one after the other.
+    port: 0 takes a free one, which a restart keeps
+    host, name: its address, and its name
+    jetstream, store: JetStream, and the folder of its data; without one they are in a temporary folder until `aclose`
+    user, password, tls: what clients need to connect
+    cluster: makes it a member of a cluster
+    max_payload: bytes of a message at most; the server's default is 1 MiB
+    ping_max: a client is dropped after so many pings without an answer, one a second, so that frozen ones show quickly
+    monitoring: True opens the HTTP monitoring port
+    extra_config: further text in the server's configuration language
+    program: the program; `find_nats_server` unless given
+    start_timeout_s, stop_timeout_s: seconds until a start has failed, and until a stop becomes a kill
+
+    Attributes ``url``, ``port`` and ``pid`` are valid after `start`. Errors are `ServerError`. The server is not bound
+    to an event loop: start and stop may run in different ones, one after the other.
     """
 
     def __init__(
@@ -84,7 +93,7 @@ class NatsServer:
         self.cluster = cluster
         self.pid = 0
         self.endpoints: dict[str, list[str]] = {}
-        """URLs by kind as the server reports them: ``nats``, ``monitoring``, ``cluster``, ``websocket``."""
+        """The server's own URLs by kind: ``nats``, ``monitoring``, ``cluster``, ``websocket``."""
         self._name = name
         self._jetstream = jetstream
         self._store = store
@@ -117,7 +126,7 @@ class NatsServer:
 
     @property
     def cluster_url(self) -> str:
-        """What other members name in their routes; needs ``cluster``."""
+        """The URL for the ``routes`` of other members; needs ``cluster``."""
         return self.endpoints["cluster"][0]
 
     @property
@@ -126,17 +135,17 @@ class NatsServer:
 
     @property
     def log_path(self) -> Path:
-        """The log file; it is gone after `aclose`, while `log` still has its text."""
+        """The log file. After `aclose` it is gone, but `log` still has its text."""
         return self._path / "server.log"
 
     def log(self) -> str:
-        """Everything the server said since the first start, restarts included."""
+        """The server's log since the first start, restarts included."""
         if self._folder is None:
             return self._last_log
         return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
 
     async def start(self) -> Self:
-        """Start and return when connections are accepted; at once again after `kill` or `stop`, on the same port."""
+        """Start, and return when connections are accepted. After `kill` or `stop` it starts again, on the same port."""
         if self.running:
             raise ServerError(f"nats-server runs already, as process {self.pid}")
         if self._folder is None:
@@ -158,7 +167,7 @@ class NatsServer:
             raise
 
     async def stop(self) -> None:
-        """Ask it to end, and kill it when it does not; its data stay for the next `start`."""
+        """Ask it to end, and kill it if it does not. Its data stay for the next `start`."""
         process = self._process
         try:
             if process is not None:
@@ -169,27 +178,27 @@ class NatsServer:
             self._kill()
 
     async def kill(self) -> None:
-        """``kill -9``; what JetStream had written stays for the next `start`."""
+        """Kill it with SIGKILL. JetStream's data on disk stay for the next `start`."""
         self._kill()
 
     async def restart(self) -> None:
-        """`stop` and `start`: the same port, the same JetStream data."""
+        """`stop` and `start`, with the same port and the same JetStream data."""
         await self.stop()
         await self.start()
 
     async def aclose(self) -> None:
-        """`stop`, and remove its temporary files. Safe to call again."""
+        """`stop`, and remove the temporary files. It may be called again."""
         try:
             await self.stop()
         finally:
             self._remove()
 
     def lame_duck(self) -> None:
-        """Have it tell its clients that it is going away, as an operator does before maintenance (SIGUSR2)."""
+        """Make it tell its clients that it will end, as an operator does before maintenance (SIGUSR2)."""
         self._signal(signal.SIGUSR2)
 
     def pause(self) -> None:
-        """Freeze it (SIGSTOP): its sockets stay open and nothing answers. Returns when it stands still."""
+        """Freeze it (SIGSTOP): its sockets stay open, and nothing answers. Returns when no thread runs any more."""
         self._signal(signal.SIGSTOP)
         _await_stopped(self.pid)
 
@@ -202,7 +211,7 @@ class NatsServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A cancelled scope would cancel every await in here as well, and leave the orderly end undone.
+        # A cancelled scope would cancel every await here too, and the server would not be stopped in order.
         with anyio.CancelScope(shield=True):
             await self.aclose()
 
@@ -285,7 +294,7 @@ class NatsServer:
         """Return when ``process`` has ended, or after ``timeout_s``."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        # There is no portable event for another process's end that is bound to no loop.
+        # There is no portable event for the end of another process that works without an event loop.
         while process.poll() is None and loop.time() < deadline:
             await asyncio.sleep(_POLL_S)
 
@@ -295,7 +304,7 @@ class NatsServer:
         self._process.send_signal(number)
 
     def _kill(self) -> None:
-        """End the process now, without an await, so that it works in a cancelled task too."""
+        """End the process now, without an await, so that this works in a cancelled task too."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -308,11 +317,11 @@ class NatsServer:
             self._folder = self._cleanup = None
 
     def _own_log(self) -> str:
-        """What the present process said."""
+        """The log of the present process."""
         return self.log_path.read_bytes()[self._log_start :].decode(errors="replace")
 
     def _tail(self) -> str:
-        return "\n".join(self._own_log().splitlines()[-_LOG_LINES:]) or "(it said nothing)"
+        return "\n".join(self._own_log().splitlines()[-_LOG_LINES:]) or "(its log is empty)"
 
     def _failure(self) -> str:
         code = self._process.returncode if self._process else None
@@ -336,7 +345,7 @@ def _quoted(text: str) -> str:
 
 
 def _await_stopped(pid: int) -> None:
-    """Return when no thread of a process runs any more: a busy machine takes a moment to stop them (Linux)."""
+    """Return when no thread of a process runs any more (Linux): a busy machine takes a moment to stop them."""
     until = time.monotonic() + 2
     while time.monotonic() < until:
         try:

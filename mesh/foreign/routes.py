@@ -6,39 +6,44 @@
 ``http.summary``     for documentation
 ``http.auth``        as in a route
 ``http.timeout_ms``  of a whole call
-``http.retry``       ``false`` forbids that a request which may have run is sent again
+``http.retry``       ``false`` forbids the retry of a request that may have run
 =================== ======================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
-from mesh.foreign.survey import Asked, Micro
+from mesh.foreign.survey import MicroEndpoint, MicroInstance
 from mesh.messages import MAX_TIMEOUT_MS, Announcement, Endpoint, Route, revision_of
+from mesh.numbers import parse_count
 from mesh.routes import BadTemplate, parse_template
 from mesh.subjects import RESERVED, is_name, takes_requests
 
-HEARTBEAT_MS = 30_000
-"""For the record only: nobody beats."""
-MAX_ENDPOINTS = 1000
+HEARTBEAT_MS: Final = 30_000
+"""A value that the message needs: foreign services send no heartbeats."""
+MAX_ENDPOINTS: Final = 1000
+"""Endpoints of one instance that are looked at: a bound for the work that one answer causes."""
 
 
-def subjects_of(micros: Iterable[Micro], prefix: str) -> dict[str, str]:
-    """Where the endpoints of these instances listen, by name; without those that no request may be sent to."""
+def subjects_of(micros: Iterable[MicroInstance], prefix: str) -> dict[str, str]:
+    """The subjects of the endpoints of these instances, by name, without those that no request may be sent to."""
     return {e.name: e.subject for micro in micros for e in micro.endpoints if takes_requests(e.subject, prefix)}
 
 
-def announcement_of(micro: Micro, prefix: str, problems: list[str]) -> Announcement | None:
-    """What the service would announce if it were one of the mesh with ``prefix``; None where it can have no such name.
+def announcement_of(micro: MicroInstance, prefix: str, problems: list[str]) -> Announcement | None:
+    """What the instance would announce if it were one of the mesh. None if its name or id is not one of the mesh's.
 
-    A route's endpoint is the endpoint's whole subject: that is where its requests go. ``problems`` takes a sentence for
-    everything that was left out.
+    prefix: first token of the subjects of this mesh, to which no request may be sent
+    problems: gets a sentence for everything that was left out
+
+    The ``endpoint`` of a route is the whole subject of the endpoint: its requests go there.
     """
     if not is_name(micro.name) or not is_name(micro.id):
-        problems.append(f"{micro.name[:80]!r} {micro.id[:80]!r} is no name and id")
+        problems.append(f"{micro.name[:80]!r} {micro.id[:80]!r} is not a name and an id")
         return None
     if micro.name in RESERVED:
         problems.append(f"the name {micro.name!r} is reserved for the mesh itself")
@@ -73,20 +78,20 @@ def announcement_of(micro: Micro, prefix: str, problems: list[str]) -> Announcem
     )
 
 
-def _route(asked: Asked, prefix: str) -> Route:
-    """Raises ValueError with what is wrong."""
+def _route(asked: MicroEndpoint, prefix: str) -> Route:
+    """The route in an endpoint's metadata. Raises ValueError with what is wrong."""
     given = asked.metadata
     subject = asked.subject
     if not takes_requests(subject, prefix):
-        raise ValueError(f"the subject {subject[:80]!r} is none to send requests to")
+        raise ValueError(f"the subject {subject[:80]!r} is not one to send requests to")
     try:
         parse_template(given["http.path"])
     except BadTemplate as error:
         raise ValueError(f"http.path {given['http.path'][:80]!r}: {error}") from error
-    timeout = given.get("http.timeout_ms", "0")
-    # Not more digits than the largest has: Python refuses to read thousands of them with a ValueError of its own.
-    if not (timeout.isascii() and timeout.isdecimal()) or len(timeout) > 7 or int(timeout) > MAX_TIMEOUT_MS:
-        raise ValueError(f"http.timeout_ms {timeout[:20]!r} is not a number up to {MAX_TIMEOUT_MS}")
+    timeout_text = given.get("http.timeout_ms", "0")
+    timeout_ms = parse_count(timeout_text)
+    if timeout_ms is None or timeout_ms > MAX_TIMEOUT_MS:
+        raise ValueError(f"http.timeout_ms {timeout_text[:20]!r} is not a number up to {MAX_TIMEOUT_MS}")
     retry = given.get("http.retry", "true").lower()
     if retry not in ("true", "false"):
         raise ValueError(f"http.retry {retry[:20]!r} is neither true nor false")
@@ -96,7 +101,7 @@ def _route(asked: Asked, prefix: str) -> Route:
         "endpoint": asked.name,
         "summary": given.get("http.summary", "")[:200],
         "auth": given.get("http.auth", ""),
-        "timeout_ms": int(timeout),
+        "timeout_ms": timeout_ms,
         "retry": retry == "true",
     }
     try:

@@ -1,7 +1,7 @@
-"""Asks NATS micro services (ADR-32) through ``$SRV``, those of the mesh and foreign ones alike.
+"""Asks NATS micro services (NATS ADR-32) through ``$SRV``: those of the mesh and foreign ones alike.
 
-Clients differ in what they leave out and in their number and time formats, so replies are read leniently: whoever
-has a name and an id is listed, and a field of another type than expected counts as missing.
+Clients differ in the fields that they leave out and in their formats of numbers and times. So replies are read
+leniently: an instance with a name and an id is listed, and a field of another type than expected counts as missing.
 """
 
 from __future__ import annotations
@@ -10,34 +10,36 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from mesh.headers import NO_RESPONDERS
+from mesh.codec import decode_or_none
+from mesh.headers import says_no_responders
 
 if TYPE_CHECKING:
     from mesh.bus import Bus
 
-QUIET_S = 0.15
-"""A survey is over when nobody has answered for so long; the answers come within milliseconds of each other."""
-FIRST_S = 0.5
-"""How long the first answer may take."""
-LONGEST_S = 3.0
-"""A survey is over so long after the first answer was due at the latest, whoever goes on answering."""
-MOST = 16_384
+QUIET_S: Final = 0.15
+"""Seconds without another answer after which a survey ends: answers come within milliseconds of each other."""
+FIRST_S: Final = 0.5
+"""Seconds that the first answer may take."""
+LONGEST_S: Final = 3.0
+"""Seconds after `FIRST_S` at which a survey ends, even if answers still come."""
+MAX_INSTANCES: Final = 16_384
 """Instances that a survey lists at most; more answers end it."""
+PREFIX: Final = "mesh.prefix"
+"""The metadata key of every instance of a mesh: the prefix of its subjects."""
+CONTRADICTED: Final = "mesh.contradicted"
+"""The metadata key for the number of messages that others published in an instance's name; absent if there are none."""
+_ANY = msgspec.json.Decoder()
 _LARGEST = 1e18
-"""No figure counts above it: 30 years in nanoseconds, and an integer everywhere."""
-PREFIX = "mesh.prefix"
-"""The metadata key with which an instance of a mesh says so."""
-CONTRADICTED = "mesh.contradicted"
-"""The one with which it says how many messages somebody else has published in its name; only where there are any."""
+"""The largest figure that counts: 30 years in nanoseconds, and an integer in every implementation of JSON."""
 
 
 @dataclass(slots=True)
-class Asked:
-    """One endpoint, as INFO or STATS describe it; times in milliseconds."""
+class MicroEndpoint:
+    """One endpoint, as INFO or STATS describes it; times in milliseconds."""
 
     name: str
     subject: str = ""
@@ -52,8 +54,8 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Micro:
-    """One instance's answer. ``elapsed_ms`` is the time it took."""
+class MicroInstance:
+    """The answer of one instance. ``elapsed_ms`` is how long it took."""
 
     name: str
     id: str
@@ -61,16 +63,16 @@ class Micro:
     description: str = ""
     started: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
-    endpoints: list[Asked] = field(default_factory=list)
+    endpoints: list[MicroEndpoint] = field(default_factory=list)
     elapsed_ms: float = 0.0
 
     @property
     def foreign(self) -> bool:
-        """Whether it is an instance of no mesh."""
+        """True if it is not an instance of any mesh."""
         return PREFIX not in self.metadata
 
     def kind(self, prefix: str) -> str:
-        """Empty for an instance of the mesh with that prefix, else what to call it."""
+        """Empty for an instance of the mesh with that prefix, else a name for what it is."""
         other = self.metadata.get(PREFIX)
         if other == prefix:
             return ""
@@ -84,15 +86,20 @@ async def survey(
     *,
     first: float = FIRST_S,
     quiet: float = QUIET_S,
-    complete: Callable[[list[Micro]], bool] | None = None,
-) -> list[Micro]:
-    """The answers to ``$SRV.<verb>`` of one service or of all, by name and id.
+    complete: Callable[[list[MicroInstance]], bool] | None = None,
+) -> list[MicroInstance]:
+    """The answers to ``$SRV.<verb>``, sorted by name and id.
 
-    Ends when ``complete`` says so of what has come, when nobody listens, after ``first`` seconds without any
-    answer, ``quiet`` seconds after the last one, and in any case after ``first`` + `LONGEST_S`.
+    verb: PING, INFO or STATS
+    service: ask this one only; empty asks all
+    first: seconds without any answer after which the survey ends
+    quiet: seconds after the last answer at which it ends
+    complete: called with the answers so far; True ends the survey
+
+    Ends at once if NATS has no responders, and in any case after ``first`` + `LONGEST_S`.
     """
     subject = ".".join(filter(None, ("$SRV", verb, service)))
-    found: dict[tuple[str, str], Micro] = {}
+    found: dict[tuple[str, str], MicroInstance] = {}
     loop = asyncio.get_running_loop()
     until = loop.time() + first
     latest = until + LONGEST_S
@@ -104,7 +111,7 @@ async def survey(
                     reply = await replies.get()
             except TimeoutError:
                 break
-            if not reply.payload and reply.block.startswith(NO_RESPONDERS):
+            if says_no_responders(reply.block, reply.payload):
                 break
             micro = read(reply.payload)
             if micro is None:
@@ -112,24 +119,21 @@ async def survey(
             micro.elapsed_ms = (time.perf_counter() - began) * 1000
             found.setdefault((micro.name, micro.id), micro)
             until = min(latest, loop.time() + quiet)
-            if len(found) >= MOST or (complete is not None and complete(list(found.values()))):
+            if len(found) >= MAX_INSTANCES or (complete is not None and complete(list(found.values()))):
                 break
     return [found[key] for key in sorted(found)]
 
 
-def read(payload: bytes) -> Micro | None:
-    """A PING, INFO or STATS response, as far as it can be understood; None where it names nobody."""
-    try:
-        document = msgspec.json.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+def read(payload: bytes) -> MicroInstance | None:
+    """The instance in a PING, INFO or STATS response; None if it has no name and id."""
+    document = decode_or_none(_ANY, payload)
     if not isinstance(document, dict):
         return None
     name, id = document.get("name"), document.get("id")
     if not isinstance(name, str) or not isinstance(id, str) or not name or not id:
         return None
     endpoints = document.get("endpoints")
-    return Micro(
+    return MicroInstance(
         name=name,
         id=id,
         version=_text(document.get("version")),
@@ -140,10 +144,10 @@ def read(payload: bytes) -> Micro | None:
     )
 
 
-def _endpoint(document: dict[str, Any]) -> Asked:
+def _endpoint(document: dict[str, Any]) -> MicroEndpoint:
     data = document.get("data")
     data = data if isinstance(data, dict) else {}
-    return Asked(
+    return MicroEndpoint(
         name=_text(document.get("name")),
         subject=_text(document.get("subject")),
         queue_group=_text(document.get("queue_group")),
@@ -166,7 +170,7 @@ def _texts(value: Any) -> dict[str, str]:
 
 
 def _number(value: Any) -> float | None:
-    """A number that can be shown and calculated with; JSON has ones that are beyond any float."""
+    """``value`` if it is a number that can be shown and calculated with. JSON has numbers beyond any float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if 0 <= value <= _LARGEST else None

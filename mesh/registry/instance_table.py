@@ -6,17 +6,23 @@ from collections.abc import Iterator
 from typing import Any
 
 from mesh.messages import State
-from mesh.registry.instance_records import Announced, Content, Instance, earliest, labels
-from mesh.registry.shared_content import Contents
+from mesh.registry.content_pool import ContentPool
+from mesh.registry.instance_records import (
+    AnnouncedContent,
+    ClaimedRoutes,
+    Instance,
+    earliest_claim_times,
+    route_label,
+)
 
 
-class Table:
-    """Where the registry keeps live instances and the contents they share. It knows no rules."""
+class InstanceTable:
+    """The live instances, and the content that they share. The rules are in `Registry`."""
 
     def __init__(self) -> None:
         self._live: dict[str, dict[str, Instance]] = {}
         self._count = 0
-        self._contents = Contents()
+        self._content_pool = ContentPool()
 
     def __len__(self) -> int:
         return self._count
@@ -38,27 +44,30 @@ class Table:
         """The services with a live instance, sorted."""
         return sorted(self._live)
 
-    def contents(self, service: str) -> list[Content]:
-        """What the live instances of ``service`` announce, each content once."""
-        distinct: dict[int, Content] = {}
-        for instance in self._live.get(service, {}).values():
-            distinct[id(instance.content)] = instance.content
+    def content(self, service: str) -> list[AnnouncedContent]:
+        """What the live instances of ``service`` announce: each content once."""
+        distinct = {id(instance.content): instance.content for instance in self._live.get(service, {}).values()}
         return list(distinct.values())
 
-    def announced(self, service: str) -> list[Announced]:
-        """The same with the claims to the routes: of several instances, the earliest moment of each route."""
-        claims: dict[int, tuple[Content, set[tuple[int, ...]]]] = {}
-        content: Content | None = None
+    def claimed_routes(self, service: str) -> list[ClaimedRoutes]:
+        """The routes that the live instances of ``service`` announce, each content once, with the claim times.
+
+        A route has the earliest claim time that an instance announces for it.
+        """
+        claims: dict[int, tuple[AnnouncedContent, set[tuple[int, ...]]]] = {}
+        content: AnnouncedContent | None = None
         claimed: tuple[int, ...] = ()
         for instance in self._live.get(service, {}).values():
             # Of thousands of instances nearly all say the same as the one before.
             if instance.content is not content or instance.claimed != claimed:
                 content, claimed = instance.content, instance.claimed
                 claims.setdefault(id(content), (content, set()))[1].add(claimed)
-        return [Announced(each.revision, each.routes, earliest(found)) for each, found in claims.values()]
+        return [
+            ClaimedRoutes(each.revision, each.routes, earliest_claim_times(times)) for each, times in claims.values()
+        ]
 
-    def view(self) -> dict[tuple[str, str], tuple[Content, State, int]]:
-        """Content, state and highest ``seq`` of every instance: what two receivers agree on in the end."""
+    def converged_state(self) -> dict[tuple[str, str], tuple[AnnouncedContent, State, int]]:
+        """Content, state and highest ``seq`` of every instance: equal for receivers of the same messages."""
         return {(i.service, i.id): (i.content, i.state, i.seq) for i in self}
 
     def snapshot(self) -> list[dict[str, Any]]:
@@ -81,7 +90,7 @@ class Table:
                 "capacity": i.capacity,
                 "lag_ms": i.lag_ms,
                 "seen": i.seen,
-                "routes": sorted(labels(i.content)),
+                "routes": sorted(map(route_label, i.routes)),
             }
             for i in sorted(self, key=lambda i: (i.service, i.id))
         ]
@@ -96,5 +105,5 @@ class Table:
         if not siblings:
             del self._live[instance.service]
         self._count -= 1
-        self._contents.release(instance.content)
+        self._content_pool.release(instance.content)
         instance.live = False

@@ -1,47 +1,48 @@
-"""Instances that are gone, remembered so that their late messages do not bring them back."""
+"""Instances that have gone, remembered so that their late messages do not bring them back."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import NamedTuple
 
-Key = tuple[str, str]
+InstanceKey = tuple[str, str]
+"""Service and instance id."""
 
 
 class Tombstone(NamedTuple):
-    """One instance that is gone."""
+    """One instance that has gone."""
 
     until: float
-    """Liveness time in seconds."""
+    """Liveness time in seconds at which it is forgotten."""
     seq: int
-    """The highest seen; a message above it revives."""
+    """The highest ``seq`` seen: a message above it brings the instance back."""
     final: bool
-    """Whether it said ``stopped``; otherwise it fell silent."""
+    """True if it said ``stopped``, False if it fell silent."""
 
 
 class Tombstones:
     """Tombstones by service and instance, each for ``lifetime_s`` seconds, at most ``limit`` of them.
 
-    All live equally long, so the order in which they were set is the order in which they end.
+    All last equally long, so they end in the order in which they were set.
     """
 
     __slots__ = ("_lifetime_s", "_limit", "_stones", "evicted")
 
     def __init__(self, lifetime_s: float, limit: int) -> None:
         self.evicted = 0
-        """How many ended early because there were too many."""
+        """How many were forgotten early because there were too many."""
         self._lifetime_s = lifetime_s
         self._limit = limit
-        self._stones: OrderedDict[Key, Tombstone] = OrderedDict()
+        self._stones: OrderedDict[InstanceKey, Tombstone] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._stones)
 
-    def get(self, key: Key) -> Tombstone | None:
+    def get(self, key: InstanceKey) -> Tombstone | None:
         return self._stones.get(key)
 
-    def set(self, key: Key, seq: int, *, final: bool, now: float) -> None:
-        """Remember that the instance is gone; a later tombstone never knows less than an earlier one."""
+    def set(self, key: InstanceKey, seq: int, *, final: bool, now: float) -> None:
+        """Remember that the instance has gone. Over an earlier tombstone, the higher ``seq`` and ``final`` stay."""
         before = self._stones.pop(key, None)
         if before is not None:
             seq = max(seq, before.seq)
@@ -51,7 +52,7 @@ class Tombstones:
             self._stones.popitem(last=False)
             self.evicted += 1
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: InstanceKey) -> None:
         self._stones.pop(key, None)
 
     def expire(self, now: float) -> None:

@@ -1,6 +1,6 @@
 """Routes: from a request's target to the service, endpoint and values that answer it. No I/O, no clock."""
 
-from mesh.routes.request_target import MAX_TARGET, Refusal, Target, parse_target
+from mesh.routes.request_target import MAX_TARGET, RefusedTarget, RequestTarget, parse_target
 from mesh.routes.route_policy import RoutePolicy, merge_policies
 from mesh.routes.service_claims import AnnouncedRoutes, Rejected, RevisionRoute, ServedRoute
 from mesh.routes.slices import Steps
@@ -15,14 +15,14 @@ __all__ = [
     "Match",
     "NoRoute",
     "NotAllowed",
-    "Refusal",
+    "RefusedTarget",
     "Rejected",
+    "RequestTarget",
     "RevisionRoute",
     "RoutePolicy",
     "RouteTable",
     "ServedRoute",
     "Steps",
-    "Target",
     "Template",
     "merge_policies",
     "mount",

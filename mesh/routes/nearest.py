@@ -1,6 +1,6 @@
 """The routes that a mistyped path may have meant, for the text of a 404.
 
-The work is bounded whatever the table and the path are: anyone can ask for paths that do not exist.
+The work is bounded for every table and every path, because anyone can request paths that do not exist.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from mesh.routes.path_claims import PathClaims
 from mesh.routes.trie import Node
 
 MAX_NODES: Final = 200
-"""Nodes that are looked at, those that follow the path first."""
+"""Nodes that are visited at most, those that follow the path first."""
 MAX_LITERALS: Final = 4000
-"""Literals whose first character is looked at, over all nodes."""
+"""Literals of which the first character is compared at most, over all nodes."""
 MAX_RANKED: Final = 300
-"""Literals of one node that are put in order, those with the right first character and length before others."""
+"""Literals of one node that are sorted at most, those with the same first character and length before others."""
 MAX_COMPARED: Final = 12
 """Leaves that are compared with care."""
 MAX_LENGTH: Final = 80
-"""Characters that are compared: the time grows with their square, and worse."""
+"""Characters that are compared at most: the time grows with more than their square."""
 CUTOFF: Final = 0.6
-"""Likeness (0 to 1) below which a route is no help."""
+"""Likeness (0 to 1) below which a route is not shown."""
 
 
 def nearest(root: Node, path: str, limit: int = 3) -> list[str]:
@@ -77,7 +77,7 @@ def _longer_or_shorter(length: int, literal: str) -> int:
 
 
 def _filled(leaf: PathClaims, segments: list[str]) -> str:
-    """The leaf's path with the asked path's own segments as its values, as any value is as good as another."""
+    """The leaf's path with the segments of the requested path as values of its parameters: any value would do."""
     shape, tail = leaf.shape
     own = [
         (segments[place] if place < len(segments) else "") if segment is None else segment
@@ -89,14 +89,14 @@ def _filled(leaf: PathClaims, segments: list[str]) -> str:
 
 
 def _roughly(text: str, other: str) -> tuple[int, str]:
-    """A sort key, the more alike the smaller; cheap, and cruder than a comparison. The text itself breaks ties."""
+    """A sort key that is smaller for more alike texts; cheaper and less exact than `SequenceMatcher`."""
     start = _shared(text, other)
     end = _shared(text[start:][::-1], other[start:][::-1])
     return max(len(text), len(other)) - start - end, text
 
 
 def _shared(text: str, other: str) -> int:
-    """How many characters both begin with."""
+    """The length of the common beginning."""
     for count, (mine, its) in enumerate(zip(text, other, strict=False)):
         if mine != its:
             return count

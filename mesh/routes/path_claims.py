@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mesh.messages import Conflict
+from mesh.messages import RouteConflict
 from mesh.routes.service_claims import Exclusion, RouteClaim, ServedRoute
 from mesh.routes.template import Shape, capture
 
@@ -42,7 +42,7 @@ class PathClaims:
             claims[method] = by_service
         return PathClaims(self.shape, claims) if claims else None
 
-    def conflict(self, method: str) -> Conflict | None:
+    def conflict(self, method: str) -> RouteConflict | None:
         """The conflict between the live claims; remembered ones take nothing from anybody."""
         claims = [claim for claim in self._claims.get(method, {}).values() if claim.forget_at is None]
         # An exclusion follows from the path and the winner's name alone, so those of one shape agree.
@@ -54,7 +54,7 @@ class PathClaims:
         winner, why = exclusion
         losers = (claim.route.service for claim in claims if claim.exclusion or claim.route.service != winner)
         path = min(claim.route.template for claim in claims)
-        return Conflict(method, path, winner, tuple(sorted(losers)), why)
+        return RouteConflict(method, path, winner, tuple(sorted(losers)), why)
 
 
 def _seniority(claim: RouteClaim) -> tuple[int, str]:

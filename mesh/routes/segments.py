@@ -1,6 +1,6 @@
-"""One path segment: decoded once, and never anything a handler would have to fear.
+"""One path segment: decoded once, and refused if it could harm a handler.
 
-Both sides of a match use this: the target of a request and the literals of a template.
+Both sides of a match use this: the target of a request, and the literals of a template.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _SEPARATORS = re.compile(r"[/\\]")
 
 
 class BadSegment(ValueError):
-    """A segment that must not be matched; the text continues a sentence that starts with its place."""
+    """A segment that must not be matched. The text continues a sentence that begins with the segment's number."""
 
 
 def decode_segment(raw: bytes) -> str:
-    """The text of a raw segment, its escapes decoded once, so that ``%252F`` is the text ``%2F``.
+    """The text of a raw segment. Escapes are decoded once: ``b"%252F"`` gives ``"%2F"``.
 
-    Raises `BadSegment` for a bad escape, bytes that are not UTF-8, a control character and a dot segment.
+    Raises `BadSegment` for a bad escape, bytes that are not UTF-8, a control character or a dot segment.
     """
     bad = _BAD_ESCAPE.search(raw)
     if bad is not None:
@@ -33,8 +33,8 @@ def decode_segment(raw: bytes) -> str:
     control = _CONTROL.search(text)
     if control is not None:
         raise BadSegment(f"has the control character U+{ord(control[0]):04X}")
-    # An encoded slash is data, but a tail's value is joined with "/": ".." behind one would reach a handler
-    # that opens files as the very traversal the dot-segment rule is there to stop.
+    # An encoded slash is data, but the value of a tail is joined with "/". So ".." after one would reach a handler
+    # that opens files as the path traversal that this rule prevents.
     for piece in _SEPARATORS.split(text):
         if piece in (".", ".."):
             raise BadSegment(f"has the dot segment {_show(raw)}")

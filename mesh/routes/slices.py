@@ -1,4 +1,4 @@
-"""Long work in short steps: a table of thousands of routes is made without holding up whoever shares the thread."""
+"""Long work in short steps: a table of thousands of routes is made without holding up the event loop."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
-"""Work that stops between its steps, each well below a millisecond; its result is the generator's return value."""
+"""A generator that works until its next ``yield``, well below a millisecond. Its return value is the result."""
 
 ROUTES: Final = 32
-"""Routes dealt with in one step."""
+"""Routes that are handled in one step."""
 
 
 def finish(steps: Steps[T]) -> T:
-    """Do all of the work now."""
+    """Do all steps now, and return the result."""
     while True:
         try:
             next(steps)

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 from msgspec import Struct
 
 from mesh.defaults import REMEMBERED_ROUTES, ROUTE_MEMORY_S
-from mesh.messages import Conflict
+from mesh.messages import RouteConflict
 from mesh.routes.nearest import nearest
 from mesh.routes.path_claims import with_head
 from mesh.routes.service_claims import (
@@ -68,7 +68,7 @@ class RouteTable:
         self._root = Node()
         self._claims_of: dict[str, ServiceClaims] = {}
         self._remembered: dict[str, float] = {}
-        self._conflicts: dict[RouteKey, Conflict] = {}
+        self._conflicts: dict[RouteKey, RouteConflict] = {}
         self._size = 0
 
     def replace(self, service: str, announced: Iterable[AnnouncedRoutes], now: float) -> RouteTable:
@@ -165,7 +165,7 @@ class RouteTable:
         return frozenset(service for service, claims in self._claims_of.items() if claims.forget_at is None)
 
     @property
-    def conflicts(self) -> tuple[Conflict, ...]:
+    def conflicts(self) -> tuple[RouteConflict, ...]:
         """Routes that others than their winner announce, by path and method."""
         return tuple(sorted(self._conflicts.values(), key=lambda conflict: (conflict.path, conflict.method)))
 
@@ -215,7 +215,7 @@ class RouteTable:
         if not changed:
             return table
         edit = Edit(self._root)
-        conflicts: dict[RouteKey, Conflict | None] = {}
+        conflicts: dict[RouteKey, RouteConflict | None] = {}
         for number, key in enumerate(changed, 1):
             if number % ROUTES == 0:
                 yield

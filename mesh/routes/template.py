@@ -1,7 +1,8 @@
 """Path templates: literal segments, ``{name}``, and ``{name:path}`` as the last one.
 
-Checked once, when a service declares or announces them; what comes out is a value that is safe to match,
-to compare and to print.
+``"/users/{id}/caf%C3%A9"`` has the segments ``("users", None, "café")``, the names ``("id",)`` and no tail.
+A template is checked once, when a service declares or announces it. The result is safe to match, to compare and to
+print.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Final
 from mesh.routes.segments import BadSegment, decode_segment
 
 MAX_TEMPLATE: Final = 2048
-"""Characters a template may have: what `mesh.messages.Route` lets pass."""
+"""Characters of a template at most, as in `mesh.messages.Route`."""
 
 Shape = tuple[tuple[str | None, ...], bool]
-"""What a template matches, whatever its parameters are called: segments (None = parameter) and tail."""
+"""What a template matches, whatever the names of its parameters: segments (None: a parameter), and True for a tail."""
 Capture = Callable[[tuple[str, ...]], tuple[str, ...]]
 
 _PARAMETER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
@@ -26,15 +27,19 @@ _RESERVED = frozenset("%/\\{}?# ")
 
 
 class BadTemplate(ValueError):
-    """A path that is no template. Its text is one sentence that names the fault."""
+    """A path that is not a template. The text is one sentence that names the fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A checked template. ``text`` is its one spelling: literals decoded, but for what would read otherwise.
+    """A checked template.
 
-    ``segments`` holds a literal's decoded text or None for a parameter, without the tail. ``names`` has the
-    parameters in order, the tail's last. ``shape`` is equal for templates that match the same paths.
+    text: its one spelling, with literals decoded except for characters that would change the meaning
+    segments: the decoded text of each literal, None for a parameter; without the tail
+    names: the parameters in their order, that of the tail last
+    tail: True if it ends with ``{name:path}``
+
+    ``shape`` is equal for templates that match the same paths.
     """
 
     text: str
@@ -48,10 +53,10 @@ class Template:
 
 
 def parse_template(path: str) -> Template:
-    """The template that ``path`` spells; raises `BadTemplate`.
+    """The template in ``path``. Raises `BadTemplate`.
 
-    Literals may be plain or percent-encoded: ``/caf%C3%A9`` and ``/café`` are the same template. A trailing
-    slash is a literal empty last segment, so a different path.
+    Literals may be percent-encoded or not: ``/caf%C3%A9`` and ``/café`` are the same template. A slash at the end is an
+    empty last segment, so it makes another template.
     """
     if not path.startswith("/"):
         raise BadTemplate(f"template {_show(path)} does not start with '/'")
@@ -87,9 +92,10 @@ def parse_template(path: str) -> Template:
 
 
 def mount(prefix: str, path: str) -> str:
-    """``path`` below ``prefix``: ``mount("/api/v1", "/metrics") == "/api/v1/metrics"``; raises `BadTemplate`.
+    """``path`` below ``prefix``: ``mount("/api/v1", "/metrics") == "/api/v1/metrics"``. Raises `BadTemplate`.
 
-    Prefix ``""`` and ``"/"`` mean none; a trailing slash is left out. ``"/"`` below ``"/api"`` is ``"/api/"``.
+    The prefixes ``""`` and ``"/"`` mean none; a slash at the end of a prefix does not count. ``"/"`` below ``"/api"``
+    is ``"/api/"``.
     """
     parse_template(path)
     prefix_segments(prefix)
@@ -99,7 +105,7 @@ def mount(prefix: str, path: str) -> str:
 
 
 def prefix_segments(prefix: str) -> tuple[str, ...]:
-    """The decoded segments of a literal path prefix, none for ``""`` and ``"/"``; raises `BadTemplate`."""
+    """The decoded segments of a literal path prefix; none for ``""`` and ``"/"``. Raises `BadTemplate`."""
     if prefix in ("", "/"):
         return ()
     template = parse_template(prefix.removesuffix("/"))
@@ -112,7 +118,7 @@ def prefix_segments(prefix: str) -> tuple[str, ...]:
 
 
 def capture(shape: Shape) -> Capture:
-    """A function that takes a matching path's segments and gives its parameters' values, the tail's last."""
+    """A function from the segments of a matching path to the values of its parameters, that of the tail last."""
     segments, tail = shape
     places = [place for place, segment in enumerate(segments) if segment is None]
     if tail:
@@ -155,7 +161,7 @@ def _parameter(path: str, part: str) -> tuple[str, str]:
 
 
 def _spell(literal: str) -> str:
-    """A literal as people write it, but for characters that would read otherwise or do not show."""
+    """A literal as people write it; characters that would change its meaning, or do not show, are percent-encoded."""
     if literal.isprintable() and _RESERVED.isdisjoint(literal):
         return literal
     return "".join(

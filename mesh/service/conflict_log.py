@@ -7,7 +7,7 @@ from time import monotonic
 
 from mesh import conflict_texts, messages
 from mesh.logs import LimitedLog
-from mesh.messages import Conflict
+from mesh.messages import RouteConflict
 
 MOST = 200
 """Conflicts that are remembered as logged."""
@@ -22,7 +22,7 @@ _log = logging.getLogger("mesh.service")
 class ConflictLog:
     def __init__(self, service: str) -> None:
         self._service = service
-        self._told: dict[Conflict, float] = {}  # what was logged, with the moment when it was last told, oldest first
+        self._told: dict[RouteConflict, float] = {}  # logged ones, with the moment of the last report, oldest first
         what = "lines about route conflicts ('mesh routes' shows all conflicts)"
         self._log = LimitedLog(_log, LINES, AGAIN_S, what)
 
@@ -39,7 +39,7 @@ class ConflictLog:
             if self._told.pop(conflict, None) is not None:
                 self._log.write(now, logging.INFO, "%s %s: the conflict is over", conflict.method, conflict.path)
 
-    def _begun(self, conflict: Conflict, now: float) -> None:
+    def _begun(self, conflict: RouteConflict, now: float) -> None:
         told = self._told.pop(conflict, None)
         if told is None or now - told >= AGAIN_S:
             text = conflict_texts.told(conflict, self._service)

@@ -14,7 +14,7 @@ from mesh.service.middleware import Middleware
 from mesh.service.readiness import Check
 from mesh.subjects import RESERVED, Subjects, is_name
 
-# ADR-32 asks for a version that follows semver.org; this is its official pattern without named groups.
+# NATS ADR-32 asks for a version that follows semver.org; this is its official pattern without named groups.
 SEMVER = re.compile(
     r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
     r"(-((0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?"

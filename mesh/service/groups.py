@@ -1,8 +1,8 @@
-"""Endpoints called by name: their subjects, their queue groups, and groups of them (ADR-32).
+"""Endpoints called by name: their subjects, their queue groups, and groups of them (NATS ADR-32).
 
 A subject that an author gives is used literally, so that micro clients of every language reach it; otherwise it is the
-mesh's own. Wildcards are allowed as ADR-32 allows them, except in the first token: a subscriber on ``*`` or ``>`` would
-get all requests and replies, and NATS would never again report a subject without responders.
+mesh's own. Wildcards are allowed as NATS ADR-32 allows them, except in the first token: a subscriber on ``*`` or ``>``
+would get all requests and replies, and NATS would never again report a subject without responders.
 """
 
 from __future__ import annotations

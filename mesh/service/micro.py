@@ -1,4 +1,4 @@
-"""The NATS micro side of an instance: ``$SRV.PING``, ``$SRV.INFO`` and ``$SRV.STATS`` (ADR-32).
+"""The NATS micro side of an instance: ``$SRV.PING``, ``$SRV.INFO`` and ``$SRV.STATS`` (NATS ADR-32).
 
 The callback of the subscription replies, so that these requests never queue behind handlers.
 """
@@ -121,6 +121,6 @@ def _figures(statistics: Statistics) -> dict[str, Any]:
         "processing_time": statistics.processing_time,
         "average_processing_time": statistics.processing_time // count if count else 0,
     }
-    if any(statistics.latencies):  # ADR-32's field for figures that a service adds
+    if any(statistics.latencies):  # NATS ADR-32's field for figures that a service adds
         figures["data"] = {"p50_ms": statistics.percentile_ms(0.5), "p99_ms": statistics.percentile_ms(0.99)}
     return figures

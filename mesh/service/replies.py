@@ -242,13 +242,13 @@ def _phrase(status: int) -> str:
 
 
 def _error_headers(status: int, detail: str) -> headers.Pairs:
-    """ADR-32's error headers: a number, and a description that is never empty."""
+    """NATS ADR-32's error headers: a number, and a description that is never empty."""
     text = "".join(c if " " <= c <= "~" else " " for c in detail)[:512].strip()
     return [(b"Nats-Service-Error-Code", b"%d" % status), (b"Nats-Service-Error", (text or _phrase(status)).encode())]
 
 
 def problem_reply(error: MeshError, request_id: str) -> Reply:
-    """The reply for an error: problem+json (RFC 9457), and ADR-32's error headers for other clients."""
+    """The reply for an error: problem+json (RFC 9457), and NATS ADR-32's error headers for other clients."""
     body = codec.encode(error.problem(request_id))
     pairs = [
         (b"Mesh-Status", b"%d" % error.status),

@@ -35,7 +35,7 @@ class Service(Router, ServiceDefinition):
     metadata: texts that ``$SRV.INFO`` and announcements carry
     prefix: the path that all routes are below
     queue_group: the queue group of endpoints that have none of their own; None for a plain subscription, with which
-        every instance hears every request on an endpoint's subject (ADR-32)
+        every instance hears every request on an endpoint's subject (NATS ADR-32)
 
     Raises `DeclarationError` for a name, version or metadata that the protocol does not allow.
     """
@@ -75,7 +75,7 @@ class Service(Router, ServiceDefinition):
         return self._group.endpoint(name, subject=subject, queue_group=queue_group, metadata=metadata, cancel=cancel)
 
     def group(self, name: str, *, queue_group: QueueGroup = ...) -> Group:
-        """A group of endpoints whose subjects begin with ``name`` (ADR-32); options as in `Group.group`."""
+        """A group of endpoints whose subjects begin with ``name`` (NATS ADR-32); options as in `Group.group`."""
         return self._group.group(name, queue_group=queue_group)
 
     def _take(self, declared: DeclaredEndpoint) -> None:

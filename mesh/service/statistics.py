@@ -1,4 +1,4 @@
-"""The figures of one endpoint that ``$SRV.STATS`` reports (ADR-32)."""
+"""The figures of one endpoint that ``$SRV.STATS`` reports (NATS ADR-32)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BUCKETS: Final = 256
 
 @dataclass(slots=True)
 class Statistics:
-    """Figures since the start of the instance or the last reset; times in nanoseconds, as ADR-32 has them."""
+    """Figures since the start of the instance or the last reset; times in nanoseconds, as NATS ADR-32 has them."""
 
     num_requests: int = 0
     num_errors: int = 0

@@ -1,16 +1,17 @@
-"""A clock that stands still: hours of waiting in no time, and no test that depends on how fast a machine is."""
+"""A clock that stands still: tests of long waits take no time, and do not depend on the speed of the machine."""
 
 from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
-STEP_S = 0.05
+STEP_S: Final = 0.05
+"""Seconds of one step of the clock."""
 
 
 class PausedClock:
-    """Pauses the running event loop's clock for as long as the context lasts; sockets and threads go on.
+    """Pauses the clock of the running event loop for as long as the context lasts. Sockets and threads go on.
 
     ::
 
@@ -19,8 +20,8 @@ class PausedClock:
             await clock.advance(3600)
             assert waiting.done()
 
-    Timers fire only inside `advance`. It works on asyncio's own loops, not on uvloop. Time that other processes and
-    threads wait does not pass faster: a server's pings, for one.
+    Timers fire only inside `advance`. It works with asyncio's own event loops, not with uvloop. The time of other
+    processes and threads does not pass faster, such as that between the pings of a server.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class PausedClock:
 
     @property
     def now(self) -> float:
-        """What the loop's clock shows, in seconds."""
+        """The time of the event loop's clock, in seconds."""
         return self._now
 
     def __enter__(self) -> Self:
@@ -43,18 +44,18 @@ class PausedClock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # It goes on from where it stands: set back, the timers that were set meanwhile would be far in the future.
+        # The clock goes on from its present time. If it were set back, timers set meanwhile would be far in the future.
         running, ahead = self._running, self._now - self._running()
         self._loop.time = lambda: running() + ahead  # type: ignore[method-assign]
 
     async def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass, a little at a time, so that what one timer starts can set the next."""
+        """Let ``seconds`` pass in small steps, so that the work of one timer can set the next one."""
         end = self._now + seconds
         while self._now < end:
             self._now = min(end, self._now + STEP_S)
             await self.settle()
 
     async def settle(self, turns: int = 5) -> None:
-        """Let everything run that needs no time; ``turns`` of the event loop."""
+        """Let all tasks run that wait for no time, for so many ``turns`` of the event loop."""
         for _ in range(turns):
             await asyncio.sleep(0)

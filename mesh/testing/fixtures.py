@@ -1,14 +1,15 @@
-"""Fixtures for pytest: ``pytest_plugins = ["mesh.testing.fixtures"]`` in a ``conftest.py`` makes them known.
+"""Fixtures for pytest. Write ``pytest_plugins = ["mesh.testing.fixtures"]`` in a ``conftest.py``.
 
 ``nats_url``
-    A NATS server with JetStream for the whole session, which no test disturbs. A process that stands still, at a
-    breakpoint or on a busy machine, keeps its connection for ten minutes.
+    The URL of a NATS server with JetStream for the whole session, which no test disturbs. A process that stands still,
+    at a breakpoint or on a busy machine, keeps its connection for ten minutes.
 ``prefix``
-    A mesh prefix of the test's own on that server.
+    A mesh prefix for this test alone on that server.
 ``nats``
-    A NATS server of the test's own, to be killed, paused and restarted.
+    A NATS server for this test alone, to be killed, paused and restarted.
 ``mesh``
-    A gateway on ``nats_url`` in the test's process; ``await mesh.start(service)`` adds instances, ``mesh.http`` asks.
+    A gateway on ``nats_url`` in the test's process. ``await mesh.start(service)`` adds an instance, ``mesh.http`` is a
+    client of the gateway.
 ``client``
     A `MeshClient` of that mesh.
 ``clock``
@@ -27,14 +28,14 @@ import pytest_asyncio
 from mesh.client import MeshClient
 from mesh.embedded import NatsServer
 from mesh.testing.clock import PausedClock
-from mesh.testing.mesh import PATIENCE_S, Mesh
+from mesh.testing.mesh import FROZEN_S, Mesh
 
 _prefixes = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
 def nats_url() -> Iterator[str]:
-    server = NatsServer(ping_max=PATIENCE_S)
+    server = NatsServer(ping_max=FROZEN_S)
     asyncio.run(server.start())
     yield server.url
     asyncio.run(server.aclose())

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from mesh.bus import Bus
 from mesh.embedded import NatsServer
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
     from gateway.server import Gateway
 
-SYNC_MARGIN_S = 0.02
-"""Everything is in one process here, so answers to the gateway's first question come at once."""
-PATIENCE_S = 600
-"""For how long NATS keeps the connection of a process that stands still, as at a breakpoint."""
-QUICK = {"heartbeat_ms": 250, "linger_ms": 20, "drain_s": 5.0}
-"""Service settings that keep tests short; everything else is as in production."""
+SYNC_MARGIN_S: Final = 0.02
+"""Seconds that the gateway waits for late announcements: all instances are in this process, so they come at once."""
+FROZEN_S: Final = 600
+"""Seconds for which NATS keeps the connection of a process that stands still, as at a breakpoint."""
+QUICK: Final = {"heartbeat_ms": 250, "linger_ms": 20, "drain_s": 5.0}
+"""Service settings that keep tests short. All others are those of production."""
 
 
 @cache
@@ -40,8 +40,13 @@ def _certificates() -> ssl.SSLContext:
 class Mesh:
     """NATS, a gateway and instances of services, for as long as the context lasts.
 
-    ``nats_url`` uses a server that runs already. ``http`` is an `httpx.AsyncClient` of the gateway. Settings of the
-    gateway and the services can be given by name: ``gateway={"timeout_ms": 500}``, ``settings={"concurrency": 2}``.
+    services: one instance of each is started
+    nats_url: a NATS server that runs already; without it, one is started
+    prefix: first token of the subjects
+    gateway, settings, bus: settings of the gateway, the services and the connections by name, as
+        ``gateway={"timeout_ms": 500}``
+
+    ``http`` is an `httpx.AsyncClient` of the gateway.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class Mesh:
             "drain_s": 2.0,
             "linger_ms": 0,
         }
-        if lane := os.environ.get("MESH_HTTP_LANE"):  # so that a whole suite can be run on either
+        if lane := os.environ.get("MESH_HTTP_LANE"):  # so that a whole test suite can run on either lane
             defaults["http_lane"] = lane
         self.gateway_settings = replace(GatewaySettings(), **{**defaults, **(gateway or {})})
         self.gateway: Gateway
@@ -79,7 +84,7 @@ class Mesh:
 
     @property
     def ops_url(self) -> str:
-        """The operator's plane."""
+        """The address of the operator's plane."""
         return f"http://127.0.0.1:{self.gateway.ops_port}"
 
     async def __aenter__(self) -> Self:
@@ -88,7 +93,7 @@ class Mesh:
         from gateway.server import Gateway
 
         if not self.bus_settings.servers[0]:
-            self.nats = NatsServer(ping_max=PATIENCE_S)
+            self.nats = NatsServer(ping_max=FROZEN_S)
             await self.nats.start()
             self.bus_settings = replace(self.bus_settings, servers=(self.nats.url,))
         try:
@@ -119,7 +124,10 @@ class Mesh:
             await self.nats.aclose()
 
     async def start(self, service: Service, **settings: Any) -> ServiceInstance:
-        """Start one more instance; returns when the gateway knows it as ready."""
+        """Start one more instance, and return when the gateway knows that it is ready.
+
+        settings: service settings by name
+        """
         instance = ServiceInstance(service, self.bus_settings, replace(self.service_settings, **settings))
         await instance.start()
         self.instances.append(instance)
@@ -132,7 +140,7 @@ class Mesh:
         return instance
 
     async def until(self, condition: Callable[[], bool], timeout: float = 5.0) -> None:
-        """Return when ``condition()`` holds; it is looked at after every change of the gateway's registry.
+        """Return when ``condition()`` is true. It is called after every change of the gateway's registry.
 
         Raises TimeoutError after ``timeout`` seconds.
         """
@@ -147,11 +155,11 @@ class Mesh:
             end()
 
     def ops(self) -> httpx.AsyncClient:
-        """An HTTP client of the operator's plane; use it with ``async with``."""
+        """An HTTP client of the operator's plane. Use it with ``async with``."""
         import httpx
 
         return httpx.AsyncClient(base_url=self.ops_url, verify=_certificates())
 
     def client(self, service: str = "client") -> Bus:
-        """A bus of another party on the same NATS; use it with ``async with``."""
+        """A bus of another process on the same NATS. Use it with ``async with``."""
         return Bus(self.bus_settings, service=service)

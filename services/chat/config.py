@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from mesh.setting_types import whole
-from mesh.settings_reader import Kind, setting
+from mesh.settings_reader import SettingType, setting
 from services.settings import DatabaseSettings, database_url, load
 
 
-def _base_url() -> Kind:
+def _base_url() -> SettingType:
     def parse(raw: object) -> str:
         url = str(raw).rstrip("/")
         if url and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
             raise ValueError("is no http:// or https:// URL")
         return url
 
-    return Kind(parse, "a URL such as https://host/v1")
+    return SettingType(parse, "a URL such as https://host/v1")
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,7 +37,7 @@ class ChatSettings(DatabaseSettings):
         doc="A server of the OpenAI form that completes chats for every model but parrot.",
     )
     upstream_key: str = setting(
-        "", Kind(str, "text"), env=["CHAT_UPSTREAM_KEY"], secret=True, doc="The key for that server."
+        "", SettingType(str, "text"), env=["CHAT_UPSTREAM_KEY"], secret=True, doc="The key for that server."
     )
     token_ms: int = setting(
         30, whole(0, 1000, "milliseconds"), env=["CHAT_TOKEN_MS"], doc="How long parrot takes for a word."

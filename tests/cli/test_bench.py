@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.cli.http_load import Histogram, Load, Target
+from mesh.cli.http_load import BenchTarget, Histogram, LoadGenerator
 from tests.conditions import eventually
 
 
@@ -78,9 +78,9 @@ async def test_what_it_sends_and_counts():
 
 async def test_a_rate_is_kept():
     async with Server() as server:
-        seen = await Load(Target.of(server.url), connections=4, rate=500).run(1.0)
-    assert 400 <= seen.histogram.count <= 510
-    assert seen.failed == 0
+        result = await LoadGenerator(BenchTarget.of(server.url), connections=4, rate=500).run(1.0)
+    assert 400 <= result.histogram.count <= 510
+    assert result.failed == 0
 
 
 async def test_who_was_due_while_the_server_stood_still_counts_with_his_whole_wait():
@@ -95,12 +95,12 @@ async def test_who_was_due_while_the_server_stood_still_counts_with_his_whole_wa
         shares = {}
         for rate in (200, 0):
             server.requests.clear()
-            load = Load(Target.of(server.url), connections=1, rate=rate)
+            load = LoadGenerator(BenchTarget.of(server.url), connections=1, rate=rate)
             stalling = asyncio.create_task(stand_still())
-            seen = await load.run(1.2)
+            result = await load.run(1.2)
             await stalling
-            assert seen.histogram.longest > 0.3
-            shares[rate] = sum(1 for share in range(1, 100) if seen.histogram.percentile(share / 100) > 0.1)
+            assert result.histogram.longest > 0.3
+            shares[rate] = sum(1 for share in range(1, 100) if result.histogram.percentile(share / 100) > 0.1)
     assert shares[200] >= 10  # a third of the time, so nearly a third of what was due
     assert shares[0] <= 3  # the closed loop sent one request into the stall
 
@@ -123,18 +123,18 @@ async def test_failures_are_counted_and_are_the_exit_code(answer, said):
 async def test_an_answer_that_never_comes_is_a_timeout():
     async with Server() as server:
         server.going.clear()
-        seen = await Load(Target.of(server.url), connections=2, rate=20, timeout_s=0.2).run(0.5)
+        result = await LoadGenerator(BenchTarget.of(server.url), connections=2, rate=20, timeout_s=0.2).run(0.5)
         server.going.set()
-    assert seen.errors["timeout"] >= 2
-    assert seen.failed >= 2
+    assert result.errors["timeout"] >= 2
+    assert result.failed >= 2
 
 
 async def test_connections_that_the_server_closes_are_made_anew():
     closing = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
     async with Server(closing) as server:
-        seen = await Load(Target.of(server.url), connections=2).run(0.4)
-    assert seen.histogram.count > 4
-    assert seen.failed == 0
+        result = await LoadGenerator(BenchTarget.of(server.url), connections=2).run(0.4)
+    assert result.histogram.count > 4
+    assert result.failed == 0
 
 
 @pytest.mark.parametrize(

@@ -276,14 +276,14 @@ async def test_a_forgery_is_found_while_it_happens_and_after(shell, mesh):
 
 async def test_silence_is_seen(nats_url, prefix):
     """The check itself: who has sent no heartbeat while the doctor waited."""
-    from mesh.cli.mesh_view import MeshView
+    from mesh.cli.mesh_observer import MeshObserver
 
     async with Mesh(nats_url=nats_url, prefix=prefix) as mesh, mesh.client() as bus:
         await mesh.start(greeter(), heartbeat_ms=30_000)
-        async with MeshView(bus) as view:
-            await view.synchronise()
-            await view.beats(0.1, "greeter")
-            (finding,) = mesh_checks.states(mesh_checks.Mesh(view, [], [], Witness()))[:1]
+        async with MeshObserver(bus) as observer:
+            await observer.synchronise()
+            await observer.wait_heartbeats(0.1, "greeter")
+            (finding,) = mesh_checks.states(mesh_checks.Observations(observer, [], [], Witness()))[:1]
     assert finding.severity == "warn"
     assert "no heartbeat from" in finding.seen
 

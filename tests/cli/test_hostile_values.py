@@ -15,13 +15,15 @@ from mesh import messages
 from mesh.cli import info, ls, routes, stats, tail
 from mesh.cli.doctor import mesh_checks
 from mesh.cli.doctor.witness import Witness
-from mesh.cli.mesh_view import age, span
+from mesh.cli.formatting import age, span
+from mesh.cli.route_changes import altered_route
 from mesh.cli.terminal import Terminal
 from mesh.client.attempt_messages import request_block
 from mesh.foreign import read
 from mesh.foreign.routes import announcement_of, subjects_of
 from mesh.logs import JsonFormatter, TextFormatter
 from mesh.registry import Change, Registry
+from mesh.registry.instance_records import route_label
 from mesh.routes import RouteTable
 from mesh.subjects import Subjects, check_subject
 from tests import hostile
@@ -33,7 +35,7 @@ answers = st.lists(hostile.as_bytes(hostile.answers), max_size=4)
 
 
 def receive(payloads, replies):
-    """A view of the mesh after these messages and answers, and the lines of `mesh-tail` on the way."""
+    """An observer of the mesh after these messages and answers, and the lines of `mesh-tail` on the way."""
     registry, witness, micros, table, lines = Registry(rng=random.Random(1)), Witness(), [], RouteTable(), []
     refused, now = 0, 0.0
     for payload in payloads:
@@ -58,43 +60,45 @@ def receive(payloads, replies):
         if found is not None and micro.foreign:
             lines += registry.adopt(found, now)
     for service in registry.services():
-        table = table.replace(service, registry.announced(service), now)
+        table = table.replace(service, registry.claimed_routes(service), now)
     watcher = SimpleNamespace(registry=registry, now=now, stale=False, refused=refused)
-    view = SimpleNamespace(
+    observer = SimpleNamespace(
         watcher=watcher,
         bus=SimpleNamespace(subjects=MESH),
-        directory=SimpleNamespace(table=table),
-        instances=lambda target=None: registry.instances(),
-        has_beaten=lambda instance: True,
+        routes=table,
+        instances=lambda selector=None: registry.instances(),
+        has_load=lambda instance: True,
     )
-    return view, micros, witness, lines
+    return observer, micros, witness, lines
 
 
-def show(view, micros, witness, lines):
+def show(observer, micros, witness, lines):
     """Everything that the commands would print, in both forms."""
     out = io.StringIO()
     terminal = Terminal(out, colour=False)
-    rows = [ls._row(view, i) for i in view.instances()] + [ls._foreign(m, "mesh") for m in micros]
+    rows = [ls._row(observer, i) for i in observer.instances()] + [ls._foreign(m, "mesh") for m in micros]
     terminal.table(ls.HEAD, [ls._cells(row) for row in rows])
     terminal.json(rows)
-    documents = [info._announced(i) for i in view.instances()] + [info._micro(m, "mesh") for m in micros]
+    documents = [info._announced(i) for i in observer.instances()] + [info._micro(m, "mesh") for m in micros]
     for document in documents:
         info._print(terminal, document)
     terminal.json(documents)
-    table = [routes._row(view, entry) for entry in view.directory.table.routes()]
+    table = [routes._row(observer, entry) for entry in observer.routes.routes()]
     terminal.table(
         routes.HEAD,
         [(r["method"], r["path"], r["service"], ", ".join(r["versions"]), "1", routes._flags(r)) for r in table],
     )
     terminal.json(table)
-    figures = [stats._row(view, m, e, None) for m in micros for e in m.endpoints]
+    figures = [stats._row(observer, m, e, None) for m in micros for e in m.endpoints]
     terminal.table(stats.HEAD, [stats._cells(row) for row in figures])
     terminal.json(figures)
     for change in lines:
         facts = {"service": change.service, "instance": change.instance, "version": change.version}
-        facts |= {"state": change.state, "previous": change.previous, "added": change.added, "reason": change.reason}
+        facts |= {"state": change.state, "previous": change.previous, "reason": change.reason}
+        facts["added"] = [route_label(route) for route in change.added]
+        facts["altered"] = [altered_route(route) for route in change.altered]
         terminal.line(tail._describe(change.kind, facts))
-    findings = mesh_checks.examine(mesh_checks.Mesh(view, micros, [], witness))
+    findings = mesh_checks.examine(mesh_checks.Observations(observer, micros, [], witness))
     terminal.json(findings)
     return out.getvalue()
 
@@ -110,9 +114,9 @@ def test_every_command_can_show_it(payloads, replies):
 @given(told, answers)
 def test_what_is_taken_in_can_be_called(payloads, replies):
     """Every address is a subject, none is of the mesh itself but an instance's, and every time a header."""
-    view, micros, _, _ = receive(payloads, replies)
-    for entry in view.directory.table.routes():
-        instances = view.watcher.registry.instances(entry.service)
+    observer, micros, _, _ = receive(payloads, replies)
+    for entry in observer.routes.routes():
+        instances = observer.watcher.registry.instances(entry.service)
         for instance in instances:
             binding = entry.revisions.get(instance.revision)
             if binding is None:

@@ -46,10 +46,10 @@ class Puppet:
     def __init__(self, bus):
         self.bus, self.seq = bus, 0
 
-    def say(self, state="ready", version="1.0.0", paths=("/a",), description="", heartbeat_ms=30_000):
+    def say(self, state="ready", version="1.0.0", paths=("/a",), description="", heartbeat_ms=30_000, **fields):
         self.seq += 1
         endpoints = (Endpoint(name="e", subject="x.y"),)
-        routes = tuple(Route(method="GET", path=path, endpoint="e") for path in paths)
+        routes = tuple(Route(method="GET", path=path, endpoint="e", **fields) for path in paths)
         message = Announcement(
             name=self.bus.service,
             id=self.bus.instance,
@@ -108,6 +108,22 @@ async def test_joined_changed_state_and_left(shell, mesh, puppet):
     kinds = [json.loads(line)["kind"] for line in tail.lines]
     assert kinds == ["present", "joined", "changed", "state", "left"]
     assert await tail.end() == 0
+
+
+async def test_fields_of_a_route_that_changed(shell, mesh, puppet):
+    json_tail, text_tail = await live(shell, "--json"), await live(shell, "--text")
+    puppet.say(timeout_ms=5000)
+    await json_tail.event("joined", service="puppet")
+    puppet.say(timeout_ms=2000, summary="What a is", retry=False, tags=("x",))
+    changed = await json_tail.event("changed")
+    fields = {"timeout_ms": [5000, 2000], "retry": [True, False], "summary": ["", "What a is"], "tags": [[], ["x"]]}
+    assert changed["altered"] == [{"route": "GET /a", "fields": fields}]
+    assert "added" not in changed
+    line = await text_tail.line("~ changed")
+    assert "~[GET /a summary '' -> 'What a is', tags none -> x, timeout 5s -> 2s, retry yes -> no]" in line
+    puppet.say(try_timeout_ms=1500)
+    line = await text_tail.line("1.5s")
+    assert "timeout 2s -> default, try timeout none -> 1.5s" in line
 
 
 async def test_a_killed_process_is_suspect_then_lost(shell, mesh, tmp_path):

@@ -7,12 +7,12 @@ import pytest
 
 from mesh import Service
 from mesh.cli.main import COMMANDS
-from mesh.cli.terminal import GAP, Fit, Terminal, fitted
+from mesh.cli.terminal import GAP, ColumnFit, Terminal, fitted
 from mesh.colour import has_colours
 from tests.cli.builders import on_terminal, users
 
 HEAD = ("SERVICE", "INSTANCE", "REVISION", "STATE")
-FIT = (Fit("INSTANCE", 8, mark=""), Fit("REVISION"), Fit("SERVICE", 10))
+FIT = (ColumnFit("INSTANCE", 8, mark=""), ColumnFit("REVISION"), ColumnFit("SERVICE", 10))
 LONG = "orders-and-invoices-of-the-southern-branch"
 
 

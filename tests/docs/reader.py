@@ -142,7 +142,7 @@ class Reader:
         if known is not None:
             await known[1].drain()
         self._running[service.name] = declared, instance
-        self._mesh.gateway.live_routes.settle()
+        self._mesh.gateway.live_routes.update_now()
         assert not self._mesh.gateway.live_routes.conflicts, (
             "the page claims a route of an example service, or one twice"
         )

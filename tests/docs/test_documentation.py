@@ -10,7 +10,9 @@ import pytest
 import mesh as package
 from gateway.access_log import AccessRecord
 from gateway.health import OWN
+from mesh import defaults
 from mesh.cli.main import COMMANDS
+from mesh.foreign.watch import ROUND_INTERVAL_S
 from mesh.settings import documentation
 from mesh.testing import Mesh
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, links, name_of
@@ -133,6 +135,22 @@ def test_every_setting_is_documented():
         for variable in setting.env:
             row = next((line for line in page.splitlines() if f"`{variable}`" in line), "")
             assert setting.doc in row, variable
+
+
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+NUMBERS = {
+    r"`Mesh-Deadline` \| milliseconds left when sent; without it, ([\d.]+) s": defaults.DEADLINE_S,
+    r"suspect \| ([\d.]+) x `heartbeat_ms`": defaults.SUSPECT_AFTER,
+    r"lost \| ([\d.]+) x `heartbeat_ms`": defaults.LOST_AFTER,
+    r"A tombstone remembers `seq` for ([\d.]+) minutes": defaults.TOMBSTONE_S / 60,
+    r"A gateway asks `\$SRV.PING` when it connects, every ([\d.]+) s": ROUND_INTERVAL_S,
+}
+
+
+@pytest.mark.parametrize("pattern", NUMBERS)
+def test_the_protocol_has_the_numbers_of_the_code(pattern):
+    (number,) = re.findall(pattern, PROTOCOL)
+    assert float(number) == NUMBERS[pattern]
 
 
 def test_every_command_is_documented():

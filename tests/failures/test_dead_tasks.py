@@ -22,7 +22,7 @@ from tests.conditions import eventually
 
 TASKS = [
     (Watcher, "_tick"),
-    (Announcer, "_beat"),
+    (Announcer, "_send_heartbeats"),
     (ForeignWatch, "_run"),
     (SupervisedConnection, "_supervise"),
     (SupervisedConnection, "_watch_silence"),
@@ -107,7 +107,7 @@ async def test_a_gateway_whose_listener_fails_ends_with_a_code(nats_url, prefix,
 
 
 async def test_a_service_whose_routes_cannot_be_taken_in_holds_up_no_other(nats_url, prefix, monkeypatch, caplog):
-    real = LiveRoutes._build
+    real = LiveRoutes._build_table
 
     def build(self):
         steps = real(self)
@@ -116,11 +116,11 @@ async def test_a_service_whose_routes_cannot_be_taken_in_holds_up_no_other(nats_
                 next(steps)
             except StopIteration:
                 return
-            if self._reading == "poison":
+            if self._service == "poison":
                 raise RuntimeError("on purpose")
             yield
 
-    monkeypatch.setattr(LiveRoutes, "_build", build)
+    monkeypatch.setattr(LiveRoutes, "_build_table", build)
     poison = Service("poison")
 
     @poison.get("/poison")

@@ -95,7 +95,7 @@ async def test_gateways_know_the_truth_again_at_once(mesh, forge, released, capl
     await asyncio.sleep(0.3)  # a stopped instance's calls are failed 250 ms later; this one's are not
     released.set()
     assert (await running).json() == "later"
-    assert "somebody else speaks for this instance" in caplog.text
+    assert "another process speaks for this instance" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ async def test_what_no_revision_covers_is_put_right_too(mesh, facts, stopped):
 
 
 async def test_the_same_false_claim_is_put_right_each_time(mesh, monkeypatch):
-    monkeypatch.setattr("mesh.announcer.SAME_AGAIN_S", 0.3)
+    monkeypatch.setattr("mesh.announcer.SAME_CORRECTION_GAP_S", 0.3)
     instance, loop = mesh.instances[0], asyncio.get_running_loop()
     truth, heard = known(mesh).claimed, []
     async with mesh.client("thief") as bus:
@@ -229,7 +229,7 @@ async def test_nobody_rewrites_the_routes_of_others_with_their_revision(nats_url
         )
         bus.publish(bus.address(bus.subjects.announce("notes", "evil")), encode(false))
         await eventually(lambda: mesh.gateway.watcher.registry.get("notes", "evil") is not None)
-        mesh.gateway.live_routes.settle()
+        mesh.gateway.live_routes.update_now()
         assert [(await mesh.http.get("/notes")).json() for _ in range(5)] == ["read"] * 5
         assert (await mesh.http.post("/notes")).json() == "cleared"
         assert len(cleared) == 1

@@ -134,7 +134,7 @@ async def test_a_foreign_endpoint_is_no_subject_of_the_mesh(mesh, prefix, caplog
             response = await mesh.http.post(f"/deputy/{name}", content=b"{}")
             assert response.status_code == 404, name
         await works(mesh)
-    assert "is none to send requests to" in caplog.text
+    assert "is not one to send requests to" in caplog.text
 
 
 async def test_a_foreign_service_does_not_join_one_of_the_mesh(mesh, caplog):
@@ -142,7 +142,7 @@ async def test_a_foreign_service_does_not_join_one_of_the_mesh(mesh, caplog):
     async with answering(mesh, "good", "F1", stolen) as bus:
         await bus.subscribe("stolen.alive", lambda subject, reply, block, payload: bus.publish(reply, b"stolen"))
         await eventually(lambda: "'good' is a service of the mesh" in caplog.text)
-        await mesh.gateway.foreign.round(anew=True)
+        await mesh.gateway.foreign.round(all_info=True)
         await works(mesh)
         assert [i.foreign for i in mesh.gateway.watcher.registry.instances("good")] == [False]
 

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.conflict_notices import LOSERS, MOST, PAUSE_S, QUEUE, SERVICES, ConflictNotices
 from mesh.errors import TooLarge
-from mesh.messages import Conflict, decode_conflicts
+from mesh.messages import RouteConflict, decode_conflicts
 from mesh.registry import Change
 from mesh.subjects import Subjects
 
@@ -48,7 +48,7 @@ async def notices(bus):
 
 
 def contested(number=0, winner="winner", losers=("loser",)):
-    return Conflict("GET", f"/{number}", winner, tuple(losers), "earlier")
+    return RouteConflict("GET", f"/{number}", winner, tuple(losers), "earlier")
 
 
 def joined(service, instance):

@@ -80,7 +80,7 @@ async def test_a_configuration_that_is_being_written_is_not_read(monkeypatch, tm
         return seen[min(len(looks), len(seen)) - 1]
 
     monkeypatch.setattr(mesh.cli.workers, "_stamp", stamp)
-    monkeypatch.setattr(mesh.cli.workers, "WATCH_S", 0)
+    monkeypatch.setattr(mesh.cli.workers, "POLL_S", 0)
     workers = mesh.cli.workers.Workers(lambda *_: [], lambda: None, lambda *_: None, tmp_path / "mesh.toml")
     workers._reload.set = lambda: read.append(len(looks))
     watching = asyncio.create_task(workers._watch())

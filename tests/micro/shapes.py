@@ -1,4 +1,4 @@
-"""The shapes of ADR-32's responses, and how a client that knows nothing of the mesh asks for them."""
+"""The shapes of NATS ADR-32's responses, and how a client that knows nothing of the mesh asks for them."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the micro protocol (ADR-32) asks of a service, read by a client that knows nothing of the mesh."""
+"""What the micro protocol (NATS ADR-32) asks of a service, read by a client that knows nothing of the mesh."""
 
 import asyncio
 import json

@@ -17,7 +17,7 @@ from mesh.bus import Reply
 from mesh.embedded import NatsServer
 from mesh.errors import NoInstances, NoResponders, NotFound
 from mesh.foreign.routes import announcement_of
-from mesh.foreign.survey import Asked, Micro, survey
+from mesh.foreign.survey import MicroEndpoint, MicroInstance, survey
 from mesh.messages import Route
 from mesh.registry import Registry
 from mesh.settings import BusSettings
@@ -237,7 +237,7 @@ async def test_services_of_a_mesh_are_not_foreign(mesh, nats_url, prefix):
 
     await mesh.start(service)
     async with Mesh(service, nats_url=nats_url, prefix=f"{prefix}-other"):
-        await mesh.gateway.foreign.round(anew=True)
+        await mesh.gateway.foreign.round(all_info=True)
         assert [i.foreign for i in mesh.gateway.watcher.registry.instances("own")] == [False]
 
 
@@ -258,7 +258,7 @@ async def test_mesh_tail_and_ls_show_them(mesh, tmp_path, nats_url, prefix):
 
 
 def micro(*endpoints, name="joker", id="A1"):
-    return Micro(name, id, version="1.0.0", endpoints=list(endpoints))
+    return MicroInstance(name, id, version="1.0.0", endpoints=list(endpoints))
 
 
 @pytest.mark.parametrize(
@@ -277,8 +277,8 @@ def micro(*endpoints, name="joker", id="A1"):
 )
 def test_a_wrong_endpoint_is_left_out_and_told(metadata, subject, says):
     problems = []
-    good = Asked("good", "jokes.good", metadata={"http.path": "/good"})
-    found = announcement_of(micro(Asked("one", subject, metadata=metadata), good), "mesh", problems)
+    good = MicroEndpoint("good", "jokes.good", metadata={"http.path": "/good"})
+    found = announcement_of(micro(MicroEndpoint("one", subject, metadata=metadata), good), "mesh", problems)
     assert [route.path for route in found.routes] == ["/good"]
     assert len(problems) == 1
     assert "joker, endpoint 'one'" in problems[0]
@@ -287,13 +287,13 @@ def test_a_wrong_endpoint_is_left_out_and_told(metadata, subject, says):
 
 def test_what_an_endpoint_says_is_in_its_route():
     metadata = {"http.path": "/x", "http.summary": "An x", "http.auth": "key", "http.timeout_ms": "250"}
-    (route,) = announcement_of(micro(Asked("x", "x.y", metadata=metadata)), "mesh", []).routes
+    (route,) = announcement_of(micro(MicroEndpoint("x", "x.y", metadata=metadata)), "mesh", []).routes
     expected = Route(method="GET", path="/x", endpoint="x.y", summary="An x", auth="key", timeout_ms=250)
     assert route == expected
     assert route.retry
     for said, retry in (("false", False), ("False", False), ("true", True)):
         (route,) = announcement_of(
-            micro(Asked("x", "x.y", metadata={**metadata, "http.retry": said})), "mesh", []
+            micro(MicroEndpoint("x", "x.y", metadata={**metadata, "http.retry": said})), "mesh", []
         ).routes
         assert route.retry is retry
 
@@ -310,7 +310,7 @@ TEXT = st.text(max_size=20)
 @given(
     st.lists(
         st.builds(
-            Asked,
+            MicroEndpoint,
             TEXT | st.sampled_from(["a", "b"]),
             TEXT | st.just("a.b"),
             TEXT,
@@ -336,8 +336,8 @@ def test_any_metadata_is_survived(endpoints):
 
 def test_what_changes_is_told():
     registry = Registry()
-    old = announcement_of(micro(Asked("a", "s.a", metadata={"http.path": "/a"})), "mesh", [])
-    new = announcement_of(micro(Asked("a", "s.a", metadata={"http.path": "/b"})), "mesh", [])
+    old = announcement_of(micro(MicroEndpoint("a", "s.a", metadata={"http.path": "/a"})), "mesh", [])
+    new = announcement_of(micro(MicroEndpoint("a", "s.a", metadata={"http.path": "/b"})), "mesh", [])
     registry.adopt(old, 0.0)
     (change,) = registry.adopt(new, 1.0)
-    assert (change.kind, change.added, change.removed) == ("changed", ("GET /b",), ("GET /a",))
+    assert (change.kind, change.added, change.removed) == ("changed", new.routes, old.routes)

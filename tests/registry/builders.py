@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from mesh.messages import Announcement, Endpoint, Heartbeat, Route, State, revision_of
-from mesh.registry import Ask, Change
+from mesh.registry import Change, DiscoverRequest
+from mesh.registry.instance_records import route_label
 
 
 def content(*paths: str, version: str = "1.0.0", service: str = "users") -> dict[str, Any]:
@@ -35,5 +37,9 @@ def heartbeat(
     return Heartbeat(name=service, id=id, seq=seq, state=state, **{"revision": revision, **fields})
 
 
-def kinds(outcome: list[Change | Ask]) -> list[str]:
+def kinds(outcome: list[Change | DiscoverRequest]) -> list[str]:
     return [item.kind if isinstance(item, Change) else "ask" for item in outcome]
+
+
+def labels(routes: Iterable[Route]) -> list[str]:
+    return [route_label(route) for route in routes]

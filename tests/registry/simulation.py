@@ -11,8 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from mesh.messages import Announcement, Control, State
-from mesh.registry import Ask, Change, Liveness, Registry
-from tests.registry.builders import announcement, heartbeat
+from mesh.registry import Change, DiscoverRequest, Liveness, Registry
+from tests.registry.builders import announcement, heartbeat, labels
 
 TICK = 0.1
 PATHS = ("/one", "/two", "/three")
@@ -69,10 +69,10 @@ class Receiver:
     def now(self) -> float:
         return self.clock.now
 
-    def handle(self, outcome: list[Change | Ask]) -> list[Ask]:
+    def handle(self, outcome: list[Change | DiscoverRequest]) -> list[DiscoverRequest]:
         asks = []
         for item in outcome:
-            if isinstance(item, Ask):
+            if isinstance(item, DiscoverRequest):
                 asks.append(item)
             else:
                 self._follow(item)
@@ -84,19 +84,19 @@ class Receiver:
         if change.kind == "joined":
             assert key not in self.told
             assert change.instance not in self.stopped
-            self.told[key] = (change.state, set(change.added), False)
+            self.told[key] = (change.state, set(labels(change.added)), False)
             return
         state, routes, suspect = self.told.pop(key)
         assert change.previous == state
         if change.kind in ("left", "lost"):
-            assert set(change.removed) == routes
+            assert set(labels(change.removed)) == routes
             return
         assert change.kind != "suspect" or not suspect
         assert change.kind != "recovered" or suspect
-        assert not set(change.removed) - routes
-        assert not set(change.added) & routes
+        assert not set(labels(change.removed)) - routes
+        assert not set(labels(change.added)) & routes
         suspect = {"suspect": True, "recovered": False}.get(change.kind, suspect)
-        self.told[key] = (change.state, routes - set(change.removed) | set(change.added), suspect)
+        self.told[key] = (change.state, routes - set(labels(change.removed)) | set(labels(change.added)), suspect)
 
 
 class World:
@@ -111,7 +111,7 @@ class World:
         self.nodes: list[Node] = []
         self.receivers = [Receiver(random.Random(seed + i)) for i in range(2)]
         self._wire: list[tuple[float, int, Receiver, Control]] = []
-        self._asks: list[tuple[float, int, Ask | None]] = []
+        self._asks: list[tuple[float, int, DiscoverRequest | None]] = []
         self._sent = 0
         for _ in range(4):
             self.start()
@@ -135,7 +135,7 @@ class World:
                 self._sent += 1
                 heapq.heappush(self._wire, (self.time + delay, self._sent, receiver, message))
 
-    def ask(self, ask: Ask | None) -> None:
+    def ask(self, ask: DiscoverRequest | None) -> None:
         """Send a discover message to one instance, or to all."""
         if self.calm or self.rng.random() > 0.15:
             self._sent += 1
@@ -150,7 +150,7 @@ class World:
         self.time += TICK
         if self.mishaps and self.rng.random() < 0.08:
             self.mishap()
-        asked: list[Ask | None] = []
+        asked: list[DiscoverRequest | None] = []
         while self._asks and self._asks[0][0] <= self.time:
             asked.append(heapq.heappop(self._asks)[2])
         for node in self.awake():
@@ -174,7 +174,7 @@ class World:
         if receiver.connected and not receiver.silent:
             receiver.last_bytes = self.time
             arrived, receiver.queue = receiver.queue, []
-        asks: list[Ask] = []
+        asks: list[DiscoverRequest] = []
         for message in arrived:
             outcome = receiver.registry.apply(message, receiver.now)
             if message.state == "stopped":
@@ -199,9 +199,11 @@ class World:
             if receiver.connected:
                 self.ask(ask)
 
-    def count(self, outcome: list[Change | Ask]) -> None:
+    def count(self, outcome: list[Change | DiscoverRequest]) -> None:
         for item in outcome:
-            self.seen["ask" if isinstance(item, Ask) else item.reason if item.kind == "joined" else item.kind] += 1
+            self.seen[
+                "ask" if isinstance(item, DiscoverRequest) else item.reason if item.kind == "joined" else item.kind
+            ] += 1
 
     def mishap(self) -> None:
         rng, receiver = self.rng, self.rng.choice(self.receivers)
@@ -279,12 +281,12 @@ def check(world: World, receiver: Receiver) -> None:
         assert instance.seq == receiver.top[instance.id][0]
         assert instance.heartbeat_ms == node.heartbeat_ms
     # Equal contents are one, and none outlives its instances.
-    assert len(registry._contents) == len({id(i.content) for i in registry})
-    assert len(registry._contents) == len({(i.service, i.revision) for i in registry})
+    assert len(registry._content_pool) == len({id(i.content) for i in registry})
+    assert len(registry._content_pool) == len({(i.service, i.revision) for i in registry})
     assert receiver.now <= world.time + 1e-6
 
 
-def check_verdicts(world: World, receiver: Receiver, outcome: list[Change | Ask]) -> None:
+def check_verdicts(world: World, receiver: Receiver, outcome: list[Change | DiscoverRequest]) -> None:
     """Whenever silence was judged: in liveness time since the last news or restart, neither too early nor too late."""
     for change in outcome:
         if isinstance(change, Change):
@@ -301,7 +303,7 @@ def check_end(world: World) -> None:
     """After the calm: every receiver knows exactly the living, as they are."""
     truth = world.truth()
     for receiver in world.receivers:
-        view = receiver.registry.view()
+        view = receiver.registry.converged_state()
         assert {key: (content.routes[0].path, state) for key, (content, state, _) in view.items()} == truth
         assert not receiver.clock.stale
         assert not any(instance.suspect for instance in receiver.registry)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
-from mesh.registry import Ask, Registry
+from mesh.registry import DiscoverRequest, Registry
 from mesh.registry.registry import FORGET_S
 from tests.registry.builders import announcement, heartbeat, kinds
 
-ASK = Ask("users", "a")
+ASK = DiscoverRequest("users", "a")
 
 
 def make(**options: int) -> Registry:
@@ -117,13 +117,13 @@ def test_a_lost_instance_is_asked_no_more() -> None:
 
 
 def test_the_unknown_are_bounded() -> None:
-    registry = make(ask_limit=2)
+    registry = make(max_unknown=2)
     for id in "abcd":
         registry.apply(heartbeat(1, id=id), 0.0)
     assert len(registry.unknown()) == 2
     assert registry.counters["asks_refused"] == 2
     registry.apply(announcement(2, id="a"), 0.1)
-    assert registry.apply(heartbeat(2, id="c"), 2.0) == [Ask("users", "c")]  # there is room again
+    assert registry.apply(heartbeat(2, id="c"), 2.0) == [DiscoverRequest("users", "c")]  # there is room again
     assert kinds(registry.apply(announcement(1, id="d"), 2.0)) == ["joined"]  # joining needs no room
 
 

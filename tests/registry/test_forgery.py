@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.messages import MAX_COUNT, MAX_LEAP, Announcement, Control
-from mesh.registry import Ask, Change, Registry
+from mesh.registry import Change, DiscoverRequest, Registry
 from mesh.routes import Match, RouteTable
 from tests.registry.builders import announcement, content, heartbeat, kinds
 
@@ -31,7 +31,7 @@ def test_an_instance_that_did_not_stop_is_back_with_its_next_word(registry: Regi
     assert (change.kind, change.state, change.reason) == (
         "joined",
         "ready",
-        "it lives, though somebody said in its name that it had stopped",
+        "it lives, though a message in its name said that it had stopped",
     )
     assert registry.counters["lived_after_stopped"] == 1
 
@@ -39,7 +39,7 @@ def test_an_instance_that_did_not_stop_is_back_with_its_next_word(registry: Regi
 def test_a_heartbeat_after_stopped_makes_it_ask(registry: Registry) -> None:
     registry.apply(announcement(1), 0.0)
     registry.apply(announcement(1, state="stopped"), 0.0)
-    assert registry.apply(heartbeat(2), 0.5) == [Ask("users", "a")]
+    assert registry.apply(heartbeat(2), 0.5) == [DiscoverRequest("users", "a")]
 
 
 @pytest.mark.parametrize("say", [heartbeat, announcement])
@@ -113,7 +113,7 @@ def test_the_routes_of_one_instance_never_become_those_of_another(heard: list[An
     registry = Registry(rng=random.Random(1))
     for message in heard:
         registry.apply(message, 0.0)
-    table = RouteTable().replace("users", registry.announced("users"), 0.0)
+    table = RouteTable().replace("users", registry.claimed_routes("users"), 0.0)
     for path, ids in (("users", {"a", "b"}), ("evil", {"e"}), ("two", {"f"})):
         match = table.match("GET", (path,))
         assert isinstance(match, Match)

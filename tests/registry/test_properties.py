@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.messages import Control, State
-from mesh.registry import Ask, Change, Registry
+from mesh.registry import Change, DiscoverRequest, Registry
 from tests.registry.builders import announcement, heartbeat
 
 PATHS = ("/one", "/two", "/three")
@@ -64,9 +64,9 @@ def check(registry: Registry) -> None:
     assert len(registry) == len(instances)
     assert all(i.live and i.announced <= i.seq and i.state != "stopped" for i in instances)
     assert not {(i.service, i.id) for i in instances} & set(registry.unknown())
-    assert len(registry._contents) <= len({id(i.content) for i in instances})
+    assert len(registry._content_pool) <= len({id(i.content) for i in instances})
     for i in instances:
-        assert any(c is i.content for c in registry.contents(i.service))
+        assert any(c is i.content for c in registry.content(i.service))
 
 
 @settings(deadline=None, max_examples=150)
@@ -98,9 +98,9 @@ def test_receivers_agree_in_the_end(data: st.DataObject, told: tuple[Told, ...])
             seqs[one.id] += 1
             for registry in registries:
                 outcome = registry.apply(heartbeat(seqs[one.id], one.path, id=one.id, state=one.state), now)
-                asks |= {item.instance for item in outcome if isinstance(item, Ask)}
+                asks |= {item.instance for item in outcome if isinstance(item, DiscoverRequest)}
         for registry in registries:
-            asks |= {item.instance for item in registry.expire(now) if isinstance(item, Ask)}
+            asks |= {item.instance for item in registry.expire(now) if isinstance(item, DiscoverRequest)}
         for one in living:
             if one.id in asks:
                 seqs[one.id] += 1
@@ -109,7 +109,7 @@ def test_receivers_agree_in_the_end(data: st.DataObject, told: tuple[Told, ...])
         for registry in registries:
             check(registry)
 
-    first, second = (registry.view() for registry in registries)
+    first, second = (registry.converged_state() for registry in registries)
     assert first == second
     assert {key: (content.routes[0].path, state, seq) for key, (content, state, seq) in first.items()} == {
         ("users", one.id): (one.path, one.state, seqs[one.id]) for one in living
@@ -139,7 +139,7 @@ def test_nothing_late_revives_a_stopped_instance(history: list[tuple[Control, fl
         check(registry)
         if stopped:
             assert len(registry) == 0
-            assert not [item for item in outcome if isinstance(item, Ask) or item.kind != "left"]
+            assert not [item for item in outcome if isinstance(item, DiscoverRequest) or item.kind != "left"]
 
 
 @settings(deadline=None, max_examples=200)

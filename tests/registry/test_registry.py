@@ -7,9 +7,9 @@ import random
 import msgspec
 import pytest
 
-from mesh.messages import Endpoint
-from mesh.registry import Ask, Change, Registry
-from tests.registry.builders import announcement, content, heartbeat, kinds
+from mesh.messages import Endpoint, Route, revision_of
+from mesh.registry import AlteredRoute, Change, DiscoverRequest, Registry
+from tests.registry.builders import announcement, content, heartbeat, kinds, labels
 
 
 @pytest.fixture
@@ -24,7 +24,8 @@ def test_an_announcement_joins(registry: Registry) -> None:
     (change,) = registry.apply(announcement(1, "/b", "/a", metadata={"zone": "x"}, description="d"), 5.0)
     assert isinstance(change, Change)
     assert (change.kind, change.service, change.instance, change.version) == ("joined", "users", "a", "1.0.0")
-    assert (change.state, change.previous, change.added, change.removed) == ("ready", None, ("GET /a", "GET /b"), ())
+    assert (change.state, change.previous, change.removed) == ("ready", None, ())
+    assert labels(change.added) == ["GET /b", "GET /a"]
     instance = registry.get("users", "a")
     assert instance is not None
     assert (instance.seq, instance.announced, instance.seen, instance.live) == (1, 1, 5.0, True)
@@ -39,7 +40,7 @@ def test_an_announcement_joins(registry: Registry) -> None:
 
 def test_changes_are_json_ready(registry: Registry) -> None:
     (change,) = registry.apply(announcement(1), 0.0)
-    assert msgspec.to_builtins(change)["added"] == ("GET /users",)
+    assert msgspec.to_builtins(change)["added"] == ({"method": "GET", "path": "/users", "endpoint": "e0"},)
     assert msgspec.json.decode(msgspec.json.encode(change))["kind"] == "joined"
     assert msgspec.json.encode(registry.snapshot())
 
@@ -82,10 +83,24 @@ def test_a_late_announcement_brings_content_but_neither_state_nor_life(registry:
     assert kinds(registry.apply(heartbeat(5, "/new", state="draining"), 1.0)) == ["state", "ask"]
     (change,) = registry.apply(announcement(4, "/new", state="ready"), 2.0)
     assert isinstance(change, Change)
-    assert (change.kind, change.added, change.removed) == ("changed", ("GET /new",), ("GET /users",))
+    assert (change.kind, labels(change.added), labels(change.removed)) == ("changed", ["GET /new"], ["GET /users"])
     instance = registry.instances()[0]
     assert (instance.state, instance.seen, instance.seq, instance.announced) == ("draining", 1.0, 5, 4)
     assert kinds(registry.expire(3.9)) == []  # it has answered what the heartbeat made unknown
+
+
+def test_a_route_with_other_fields_is_altered() -> None:
+    registry = Registry()
+    registry.apply(announcement(1, "/a", "/b"), 0.0)
+    fields = content("/a", "/b")
+    (first, second), endpoints = fields["routes"], fields["endpoints"]
+    slower = msgspec.structs.replace(second, timeout_ms=5000)
+    routes = (first, slower, Route(method="POST", path="/a", endpoint="e0"))
+    revision = revision_of("users", "1.0.0", endpoints, routes)
+    (change,) = registry.apply(announcement(2, routes=routes, endpoints=endpoints, revision=revision), 1.0)
+    assert isinstance(change, Change)
+    assert change.altered == (AlteredRoute(second, slower),)
+    assert (labels(change.added), change.removed) == (["POST /a"], ())
 
 
 def test_an_announcement_older_than_the_last_one_changes_nothing(registry: Registry) -> None:
@@ -100,7 +115,7 @@ def test_one_announcement_can_change_content_and_state(registry: Registry) -> No
     assert kinds(outcome) == ["changed", "state"]
     change = outcome[0]
     assert isinstance(change, Change)
-    assert (change.version, change.added, change.removed) == ("1.1.0", ("GET /b",), ())
+    assert (change.version, labels(change.added), change.removed) == ("1.1.0", ["GET /b"], ())
 
 
 def test_what_never_changes_is_as_the_newest_announcement_says(registry: Registry) -> None:
@@ -122,20 +137,20 @@ def test_equal_content_is_held_once(registry: Registry) -> None:
         registry.apply(announcement(1, id=id), 0.0)
     first, *others = [i.content for i in registry.instances()]
     assert all(other is first for other in others)
-    assert registry.contents("users") == [first]
+    assert registry.content("users") == [first]
 
 
 def test_content_is_freed_with_its_last_instance(registry: Registry) -> None:
     registry.apply(announcement(1, id="a"), 0.0)
     registry.apply(announcement(1, id="b"), 0.0)
     registry.apply(announcement(2, "/new", id="a"), 0.0)
-    assert len(registry.contents("users")) == len(registry._contents) == 2
+    assert len(registry.content("users")) == len(registry._content_pool) == 2
     registry.apply(heartbeat(2, id="b", state="stopped"), 0.0)
-    assert [c.routes[0].path for c in registry.contents("users")] == ["/new"]
-    assert len(registry._contents) == 1
+    assert [c.routes[0].path for c in registry.content("users")] == ["/new"]
+    assert len(registry._content_pool) == 1
     registry.apply(heartbeat(3, id="a", state="stopped"), 0.0)
-    assert registry.contents("users") == registry.services() == []
-    assert len(registry._contents) == 0
+    assert registry.content("users") == registry.services() == []
+    assert len(registry._content_pool) == 0
 
 
 def test_a_false_revision_gets_a_copy_of_its_own(registry: Registry) -> None:
@@ -143,12 +158,12 @@ def test_a_false_revision_gets_a_copy_of_its_own(registry: Registry) -> None:
     false = announcement(1, "/false", id="b", revision=content("/true")["revision"])
     registry.apply(false, 0.0)
     assert registry.counters["revision_clashes"] == 1
-    assert sorted(c.routes[0].path for c in registry.contents("users")) == ["/false", "/true"]
+    assert sorted(c.routes[0].path for c in registry.content("users")) == ["/false", "/true"]
     registry.apply(msgspec.structs.replace(false, seq=2), 0.0)
     assert registry.counters["revision_clashes"] == 1  # the same claim again is no new clash
     registry.apply(announcement(2, id="b", state="stopped"), 0.0)
     registry.apply(announcement(1, "/true", id="c"), 0.0)
-    assert len(registry.contents("users")) == 1
+    assert len(registry.content("users")) == 1
 
 
 def test_endpoints_alone_are_content_too(registry: Registry) -> None:
@@ -156,7 +171,7 @@ def test_endpoints_alone_are_content_too(registry: Registry) -> None:
     endpoint = Endpoint(name="e0", subject="mesh.req.users.e0", metadata={"x": "y"})
     outcome = registry.apply(announcement(2, endpoints=(endpoint,)), 0.0)
     assert kinds(outcome) == ["changed"]
-    assert registry.contents("users")[0].endpoints == (endpoint,)
+    assert registry.content("users")[0].endpoints == (endpoint,)
 
 
 # -- silence
@@ -175,7 +190,7 @@ def test_suspect_then_lost(registry: Registry) -> None:
     assert registry.expire(17.9) == []
     (change,) = registry.expire(18.0)
     assert isinstance(change, Change)
-    assert (change.kind, change.removed) == ("lost", ("GET /users",))
+    assert (change.kind, labels(change.removed)) == ("lost", ["GET /users"])
     assert len(registry) == 0
     assert not instance.live
     assert not instance.ready
@@ -215,7 +230,7 @@ def test_only_a_higher_seq_revives_a_lost_one_and_by_announcement(registry: Regi
     assert registry.apply(heartbeat(7), 9.0) == []
     assert registry.apply(announcement(6), 9.0) == []
     assert len(registry) == 0
-    assert registry.apply(heartbeat(9), 10.0) == [Ask("users", "a")]
+    assert registry.apply(heartbeat(9), 10.0) == [DiscoverRequest("users", "a")]
     assert len(registry) == 0
     (change,) = registry.apply(announcement(8), 10.5)  # above what it had when lost, below the heartbeat
     assert isinstance(change, Change)
@@ -261,7 +276,7 @@ def test_nothing_late_comes_after_stopped(registry: Registry, message: object) -
     (change,) = registry.apply(message, 1.0)  # type: ignore[arg-type]
     assert isinstance(change, Change)
     assert (change.kind, change.previous, change.state) == ("left", "draining", "stopped")
-    assert change.removed == ("GET /users",)
+    assert labels(change.removed) == ["GET /users"]
     for later in (announcement(1), heartbeat(2), announcement(2, state="stopped"), heartbeat(1)):
         assert registry.apply(later, 2.0) == []
     assert len(registry) == 0
@@ -297,7 +312,7 @@ def test_stopped_makes_a_loss_final(registry: Registry) -> None:
 
 
 def test_tombstones_are_bounded() -> None:
-    registry = Registry(tombstone_limit=2)
+    registry = Registry(max_tombstones=2)
     for id in "abc":
         registry.apply(heartbeat(2, id=id, state="stopped"), 0.0)
     assert registry.counters["tombstones_evicted"] == 1

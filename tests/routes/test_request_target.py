@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mesh.routes import MAX_TARGET, Refusal, Target, parse_target
+from mesh.routes import MAX_TARGET, RefusedTarget, RequestTarget, parse_target
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from mesh.routes import MAX_TARGET, Refusal, Target, parse_target
     ],
 )
 def test_splits_on_literal_slashes_then_decodes_once(path: bytes, segments: tuple[str, ...]) -> None:
-    assert parse_target(path, b"q=%zz") == Target(path, b"q=%zz", segments)
+    assert parse_target(path, b"q=%zz") == RequestTarget(path, b"q=%zz", segments)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_splits_on_literal_slashes_then_decodes_once(path: bytes, segments: tupl
 )
 def test_refuses(path: bytes, offence: str) -> None:
     found = parse_target(path)
-    assert isinstance(found, Refusal)
+    assert isinstance(found, RefusedTarget)
     assert (found.status, found.reason) == (400, "bad_target")
     with pytest.raises(ValueError, match=offence):
         raise ValueError(found.detail)
@@ -82,22 +82,22 @@ def test_refuses(path: bytes, offence: str) -> None:
 @pytest.mark.parametrize("query", [b"a=\r\n", b"a b", b"\x00", b"\x7f", b"q=\xc3\xa9"])
 def test_refuses_a_query_that_is_no_uri(query: bytes) -> None:
     found = parse_target(b"/a", query)
-    assert isinstance(found, Refusal)
+    assert isinstance(found, RefusedTarget)
     assert "query" in found.detail
 
 
 def test_a_query_is_not_decoded() -> None:
-    assert parse_target(b"/", b"p=../%00%zz?") == Target(b"/", b"p=../%00%zz?", ("",))
+    assert parse_target(b"/", b"p=../%00%zz?") == RequestTarget(b"/", b"p=../%00%zz?", ("",))
 
 
 def test_length_counts_path_and_query() -> None:
     path = b"/" + b"a" * (MAX_TARGET - 1)
-    assert isinstance(parse_target(path), Target)
+    assert isinstance(parse_target(path), RequestTarget)
     found = parse_target(path, b"q")
-    assert isinstance(found, Refusal)
+    assert isinstance(found, RefusedTarget)
     assert (found.status, found.reason) == (414, "target_too_long")
-    assert isinstance(parse_target(b"/a", b"b", limit=3), Target)
-    assert isinstance(parse_target(b"/ab", b"b", limit=3), Refusal)
+    assert isinstance(parse_target(b"/a", b"b", limit=3), RequestTarget)
+    assert isinstance(parse_target(b"/ab", b"b", limit=3), RefusedTarget)
 
 
 PIECES = st.sampled_from(
@@ -110,7 +110,7 @@ PIECES = st.sampled_from(
 @example(b"/%2e%2e%2f")
 def test_whatever_comes_in_nothing_dangerous_comes_out(path: bytes) -> None:
     found = parse_target(path)
-    if isinstance(found, Refusal):
+    if isinstance(found, RefusedTarget):
         assert found.detail.isprintable()
         return
     assert found.path is path
@@ -123,4 +123,4 @@ def test_whatever_comes_in_nothing_dangerous_comes_out(path: bytes) -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=30), st.binary(max_size=30), st.integers(0, 40))
 def test_never_raises(path: bytes, query: bytes, limit: int) -> None:
-    assert isinstance(parse_target(path, query, limit), Target | Refusal)
+    assert isinstance(parse_target(path, query, limit), RequestTarget | RefusedTarget)

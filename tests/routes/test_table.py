@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mesh.defaults import ROUTE_MEMORY_S
-from mesh.messages import Conflict
+from mesh.messages import RouteConflict
 from mesh.routes import BadTemplate, Match, RouteTable
 from tests.routes.build import content, dump, outcome, table_of
 
@@ -118,11 +118,11 @@ def test_the_smaller_name_wins_at_the_same_moment_and_the_other_serves_when_it_l
     table = table_of({"b": ["GET /x/{b}"], "a": ["GET /x/{a}"], "c": ["GET /x/{c}", "POST /x/{c}"]})
     assert outcome(table, "GET /x/1") == ("a GET /x/{a}", "1")
     assert outcome(table, "POST /x/1") == ("c POST /x/{c}", "1")
-    assert table.conflicts == (Conflict("GET", "/x/{a}", "a", ("b", "c"), "earlier"),)
+    assert table.conflicts == (RouteConflict("GET", "/x/{a}", "a", ("b", "c"), "earlier"),)
     assert len(table) == 2
     table = table.replace("a", [], 1.0)
     assert outcome(table, "GET /x/1") == ("b GET /x/{b}", "1")
-    assert table.conflicts == (Conflict("GET", "/x/{b}", "b", ("c",), "earlier"),)
+    assert table.conflicts == (RouteConflict("GET", "/x/{b}", "b", ("c",), "earlier"),)
     table = table.replace("b", [content("GET /other")], 1.0)
     assert outcome(table, "GET /x/1") == ("c GET /x/{c}", "1")
     assert table.conflicts == ()
@@ -139,7 +139,7 @@ def test_the_earlier_claim_keeps_a_route_whoever_is_heard_first() -> None:
             table = table.replace(service, [announced], 0.0)
         assert outcome(table, "GET /x/1") == ("b GET /x/{b}", "1")
         assert outcome(table, "GET /only") == ("a GET /only",)
-        assert table.conflicts == (Conflict("GET", "/x/{a}", "b", ("a",), "earlier"),)
+        assert table.conflicts == (RouteConflict("GET", "/x/{a}", "b", ("a",), "earlier"),)
 
 
 def test_each_route_has_its_own_claim() -> None:
@@ -180,9 +180,9 @@ def test_an_owner_rejects_others_even_where_it_claims_nothing() -> None:
     assert outcome(table, "GET /other/x") == ("a GET /{v}/x", "other")
     assert outcome(table, "GET /api/inner/q") == ("ann GET /api/inner/q",)
     assert table.conflicts == (
-        Conflict("GET", "/api/inner/q", "ann", ("zoe",), "owner"),
-        Conflict("GET", "/api/x", "zoe", ("a",), "owner"),
-        Conflict("GET", "/api/y/{z}", "zoe", ("a",), "owner"),
+        RouteConflict("GET", "/api/inner/q", "ann", ("zoe",), "owner"),
+        RouteConflict("GET", "/api/x", "zoe", ("a",), "owner"),
+        RouteConflict("GET", "/api/y/{z}", "zoe", ("a",), "owner"),
     )
     # A rejected claim never served, so it is not remembered either.
     away = table.replace("a", [], 1.0).replace("zoe", [], 1.0)
@@ -193,7 +193,7 @@ def test_an_owner_rejects_others_even_where_it_claims_nothing() -> None:
 @pytest.mark.parametrize("path", ["/api", "/api/", "/api/{x}", "/api/{p:path}"])
 def test_a_prefix_covers_itself_and_all_below(path: str) -> None:
     (conflict,) = table_of({"a": [f"GET {path}"]}, owners={"/api": "o"}).conflicts
-    assert conflict == Conflict("GET", path, "o", ("a",), "owner")
+    assert conflict == RouteConflict("GET", path, "o", ("a",), "owner")
 
 
 def test_the_root_may_be_owned() -> None:
@@ -209,11 +209,11 @@ def test_the_gateways_own_paths_win() -> None:
     )  # fmt: skip
     assert [entry.template for entry in table.routes()] == ["/docs", "/healthy", "/{p:path}", "/{x}"]
     assert table.conflicts == (
-        Conflict("GET", "/", "gateway", ("a",), "reserved"),
-        Conflict("GET", "/docs/", "gateway", ("b",), "reserved"),
-        Conflict("*", "/docs/x", "gateway", ("a",), "reserved"),
-        Conflict("GET", "/docs/{p:path}", "gateway", ("a",), "reserved"),
-        Conflict("GET", "/health", "gateway", ("a", "b"), "reserved"),
+        RouteConflict("GET", "/", "gateway", ("a",), "reserved"),
+        RouteConflict("GET", "/docs/", "gateway", ("b",), "reserved"),
+        RouteConflict("*", "/docs/x", "gateway", ("a",), "reserved"),
+        RouteConflict("GET", "/docs/{p:path}", "gateway", ("a",), "reserved"),
+        RouteConflict("GET", "/health", "gateway", ("a", "b"), "reserved"),
     )
 
 

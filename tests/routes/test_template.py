@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mesh.routes import BadTemplate, Match, Target, mount, parse_target, parse_template
+from mesh.routes import BadTemplate, Match, RequestTarget, mount, parse_target, parse_template
 from mesh.routes.template import prefix_segments
 from tests.routes.build import table_of
 
@@ -139,7 +139,7 @@ def test_encoded_values_come_back(parts: list[tuple[str, bool]], rest: list[str]
     path = "".join("/" + quote(value, safe="") for value, _ in parts)
     path += "".join("/" + quote(value, safe="") for value in rest) if tail else "/end"
     target = parse_target(path.encode())
-    assert isinstance(target, Target)
+    assert isinstance(target, RequestTarget)
     found = table_of({"a": [f"GET {template}"]}).match("GET", target.segments)
     assert isinstance(found, Match)
     expected = [value for value, param in parts if param] + (["/".join(rest)] if tail else [])

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from mesh.messages import MAX_ANNOUNCEMENT, Conflict, Conflicts, encode
+from mesh.messages import MAX_ANNOUNCEMENT, Conflicts, RouteConflict, encode
 from mesh.service import conflict_log
 from mesh.service.conflict_log import AGAIN_S, LINES, MOST, ConflictLog
 
@@ -17,7 +17,7 @@ def clock(monkeypatch):
 
 
 def contested(path="/x", winner="other", losers=("shop",)):
-    return Conflict("GET", path, winner, losers, "earlier")
+    return RouteConflict("GET", path, winner, losers, "earlier")
 
 
 def take(log, begun=(), over=()):

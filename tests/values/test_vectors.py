@@ -11,7 +11,7 @@ from mesh.balancer import CallProgress, RetryBudget, RetryPolicy, RetryReason
 from mesh.bus.bundles import BadBundle, unpack
 from mesh.messages import Announcement, BadMessage, Heartbeat, Route
 from mesh.registry import Change, Registry
-from mesh.routes import Match, NotAllowed, Refusal, RouteTable, parse_target
+from mesh.routes import Match, NotAllowed, RefusedTarget, RouteTable, parse_target
 from tests.routes.build import content
 
 FOLDER = Path(__file__).parents[2] / "docs" / "protocol"
@@ -77,7 +77,7 @@ def test_params(vector):
 def test_targets(vector):
     found = parse_target(vector["path"].encode("latin-1"))
     if "status" in vector:
-        assert isinstance(found, Refusal)
+        assert isinstance(found, RefusedTarget)
         assert found.status == vector["status"]
     else:
         assert list(found.segments) == vector["segments"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from mesh.cli.mesh_view import HELP
+from mesh.cli.bus_command import HELP
 from mesh.cli.texts import counted
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from mesh.settings import BusSettings
 
 MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
-OBSERVE_S = 4.0
+OBSERVE_S: Final = 4.0
+"""Seconds for which heartbeats are waited for: two of the usual intervals."""
 
 
 @click.command("doctor", context_settings=HELP)
@@ -33,7 +34,7 @@ OBSERVE_S = 4.0
 def command(observe: float, as_json: bool) -> None:
     """Look for what commonly goes wrong: in NATS, in its permissions, in routes, in instances.
 
-    Changes nothing; what it sends goes to subjects of nobody.
+    Changes nothing; its messages go to subjects without subscribers.
 
     \b
     Examples:
@@ -44,15 +45,15 @@ def command(observe: float, as_json: bool) -> None:
     """
     import asyncio
 
+    from mesh.cli.bus_command import detach, quiet
+    from mesh.cli.exit import NO_NATS
     from mesh.cli.load_settings import load
-    from mesh.cli.main import NO_NATS
-    from mesh.cli.mesh_view import detach, quiet
     from mesh.errors import BusUnavailable
     from mesh.settings import BusSettings
 
     (settings,) = load(BusSettings)
     quiet()
-    logging.getLogger("mesh.bus").setLevel(logging.CRITICAL)  # what it complains of becomes a finding
+    logging.getLogger("mesh.bus").setLevel(logging.CRITICAL)  # its complaints become findings
     code = NO_NATS
     try:
         try:
@@ -71,11 +72,11 @@ def command(observe: float, as_json: bool) -> None:
 async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
     import asyncio
 
+    from mesh.cli.bus_command import connecting
     from mesh.cli.doctor import bus_checks, mesh_checks
     from mesh.cli.doctor.findings import ok
     from mesh.cli.doctor.witness import Witness
-    from mesh.cli.mesh_view import connecting
-    from mesh.cli.routes import gateway_view
+    from mesh.cli.routes import observe_gateway
     from mesh.foreign.survey import survey
     from mesh.messages import BadMessage, decode
     from mesh.settings_reader import redact
@@ -100,11 +101,11 @@ async def _examine(settings: BusSettings, observe: float) -> list[Finding]:
 
         for subject in (bus.subjects.announce_all, bus.subjects.heartbeat_all):
             await bus.subscribe(subject, hear)
-        async with gateway_view(bus) as view:
+        async with observe_gateway(bus) as observer:
             findings += await bus_checks.examine(bus)
-            _, micros = await asyncio.gather(view.synchronise(), survey(bus, "PING"))
-            await view.beats(observe)
-            findings += mesh_checks.examine(mesh_checks.Mesh(view, micros, complaints.lines, witness))
+            _, micros = await asyncio.gather(observer.synchronise(), survey(bus, "PING"))
+            await observer.wait_heartbeats(observe)
+            findings += mesh_checks.examine(mesh_checks.Observations(observer, micros, complaints.lines, witness))
     return findings
 
 

@@ -1,4 +1,4 @@
-"""Checks of NATS itself, each of which tries the thing rather than reading about it."""
+"""Checks of NATS itself. Each one tries what it checks, and does not only read about it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from mesh.bus import Bus
 from mesh.cli.doctor.findings import Finding, fail, ok, warn
 from mesh.errors import DeadlineExceeded, Forbidden, MeshError, NoResponders
 from mesh.subjects import new_id
 
-OLDEST = (2, 10)
+OLDEST: Final = (2, 10)
 """The oldest nats-server that the mesh is meant for, as docs/guide/running.md says."""
-SLOW_MS = 50.0
-PINGS = 5
-TRY_S = 1.0
-LATE_S = 0.1
-"""How much later than the answer to a flush the server's word on a permission may come through the client."""
-USUAL_PAYLOAD = 1024 * 1024
-LARGE_PAYLOAD = 8 * 1024 * 1024
+SLOW_MS: Final = 50.0
+"""Milliseconds of a round trip from which calls are noticeably slower."""
+PINGS: Final = 5
+TRY_TIMEOUT_S: Final = 1.0
+"""Seconds that one try may take."""
+PERMISSION_DELAY_S: Final = 0.1
+"""Seconds after the answer to a flush within which the client reports that a permission is missing."""
+USUAL_PAYLOAD: Final = 1024 * 1024
+"""Bytes of a message at most, by the server's default."""
+LARGE_PAYLOAD: Final = 8 * 1024 * 1024
+"""Bytes of a message at most, as NATS advises."""
 
 
 class ProbingBus(Bus):
@@ -55,9 +60,11 @@ async def round_trip(bus: ProbingBus) -> list[Finding]:
     for _ in range(PINGS):
         began = time.perf_counter()
         try:
-            await bus.flush(TRY_S)
+            await bus.flush(TRY_TIMEOUT_S)
         except DeadlineExceeded:
-            return [fail("round trip", f"more than {TRY_S:g} s", "look at the load of NATS and of this machine")]
+            return [
+                fail("round trip", f"more than {TRY_TIMEOUT_S:g} s", "look at the load of NATS and of this machine")
+            ]
         times.append((time.perf_counter() - began) * 1000)
     seen = f"{min(times):.2f} ms at best, {max(times):.2f} ms at worst of {PINGS}"
     if min(times) > SLOW_MS:
@@ -88,9 +95,9 @@ async def max_payload(bus: ProbingBus) -> list[Finding]:
 
 
 async def permissions(bus: ProbingBus) -> list[Finding]:
-    """These credentials may subscribe and publish what a member of the mesh needs.
+    """These credentials may subscribe and publish as a member of the mesh needs to.
 
-    On subjects of nobody, so that nobody is disturbed.
+    It is tried on subjects without subscribers, so that no instance is disturbed.
     """
     subjects, nobody = bus.subjects, new_id()
     wanted = [
@@ -117,7 +124,7 @@ async def permissions(bus: ProbingBus) -> list[Finding]:
         await bus.flush()
     finally:
         await bus.unsubscribe(*subscriptions)
-    await asyncio.sleep(LATE_S)  # there is no event for a refusal that does not come
+    await asyncio.sleep(PERMISSION_DELAY_S)  # there is no event for a refusal that does not come
     forbidden: list[tuple[str, str]] = getattr(bus, "forbidden", [])
     if not forbidden:
         return [ok("permissions", f"{len(wanted)} subscriptions and {len(said)} publications were allowed")]
@@ -133,7 +140,7 @@ async def permissions(bus: ProbingBus) -> list[Finding]:
 
 
 async def wildcards(bus: ProbingBus) -> list[Finding]:
-    """A request to nobody is answered at once with "no responders"; whoever listens with a wildcard prevents that."""
+    """NATS reports no responders at once for a subject without subscribers. A wildcard subscription prevents that."""
     subjects, nobody = bus.subjects, new_id()
     findings = []
     for subject, pattern in (
@@ -144,7 +151,7 @@ async def wildcards(bus: ProbingBus) -> list[Finding]:
         harm = "every caller waits for its whole timeout where nobody is listening"
         began = time.perf_counter()
         try:
-            reply = await bus.request(bus.address(subject), b"", timeout=TRY_S, lenient=True)
+            reply = await bus.request(bus.address(subject), b"", timeout=TRY_TIMEOUT_S, lenient=True)
         except NoResponders:
             elapsed = (time.perf_counter() - began) * 1000
             findings.append(ok("wildcards", f"a request to nobody on {pattern} failed within {elapsed:.1f} ms"))
@@ -167,7 +174,7 @@ CHECKS: tuple[Check, ...] = (version, round_trip, jetstream, max_payload, permis
 
 
 async def examine(bus: ProbingBus) -> list[Finding]:
-    """The findings of all checks; one that cannot be made is a finding too."""
+    """The findings of all checks. A check that fails with an error is a finding too."""
     findings: list[Finding] = []
     for check in CHECKS:
         try:

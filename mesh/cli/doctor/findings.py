@@ -1,4 +1,4 @@
-"""What a check says."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ORDER: dict[Severity, int] = {"ok": 0, "warn": 1, "fail": 2}
 
 
 class Finding(Struct, frozen=True):
-    """One thing that was looked at: what was seen, and what to do about it (empty when nothing)."""
+    """One result: what was seen, and what to do about it; ``todo`` may be empty."""
 
     check: str
     severity: Severity

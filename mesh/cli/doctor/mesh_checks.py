@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mesh.cli.doctor.findings import Finding, fail, ok, some, warn
 from mesh.cli.doctor.witness import Witness
-from mesh.cli.mesh_view import MeshView, age, state_of
+from mesh.cli.formatting import age, state_of
+from mesh.cli.mesh_observer import MeshObserver
 from mesh.conflict_texts import advice, sentence
-from mesh.foreign.survey import CONTRADICTED, PREFIX, Micro
+from mesh.foreign.survey import CONTRADICTED, PREFIX, MicroInstance
 from mesh.registry import Instance
 from mesh.subjects import GATEWAY
 
-LAG_MS = 100
-AHEAD_S = 5.0
+LAG_MS: Final = 100
+"""Milliseconds that an event loop may be late: a person notices more."""
+AHEAD_S: Final = 5.0
+"""Seconds that the clock of another machine may be ahead."""
 
 
-class Mesh(NamedTuple):
-    """What the checks look at. ``complaints`` are log lines about messages that were refused.
+class Observations(NamedTuple):
+    """What the checks look at.
 
-    ``witness`` has heard the announcements and heartbeats that the watcher heard.
+    complaints: log lines about messages that were refused
+    witness: has heard the announcements and heartbeats that the watcher heard
     """
 
-    view: MeshView
-    micros: list[Micro]
+    observer: MeshObserver
+    micros: list[MicroInstance]
     complaints: list[str]
     witness: Witness
 
 
-def members(mesh: Mesh) -> list[Finding]:
-    """Somebody is there, and gateways are among them."""
-    registry = mesh.view.watcher.registry
+def members(mesh: Observations) -> list[Finding]:
+    """There are instances, and gateways among them."""
+    registry = mesh.observer.watcher.registry
     services = [name for name in registry.services() if name != GATEWAY]
     gateways = registry.instances(GATEWAY)
     findings = []
@@ -39,7 +43,7 @@ def members(mesh: Mesh) -> list[Finding]:
         count = sum(len(registry.instances(name)) for name in services)
         findings.append(ok("services", f"{count} instances of {len(services)} services: {some(services)}"))
     else:
-        todo = f"start one with 'mesh run'; is the prefix {mesh.view.bus.subjects.prefix!r} the right one?"
+        todo = f"start one with 'mesh run'; is the prefix {mesh.observer.bus.subjects.prefix!r} the right one?"
         findings.append(warn("services", "none has announced itself", todo))
     ready = [g for g in gateways if g.ready]
     if ready:
@@ -51,15 +55,17 @@ def members(mesh: Mesh) -> list[Finding]:
     return findings
 
 
-def states(mesh: Mesh) -> list[Finding]:
-    """Everybody is ready and is heard."""
-    view = mesh.view
-    if view.watcher.stale:
+def states(mesh: Observations) -> list[Finding]:
+    """All instances are ready and are heard."""
+    observer = mesh.observer
+    if observer.watcher.stale:
         return [fail("states", "no news from NATS: what is known is stale", "look at the connection to NATS")]
     findings = []
-    silent = [str(i.service + "." + i.id) for i in view.instances() if i.suspect or not view.has_beaten(i)]
-    others = [f"{i.service}.{i.id} ({state_of(i)})" for i in view.instances() if i.state != "ready" and not i.suspect]
-    strangers = [f"{service}.{id}" for service, id in view.watcher.registry.unknown()]
+    silent = [str(i.service + "." + i.id) for i in observer.instances() if i.suspect or not observer.has_load(i)]
+    others = [
+        f"{i.service}.{i.id} ({state_of(i)})" for i in observer.instances() if i.state != "ready" and not i.suspect
+    ]
+    strangers = [f"{service}.{id}" for service, id in observer.watcher.registry.unknown()]
     if silent:
         findings.append(warn("states", f"no heartbeat from {some(silent)}", "frozen, overloaded or beating slowly"))
     if others:
@@ -69,11 +75,11 @@ def states(mesh: Mesh) -> list[Finding]:
     return findings or [ok("states", "all are ready and beating")]
 
 
-def announced(mesh: Mesh) -> list[Finding]:
-    """Who answers ``$SRV.PING`` for this mesh has announced itself as well."""
-    view = mesh.view
-    prefix = view.bus.subjects.prefix
-    known = {(i.service, i.id) for i in view.instances()}
+def announced(mesh: Observations) -> list[Finding]:
+    """Instances of this mesh that answer ``$SRV.PING`` have announced themselves too."""
+    observer = mesh.observer
+    prefix = observer.bus.subjects.prefix
+    known = {(i.service, i.id) for i in observer.instances()}
     absent = [
         f"{m.name}.{m.id}" for m in mesh.micros if m.metadata.get(PREFIX) == prefix and (m.name, m.id) not in known
     ]
@@ -82,24 +88,24 @@ def announced(mesh: Mesh) -> list[Finding]:
     return []
 
 
-def conflicts(mesh: Mesh) -> list[Finding]:
+def conflicts(mesh: Observations) -> list[Finding]:
     """No route is claimed twice."""
-    found = [warn("routes", sentence(conflict), advice(conflict)) for conflict in mesh.view.directory.table.conflicts]
-    return found or [ok("routes", f"{len(mesh.view.directory.table)} routes, no conflict")]
+    found = [warn("routes", sentence(conflict), advice(conflict)) for conflict in mesh.observer.routes.conflicts]
+    return found or [ok("routes", f"{len(mesh.observer.routes)} routes, no conflict")]
 
 
-def rejected(mesh: Mesh) -> list[Finding]:
+def rejected(mesh: Observations) -> list[Finding]:
     """Every announced route can be one."""
     return [
         fail("routes", f"{r.method} {r.path} of {r.service} serves nothing: {r.why}", "correct it in the service")
-        for r in mesh.view.directory.table.rejected
+        for r in mesh.observer.routes.rejected
     ]
 
 
-def revisions(mesh: Mesh) -> list[Finding]:
+def revisions(mesh: Observations) -> list[Finding]:
     """One revision of a service stands for one content."""
     found: dict[tuple[str, str], list[Instance]] = {}
-    for instance in mesh.view.watcher.registry.instances():
+    for instance in mesh.observer.watcher.registry.instances():
         found.setdefault((instance.service, instance.content.announced_revision), []).append(instance)
     return [
         fail(
@@ -112,9 +118,9 @@ def revisions(mesh: Mesh) -> list[Finding]:
     ]
 
 
-def versions(mesh: Mesh) -> list[Finding]:
+def versions(mesh: Observations) -> list[Finding]:
     """One version of each service, except while it is being replaced."""
-    registry = mesh.view.watcher.registry
+    registry = mesh.observer.watcher.registry
     findings = []
     for service in registry.services():
         found = sorted({i.version for i in registry.instances(service)})
@@ -124,9 +130,9 @@ def versions(mesh: Mesh) -> list[Finding]:
     return findings or [ok("versions", "one of each service")]
 
 
-def lag(mesh: Mesh) -> list[Finding]:
+def lag(mesh: Observations) -> list[Finding]:
     """Event loops run on time."""
-    late = [f"{i.service}.{i.id} ({i.lag_ms} ms)" for i in mesh.view.instances() if i.lag_ms >= LAG_MS]
+    late = [f"{i.service}.{i.id} ({i.lag_ms} ms)" for i in mesh.observer.instances() if i.lag_ms >= LAG_MS]
     if late:
         return [
             warn("lag", f"event loops are late: {some(late)}", "something blocks them: plain def handlers get a thread")
@@ -134,10 +140,10 @@ def lag(mesh: Mesh) -> list[Finding]:
     return [ok("lag", f"every event loop is less than {LAG_MS} ms late")]
 
 
-def clocks(mesh: Mesh) -> list[Finding]:
-    """Nobody started in the future; the mesh does not mind, logs and tokens do."""
+def clocks(mesh: Observations) -> list[Finding]:
+    """No instance started in the future: that does not harm the mesh, but logs and tokens."""
     ahead = []
-    for instance in mesh.view.instances():
+    for instance in mesh.observer.instances():
         seconds = age(instance.started)
         if seconds is not None and seconds < -AHEAD_S:
             ahead.append(f"{instance.service}.{instance.id} (by {-seconds:.0f} s)")
@@ -146,23 +152,23 @@ def clocks(mesh: Mesh) -> list[Finding]:
     return [ok("clocks", "nobody started in the future")]
 
 
-def breakers(mesh: Mesh) -> list[Finding]:
+def breakers(mesh: Observations) -> list[Finding]:
     """Every announcement and heartbeat follows the protocol."""
-    count = mesh.view.watcher.refused
+    count = mesh.observer.watcher.refused
     if not count:
         return [ok("protocol", "every message was understood")]
     example = f"; the last one told: {mesh.complaints[-1]}" if mesh.complaints else ""
     return [warn("protocol", f"{count} messages were refused{example}", "correct or stop who sends them")]
 
 
-def senders(mesh: Mesh) -> list[Finding]:
-    """Every instance speaks for itself, and nobody else for it."""
+def senders(mesh: Observations) -> list[Finding]:
+    """No other process speaks in the name of an instance."""
     todo = "two processes with one id, or forgery: let NATS permissions allow everybody its own subjects only"
     findings = [
         fail("senders", f"{party.service}.{party.instance} contradicts itself: {what}", todo)
         for party, what in sorted(mesh.witness.found.items())[:20]
     ]
-    prefix = mesh.view.bus.subjects.prefix
+    prefix = mesh.observer.bus.subjects.prefix
     told = {
         f"{m.name}.{m.id}": m.metadata[CONTRADICTED]
         for m in mesh.micros
@@ -174,7 +180,7 @@ def senders(mesh: Mesh) -> list[Finding]:
     return findings or [ok("senders", "every instance speaks for itself")]
 
 
-CHECKS: tuple[Callable[[Mesh], Iterable[Finding]], ...] = (
+CHECKS: tuple[Callable[[Observations], Iterable[Finding]], ...] = (
     members,
     states,
     announced,
@@ -189,6 +195,6 @@ CHECKS: tuple[Callable[[Mesh], Iterable[Finding]], ...] = (
 )
 
 
-def examine(mesh: Mesh) -> list[Finding]:
+def examine(mesh: Observations) -> list[Finding]:
     """The findings of all checks."""
     return [finding for check in CHECKS for finding in check(mesh)]

@@ -1,20 +1,22 @@
-"""Finds contradictions in what instances say: somebody else speaks in the name of one, or two have one id.
+"""Finds contradictions in the messages of an instance: another process speaks in its name, or two have one id.
 
-An instance numbers its messages, and NATS keeps their order on each of its two subjects. So an honest
-instance never repeats a number, never goes back, never jumps far ahead, and says nothing after ``stopped``.
+An instance numbers its messages, and NATS keeps their order on each of its two subjects. So one process alone never
+uses a number twice, never goes back, never jumps far ahead, and says nothing after ``stopped``.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from mesh.messages import Announcement, Control
 from mesh.subjects import Party
 
-JUMP = 1000
-"""More messages than this no instance publishes while somebody listens, between two that are heard."""
+JUMP: Final = 1000
+"""Messages that an instance can publish between two that are heard, at most."""
 
 
 class Witness:
-    """Takes every announcement and heartbeat in the order of arrival; ``found`` is what did not fit, by instance."""
+    """Takes every announcement and heartbeat in the order of arrival. ``found`` has the contradictions by instance."""
 
     def __init__(self) -> None:
         self.found: dict[Party, str] = {}
@@ -23,7 +25,7 @@ class Witness:
         self._stopped: dict[Party, int] = {}  # and the seq of that
 
     def hear(self, message: Control) -> None:
-        """One more message."""
+        """Take in a message."""
         party = Party(message.name, message.id)
         announces = isinstance(message, Announcement)
         before = self._last.get((party, announces))
