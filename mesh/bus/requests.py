@@ -195,7 +195,7 @@ class Requests:
             return
         is_reply = headers.is_reply(block)
         has_status = is_reply or headers.has(block, headers.STATUS)
-        if (pending.lenient or not has_status) and not payload and block.startswith(headers.NO_RESPONDERS):
+        if (pending.lenient or not has_status) and headers.says_no_responders(block, payload):
             self._end_unheard(pending, *(pending.bundled_with or ()))
             return
         if not pending.lenient and not has_status:
@@ -227,7 +227,7 @@ class Requests:
         listener = self._listeners.get(token)
         if listener is not None:
             listener(block, payload)
-        elif token in self._headless and not payload and block.startswith(headers.NO_RESPONDERS):
+        elif token in self._headless and headers.says_no_responders(block, payload):
             self._end_unheard(*self._headless.pop(token))
         elif token in self._headless and is_refusal(block, payload) and is_unanswered(self._headless[token]):
             self._send_again(self._headless.pop(token))

@@ -8,6 +8,7 @@ from typing import Any
 from mesh import headers
 from mesh.bus import Reply
 from mesh.errors import BadReply, DeadlineExceeded, MeshError, NoResponders
+from mesh.numbers import parse_count
 from mesh.streams import Stream
 from mesh.subjects import Subjects
 
@@ -88,7 +89,7 @@ class StreamingCall:
 
     def _message(self, block: bytes, payload: bytes) -> None:
         """A message that is no frame: that the request is accepted, or the reply."""
-        if not payload and block.startswith(headers.NO_RESPONDERS):
+        if headers.says_no_responders(block, payload):
             self.fail(NoResponders("nobody listens on the subject"))
             return
         pairs = headers.decode(block)
@@ -117,7 +118,7 @@ class StreamingCall:
     def _connect(self, peer: bytes, pairs: headers.Pairs) -> None:
         """Give the stream the subject of the instance's end, and its credit."""
         credit = headers.find(pairs, headers.CREDIT)
-        self.stream.connect(peer, int(credit) if credit and credit.isdigit() and len(credit) < 10 else 0)
+        self.stream.connect(peer, parse_count(credit) or 0)
 
     @staticmethod
     async def _within(future: asyncio.Future[Any], timeout: float | None, detail: str) -> None:

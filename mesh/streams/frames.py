@@ -63,7 +63,7 @@ def read(header_block: bytes, payload: bytes) -> Frame | None:
     """The frame in a message; None if it is not a frame. Never raises: a message can come from anyone."""
     if header_block.startswith(_FRAME_START) and header_block.find(b"\r\n", len(_FRAME_START)) == len(header_block) - 4:
         text: bytes | None = header_block[len(_FRAME_START) : -4]
-    elif not payload and header_block.startswith(headers.NO_RESPONDERS):
+    elif headers.says_no_responders(header_block, payload):
         return Frame(0, GONE, b"")
     else:
         text = headers.find(headers.decode(header_block), _HEADER)

@@ -21,12 +21,11 @@ from typing import Final, Protocol
 
 import msgspec
 
+from mesh import codec
 from mesh.errors import MeshError, StreamBroken, from_problem
 from mesh.streams import frames
 from mesh.streams.flow_control import Inflow, Outflow, ProtocolViolation
 from mesh.streams.frames import Frame
-
-_encode = msgspec.json.Encoder().encode
 
 
 class StreamState(Enum):
@@ -252,7 +251,7 @@ class Stream:
             return
         if self.peer_subject:
             number = self._outflow.last_number + 1
-            self._multiplexer.send(self, frames.block(number, frames.ABORT), _encode(error.problem()))
+            self._multiplexer.send(self, frames.block(number, frames.ABORT), codec.encode(error.problem()))
         self.fail(error)
 
     @property
