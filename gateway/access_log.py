@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from mesh import codec
 from mesh.printable import clean, escaped_json
 
 
@@ -41,9 +42,6 @@ class AccessRecord(msgspec.Struct, omit_defaults=True, kw_only=True):
     bytes_out: int = 0
     trace: str = ""
     client: str = ""
-
-
-_encode = msgspec.json.Encoder().encode
 
 
 class AccessLog:
@@ -76,7 +74,7 @@ class AccessLog:
                 self._clock = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
             self._time = f"{self._clock}.{millisecond % 1000:03d}+00:00"
         record.time = self._time
-        line = _readable(record) if self._text else _encode(record)
+        line = _readable(record) if self._text else codec.encode(record)
         if not line.isascii():  # a template may have any character that a path may have
             line = (clean if self._text else escaped_json)(line.decode()).encode()
         self._lines.append(line)

@@ -11,6 +11,7 @@ from gateway.known_headers import AUTHORIZATION, HOST, KnownHeaders
 from mesh import headers
 from mesh.bus import Reply
 from mesh.errors import BadReply, MeshError
+from mesh.numbers import parse_count
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -144,7 +145,7 @@ def response(reply: Reply, method: str, request_id: bytes = b"", *, streamed: bo
         raise BadReply(f"the service replied with the status {headers.find(pairs, headers.STATUS)!r}")
     out = crossing(pairs)
     length = headers.find(pairs, b"content-length") if streamed or method == "HEAD" else None
-    if length is not None and not (length.isdigit() and len(length) <= _LONGEST_LENGTH):
+    if length is not None and parse_count(length, _LONGEST_LENGTH) is None:
         if streamed:  # its length is not counted here
             raise BadReply(f"the service replied with the content-length {length[:80]!r}")
         length = None

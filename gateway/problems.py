@@ -6,13 +6,11 @@ from http import HTTPStatus
 from math import ceil
 from typing import Any
 
-import msgspec
-
 from gateway.header_translation import Pairs, Rendered
 from mesh import headers
+from mesh.codec import encode_any
 from mesh.errors import BY_STATUS, MeshError
 
-_encode = msgspec.json.Encoder(enc_hook=str).encode
 _TITLES = {414: "Target too long", 431: "Headers too large", **{status: cls.title for status, cls in BY_STATUS.items()}}
 # The details of these are for operators: addresses of servers, and what a service has sent.
 _NEUTRAL = {
@@ -41,7 +39,7 @@ def public_detail(error: MeshError) -> str:
 def render(error: MeshError, request_id: str, origin: str, method: str) -> Rendered:
     """An error as a problem document."""
     error.origin = origin
-    body = _encode(error.problem(request_id))
+    body = encode_any(error.problem(request_id))
     out: Pairs = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", b"%d" % len(body)),
@@ -57,4 +55,4 @@ def render(error: MeshError, request_id: str, origin: str, method: str) -> Rende
 def encode_document(document: Any) -> tuple[bytes, bytes]:
     """Body and content type of one of the gateway's own paths; a document with ``reason`` is a problem."""
     is_problem = isinstance(document, dict) and "reason" in document
-    return _encode(document), b"application/problem+json" if is_problem else b"application/json"
+    return encode_any(document), b"application/problem+json" if is_problem else b"application/json"

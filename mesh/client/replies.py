@@ -10,6 +10,7 @@ from msgspec import Struct
 from mesh import codec, headers
 from mesh.bus import Reply
 from mesh.errors import BadReply, MeshError, from_problem
+from mesh.numbers import parse_count
 from mesh.streams import Stream
 
 UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -75,8 +76,9 @@ def remote_error(status: int, pairs: headers.Pairs, payload: bytes, what: str) -
     text = headers.find(pairs, b"nats-service-error")
     error = from_problem(status, document, text.decode("latin-1") if text else f"{what} answered {status}")
     after = headers.find(pairs, b"retry-after")
-    if after and after.isdigit() and len(after) < 10:
-        error.retry_after = float(after)
+    seconds = parse_count(after)
+    if seconds is not None:
+        error.retry_after = float(seconds)
     return error
 
 

@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from mesh import codec
+
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
 NO_STATUS: Final = 1005
@@ -18,8 +20,6 @@ RESTART: Final = 1012
 TRY_AGAIN_LATER: Final = 1013
 MAX_REASON: Final = 123
 """Bytes of the longest reason: a close frame holds 125, and the code takes two."""
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Close(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ def is_sendable(code: int) -> bool:
 
 def close_payload(code: int, reason: str = "") -> bytes:
     """The payload of a close frame; a reason that is too long is cut off."""
-    return _encode(Close(code, reason.encode()[:MAX_REASON].decode(errors="ignore")))
+    return codec.encode(Close(code, reason.encode()[:MAX_REASON].decode(errors="ignore")))
 
 
 def read_close(payload: bytes) -> Close:
