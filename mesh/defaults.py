@@ -29,8 +29,6 @@ SUSPECT_AFTER: Final = 1.5
 """Heartbeat intervals of silence after which an instance is suspect."""
 LOST_AFTER: Final = 4.0
 """Heartbeat intervals of silence after which an instance is lost."""
-TOMBSTONE_S: Final = 600.0
-"""Seconds for which an instance that has gone is remembered, so that its late messages do not bring it back."""
 FAILURES_TO_EJECT: Final = 5
 """Failures in a row after which a caller's circuit breaker ejects an instance."""
 EJECTION_S: Final = 10.0

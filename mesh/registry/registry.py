@@ -23,7 +23,7 @@ import random
 from heapq import heappop, heappush
 from typing import Final
 
-from mesh.defaults import LOST_AFTER, SUSPECT_AFTER, TOMBSTONE_S
+from mesh.defaults import LOST_AFTER, SUSPECT_AFTER
 from mesh.messages import MAX_HEARTBEAT_MS, MAX_LEAP, Announcement, Control, Heartbeat, Route, State
 from mesh.registry.awaited_announcements import AwaitedAnnouncement
 from mesh.registry.content_pool import is_same
@@ -38,7 +38,7 @@ from mesh.registry.instance_records import (
     compare_routes,
 )
 from mesh.registry.instance_table import InstanceTable
-from mesh.registry.tombstones import InstanceKey, Tombstones
+from mesh.registry.tombstones import TOMBSTONE_S, InstanceKey, Tombstones
 
 MAX_UNKNOWN: Final = 16_384
 """Unknown instances that are asked to announce themselves at the same time: a bound for the memory of forged ids."""

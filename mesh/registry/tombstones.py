@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+TOMBSTONE_S: Final = 600.0
+"""Seconds for which an instance that has gone is remembered."""
 
 InstanceKey = tuple[str, str]
 """Service and instance id."""

@@ -13,6 +13,7 @@ from gateway.health import OWN
 from mesh import defaults
 from mesh.cli.main import COMMANDS
 from mesh.foreign.watch import ROUND_INTERVAL_S
+from mesh.registry.tombstones import TOMBSTONE_S
 from mesh.settings import documentation
 from mesh.testing import Mesh
 from tests.docs.pages import PAGES, ROOT, anchors, blocks, links, name_of
@@ -142,7 +143,7 @@ NUMBERS = {
     r"`Mesh-Deadline` \| milliseconds left when sent; without it, ([\d.]+) s": defaults.DEADLINE_S,
     r"suspect \| ([\d.]+) x `heartbeat_ms`": defaults.SUSPECT_AFTER,
     r"lost \| ([\d.]+) x `heartbeat_ms`": defaults.LOST_AFTER,
-    r"A tombstone remembers `seq` for ([\d.]+) minutes": defaults.TOMBSTONE_S / 60,
+    r"A tombstone remembers `seq` for ([\d.]+) minutes": TOMBSTONE_S / 60,
     r"A gateway asks `\$SRV.PING` when it connects, every ([\d.]+) s": ROUND_INTERVAL_S,
 }
 
