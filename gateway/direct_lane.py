@@ -90,7 +90,6 @@ class DirectRequest:
         self,
         lifecycle: RequestLifecycle,
         connection: ClientConnection,
-        *,
         method: str,
         path: bytes,
         query: bytes,

@@ -161,9 +161,8 @@ class RequestReader(HttpToolsProtocol):
         if self._left and self._left >= self._lifecycle.bus.max_payload:
             return False
         method = parser.get_method().decode("ascii")
-        direct = DirectRequest(
-            self._lifecycle, self, method=method, path=path, query=query, head=head, keep_alive=keep_alive
-        )
+        # By position: a class that is called with keywords makes a dict of them, for each request.
+        direct = DirectRequest(self._lifecycle, self, method, path, query, head, keep_alive)
         self._enqueue(direct, None)
         return True
 

@@ -7,6 +7,7 @@ callback. So a caller that has a callback pays for no task and no future, and on
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from mesh import headers
 from mesh.balancer import Balancer, Outcome, Peer, RetryReason
@@ -25,6 +26,14 @@ _ANSWERED = Outcome.ANSWERED
 
 Done = Callable[[Answer | MeshError], None]
 """Called once with a call's outcome."""
+
+
+class CallerParts(NamedTuple):
+    """What all calls of one caller share."""
+
+    bus: Bus
+    watcher: Watcher
+    recovery: Recovery
 
 
 class Call:
@@ -46,12 +55,8 @@ class Call:
         "_watcher",
     )
 
-    def __init__(
-        self, *, bus: Bus, watcher: Watcher, recovery: Recovery, attempts: Attempts, payload: bytes, done: Done
-    ) -> None:
-        self._bus = bus
-        self._watcher = watcher
-        self._recovery = recovery
+    def __init__(self, callers: CallerParts, attempts: Attempts, payload: bytes, done: Done) -> None:
+        self._bus, self._watcher, self._recovery = callers
         self._attempts = attempts
         self._payload = payload
         self._done = done

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from mesh.balancer import Balancer, Peer
 from mesh.bus import Bus
 from mesh.client.attempts import Attempts, CallSpec
-from mesh.client.call import Call, Done
+from mesh.client.call import Call, CallerParts, Done
 from mesh.client.called_service import CalledService
 from mesh.client.connection_probes import ConnectionProbes
 from mesh.client.recovery import Recovery
@@ -39,6 +39,7 @@ class Caller:
         self._watcher = watcher
         self._rng = rng or random.Random()
         self._recovery = Recovery(bus)
+        self._parts = CallerParts(bus, watcher, self._recovery)
         self._services: dict[str, CalledService] = {}
         self._probes = ConnectionProbes(bus, self._services, self._recovery)
         watcher.on_change(self._changed)
@@ -96,14 +97,7 @@ class Caller:
             budget.advance(now)
         budget.calls += 1
         attempts = Attempts(service, spec, len(payload))
-        call = Call(
-            bus=self._bus,
-            watcher=self._watcher,
-            recovery=self._recovery,
-            attempts=attempts,
-            payload=payload,
-            done=done,
-        )
+        call = Call(self._parts, attempts, payload, done)
         call.send(service.balancer.pick(now, spec.destination.revisions), now)
         return call
 

@@ -29,7 +29,6 @@ class Context:
     def __init__(
         self,
         request: Request,
-        *,
         request_id: str,
         deadline: float,
         service: str,

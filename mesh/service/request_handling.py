@@ -122,15 +122,9 @@ class RequestHandler:
             deadline = received.arrived + timeout_of(request.raw_header(headers.DEADLINE))
             deadline -= self._age(received, parse_count(request.raw_header(headers.SENT), digits=16))
         request_id = given.decode() if given and headers.is_request_id(given) else new_id()
-        return Context(
-            request,
-            request_id=request_id,
-            deadline=deadline,
-            service=self._bus.service,
-            instance=self._bus.instance,
-            calls=self._calls,
-            subject=received.subject,
-        )
+        # By position: a class that is called with keywords makes a dict of them, for each request.
+        bus = self._bus
+        return Context(request, request_id, deadline, bus.service, bus.instance, self._calls, received.subject)
 
     def _age(self, received: ReceivedRequest, sent: int | None) -> float:
         """The age of a request on its arrival, in seconds; ``sent`` is its ``Mesh-Sent``."""
