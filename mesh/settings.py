@@ -73,7 +73,7 @@ class BusSettings(MeshSettings):
         "auto",
         types.choice("auto", "plain"),
         env=["MESH_LANE"],
-        doc="How messages leave the socket: auto takes the fast lane if it can, plain never does.",
+        doc="How messages leave the socket: auto takes the hot lane if it can, plain never does.",
     )
     bundles: bool = setting(
         True,

@@ -208,7 +208,10 @@ class Bus(BusConnection):
         Returns None if its requests cannot be answered one by one: then it is refused as a whole.
         """
         if not self.subjects.is_inbox(reply):
-            self.reply(reply, b"", REFUSAL)
+            try:
+                self.reply(reply, b"", REFUSAL)
+            except MeshError as error:
+                _log.warning("a bundle was not refused: %s", error)
             return None
         self._bundle_peers.inboxes.remember(reply[: reply.rindex(b".") + 1])
         self.expect_replies()

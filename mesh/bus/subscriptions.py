@@ -109,22 +109,22 @@ class Subscriptions:
 
         flush: returns when the server has processed everything that was sent before.
         """
+        fast_transport = self._fast_transport  # while the flush is awaited, another client may replace it
         ended: list[NatsSubscription] = []
         for subscription in subscriptions:
             if subscription in self._all:
                 self._all.remove(subscription)
-            handle = await subscription.detach(self.client, self._fast_transport)
+            handle = await subscription.detach(self.client, fast_transport)
             if handle is not None:
                 ended.append(handle)
-        if self._fast_transport is None or not ended:
+        if fast_transport is None or not ended:
             return
         try:
             await flush()
         except MeshError as error:
             _log.debug("unsubscribe: %s", error)
         for handle in ended:
-            if self._fast_transport is not None:
-                self._fast_transport.frames.callbacks.pop(b"%d" % handle._id, None)
+            fast_transport.frames.callbacks.pop(b"%d" % handle._id, None)
 
     def handles(self) -> list[NatsSubscription]:
         """nats-py's subscriptions on the client that is in use."""

@@ -6,7 +6,8 @@ revision A announces ``timeout_ms=500, idempotent=True``, and revision B ``timeo
 has ``timeout_ms=500``, as B has no timeout of its own, and ``idempotent=False``, as both must allow a second execution.
 
 A policy has the fields of an announced route. So a field that is added to `mesh.messages.Route` is in every policy, and
-its reader finds it in ``ServedRoute.policy``. It needs a line in `RULES` only if `common` is not its rule.
+its reader finds it in ``ServedRoute.policy``. It needs a line in `RULES` only if the common value is
+not its rule.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "preflight": all,
     "deprecated": any,
 }
-"""How a field is merged. The others are `common`: the value that all share, else the field's default."""
+"""How a field is merged. Every other field has the value that all share, else its default."""
 
 _IDENTITY: Final = frozenset({"method", "path", "endpoint"})
 _COMMON: Final = {field.name: field.default for field in fields(Route) if field.name not in {*RULES, *_IDENTITY}}

@@ -108,6 +108,12 @@ class Binder:
             *(d.binder.path_keys() for d in self.dependencies)
         )
 
+    def required_path_keys(self) -> set[str]:
+        """Those of `path_keys` that have no default."""
+        return {p.key for p in self.parameters if p.source == "path" and p.default is MISSING}.union(
+            *(d.binder.required_path_keys() for d in self.dependencies)
+        )
+
     @property
     def streams_body(self) -> bool:
         """True if the handler reads the body in pieces, so that the body need not be complete."""

@@ -90,7 +90,7 @@ class DeclaredEndpoint:
 
         One binder serves all routes: the one whose path names more parameters. With ``/items/{page}`` and ``/items``
         the handler gets the default of ``page`` for the second. Raises `DeclarationError` if each path names a
-        parameter that the other does not.
+        parameter that the other does not, or if a parameter that one of them lacks has no default.
         """
         own, others = self.binder.path_keys(), other.binder.path_keys()
         if not (own >= others or own <= others):
@@ -101,6 +101,11 @@ class DeclaredEndpoint:
             )
         if own < others:
             self.binder = other.binder
+        for key in sorted(self.binder.required_path_keys() - (own & others)):
+            raise DeclarationError(
+                f"{described(self.handler)}: one of its paths does not name {{{key}}}, and it has no default; "
+                "give it one, or write a handler for each path"
+            )
         self.routes += other.routes
 
 

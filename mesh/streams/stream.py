@@ -310,9 +310,9 @@ class Stream:
         if self.state in _OVER:
             return
         self._error = error
-        self._finish(StreamState.BROKEN)
-        _wake(self._reader_wakeup)
+        _wake(self._reader_wakeup)  # they run later, when the state says why
         _wake(self._writer_wakeup)
+        self._finish(StreamState.BROKEN)
         if self._on_broken is not None:
             self._on_broken(error)
 

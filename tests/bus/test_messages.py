@@ -168,3 +168,21 @@ async def test_nothing_published_while_disconnected_is_delivered_later(nats, pre
         bus.publish(bus.address(f"{prefix}.s"), b"fresh")
         await bus.flush()
         assert got == [b"fresh"]
+
+
+async def test_an_unsubscription_ends_nothing_on_the_client_that_came_meanwhile(nats_url, prefix):
+    """Each client counts its subscriptions from one: the same number is another subscription there."""
+    async with bus_on(nats_url) as bus, bus_on(nats_url) as other:
+        ended = await bus.subscribe(f"{prefix}.ended", lambda *message: None)
+        number = b"%d" % ended.handle._id
+        subscriptions, next_one = bus._subscriptions, other._fast_transport
+        next_one.frames.callbacks[number] = lambda *message: None
+
+        async def flush():
+            subscriptions._fast_transport = next_one
+
+        before, last = set(next_one.frames.callbacks), subscriptions._fast_transport
+        await subscriptions.remove((ended,), flush)
+        subscriptions._fast_transport = last
+        assert set(next_one.frames.callbacks) == before
+        assert number not in last.frames.callbacks

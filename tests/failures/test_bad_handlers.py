@@ -88,7 +88,7 @@ async def test_a_handler_that_fails_costs_nobody_the_connection(mesh):
             assert b"secret" not in answer.body
             await alive(http)
         assert seen == expected
-    assert len(mesh.gateway.bus.requests) == 0
+    await eventually(lambda: len(mesh.gateway.bus.requests) == 0)  # a probe may be open for a moment
     await eventually(lambda: mesh.gateway.lifecycle.inflight == 0)
 
 
@@ -154,7 +154,7 @@ async def test_garbage_is_502_or_ignored_and_the_connection_lives_on(mesh, impos
     assert seen == {what: (status, reasons[status]) for what, (_, _, status) in GARBAGE.items()}
     assert len(mesh.gateway.streams) == 0
     assert mesh.gateway.bus.statistics()["reconnects"] == 0
-    assert len(mesh.gateway.bus.requests) == 0
+    await eventually(lambda: len(mesh.gateway.bus.requests) == 0)  # a probe may be open for a moment
 
 
 def _bare(reply, _, payload):

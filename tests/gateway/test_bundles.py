@@ -99,7 +99,7 @@ async def test_all_of_a_bundle_that_nobody_received_are_sent_elsewhere_at_once(m
     async with asyncio.timeout(5):
         answers = await all_ask(clients)
     assert answers == [[(200, {"hello": str(number)})] for number in range(CLIENTS)]
-    assert len(mesh.gateway.bus.requests) == 0
+    await eventually(lambda: len(mesh.gateway.bus.requests) == 0)  # a probe may be open for a moment
 
 
 async def test_nobody_listens_is_heard_though_the_first_client_went_in_the_same_moment(mesh, clients):

@@ -120,6 +120,17 @@ def test_stacked_decorators_cannot_name_different_parameters():
     service.get("/by-number/{number}", name="by-number")(find)
 
 
+@pytest.mark.parametrize("paths", [("/items/{page}", "/items"), ("/items", "/items/{page}")])
+def test_stacked_decorators_need_a_default_for_what_one_path_lacks(paths):
+    service = Service("a")
+
+    async def items(page: int) -> None: ...
+
+    service.get(paths[0])(items)
+    with pytest.raises(DeclarationError, match=r"does not name \{page\}, and it has no default"):
+        service.get(paths[1])(items)
+
+
 def test_every_decorator_of_a_method_takes_the_options_of_route():
     taken = [p.name for p in inspect.signature(Router.route).parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert list(RouteOptions.__annotations__) == taken
