@@ -190,7 +190,7 @@ class DurableEvents:
         while self._bus.connected and client is self._bus.jetstream_client():
             try:
                 messages = await subscription.fetch(BATCH, timeout=5)
-            except nats.errors.TimeoutError:
+            except TimeoutError:  # nats-py raises its own one, and the plain one in the last moment
                 continue
             for message in messages:
                 task = asyncio.create_task(self._deliver(client, message))

@@ -4,7 +4,9 @@ import asyncio
 from typing import Annotated
 
 import msgspec
+import nats.errors
 import pytest
+from nats.js import JetStreamContext
 
 from mesh import Context, DeclarationError, Depends, Service, Unavailable
 from mesh.embedded import NatsServer
@@ -173,6 +175,30 @@ async def test_the_first_durable_event_is_kept_though_a_plain_handler_hears_it_t
     response = await mesh.http.post("/bets/1/settle?durable=true")
     assert response.status_code == 202, response.text
     assert await inbox.until(1) == [1]
+
+
+@pytest.mark.parametrize("error", [asyncio.TimeoutError, nats.errors.TimeoutError])
+async def test_a_consumer_without_events_is_no_fault(mesh, monkeypatch, caplog, error):
+    fetch, tried = JetStreamContext.PullSubscription.fetch, []
+
+    async def first_in_vain(self, *arguments, **options):
+        tried.append(self)
+        if len(tried) == 1:
+            raise error
+        return await fetch(self, *arguments, **options)
+
+    monkeypatch.setattr(JetStreamContext.PullSubscription, "fetch", first_in_vain)
+    service, inbox = Service("idle"), Inbox()
+
+    @service.on("bets.settled", durable=True)
+    async def settled(event: Settled) -> None:
+        inbox.add(event.bet)
+
+    await mesh.start(service)
+    assert (await mesh.http.post("/bets/1/settle?durable=true")).status_code == 202
+    assert await inbox.until(1) == [1]
+    assert len(set(tried)) == 1  # the same subscription goes on
+    assert "waits" not in caplog.text
 
 
 async def test_a_durable_event_survives_its_consumer(mesh):
